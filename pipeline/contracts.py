@@ -1,0 +1,80 @@
+"""What a part must do to be plugged in: a source, a stage, an engine, a sink.
+
+Source ──FrameBatch──▶ Stage ──▶ Stage ──FrameBatch + scores──▶ Sink
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+Stage = Callable[[Iterator[In]], Iterator[Out]]
+"""A generator function made by a plain factory that checks its arguments before the first batch.
+
+What comes after its loop is the flush; what must happen in any case stands in `finally`.
+"""
+
+
+@runtime_checkable
+class Source(Protocol):
+    """An iterable of batches with a name; its constructor does no I/O.
+
+    Iterating may block on a file. The batches of a segment come in order, its SegmentEnd rides on the last one, and
+    every segment that was begun ends with one: a failure is an `end.error`, never an exception. Batches of different
+    segments may come in any order. Closing the iterator frees what it holds.
+    """
+
+    name: str
+
+    def __iter__(self) -> Iterator[FrameBatch]: ...
+
+
+class Handle(Protocol):
+    """A forward pass under way."""
+
+    def result(self) -> npt.NDArray[np.float32]:
+        """Waits for the scores, float32 (B, f, K)."""
+
+
+class Engine(Protocol):
+    """Runs a FoldedCNN. `specialized.engines` holds those that ship."""
+
+    groups: int
+
+    def submit(self, frames: npt.NDArray[np.uint8]) -> Handle:
+        """Starts a forward pass of uint8 (b, f, H, W, 3) with b up to `groups`; the caller leaves `frames` alone until
+        the handle's result is there."""
+
+
+class Sink(ABC):
+    """Takes labelled batches. Only `write` is required. All calls come from one thread.
+
+    `write` may keep rows back until `commit`: what is not committed may come again in a later run, what is committed
+    never does. A sink that must not see uncommitted rows keeps them by `batch.segment` and drops them at `close`.
+    """
+
+    @abstractmethod
+    def write(self, batch: FrameBatch) -> None:
+        """Takes the rows of one filter; N = 0 is common. Segments of one source may be interleaved."""
+
+    def commit(self, end: SegmentEnd) -> None:  # noqa: B027 (empty on purpose: optional)
+        """The segment is written by every sink up to here and, in the run's own parts, on disk.
+
+        The commits of one source come in the order of its frames.
+        """
+
+    def close(self) -> None:  # noqa: B027 (empty on purpose: optional)
+        """Called once, also after a failure; what was committed must be safe when it returns."""
+
+
+FoldStage = Stage[FrameBatch, FoldedBatch]
+FilterStage = Stage[FoldedBatch, FrameBatch]

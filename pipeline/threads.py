@@ -1,0 +1,252 @@
+"""Every thread of the program: `prefetch`, `merge` and `every`, and the one bounded channel between them.
+
+A thread owns the iterator that it runs: it alone advances it and it closes it. A consumer that stops early closes the
+channel, the threads notice at their next batch, close their iterators and end. A thread that sits in a native call
+cannot be interrupted; it is given `JOIN_S` seconds and then remembered in `stuck_threads`, so that the program can
+leave by force after its last commit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+__all__ = ["Stop", "Waits", "every", "merge", "prefetch", "share", "stuck_threads"]
+
+T = TypeVar("T")
+
+JOIN_S = 2.0
+POLL_S = 0.2  # how long a wait lasts before it looks at `stop`: signal handlers run between two of them
+
+_stuck: list[threading.Thread] = []
+
+
+class Stop:
+    """A request to stop, shared by all that waits; setting it from a signal handler is safe."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        # A plain attribute, not an Event: a handler runs in the main thread, which may hold an Event's lock just then.
+        self._set = True
+
+    def __bool__(self) -> bool:
+        return self._set
+
+
+@dataclass
+class Waits:
+    """How long the two ends of a channel waited for each other, in seconds, summed over threads.
+
+    Attributes:
+        producing_s: Producers at work.
+        full_s: Producers waiting because the channel was full: what comes behind it is the slower part.
+        empty_s: The consumer waiting because the channel was empty: what comes before it is the slower part.
+    """
+
+    producing_s: float = 0.0
+    full_s: float = 0.0
+    empty_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Failure:
+    error: BaseException
+
+
+class _Channel(Generic[T]):
+    """A bounded queue that either end can close."""
+
+    def __init__(self, depth: int, waits: Waits) -> None:
+        self._items: deque[T | _Failure] = deque()
+        self._depth = depth
+        self._condition = threading.Condition()
+        self._producers = 0
+        self._closed = False
+        self._waits = waits
+
+    @contextmanager
+    def producer(self) -> Generator[None]:
+        """Counts one producer; the channel ends when the last has left."""
+        started = time.perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            self._put(_Failure(error))
+        finally:
+            with self._condition:
+                self._producers -= 1
+                self._waits.producing_s += time.perf_counter() - started
+                self._condition.notify_all()
+
+    def expect_producers(self, n: int) -> None:
+        self._producers = n
+
+    def put(self, item: T) -> bool:
+        """Waits for room; False when nobody wants the item any more."""
+        return self._put(item)
+
+    def _put(self, item: T | _Failure) -> bool:
+        with self._condition:
+            if len(self._items) >= self._depth and not self._closed:
+                waited = time.perf_counter()
+                while len(self._items) >= self._depth and not self._closed:
+                    self._condition.wait()
+                waited = time.perf_counter() - waited
+                self._waits.full_s += waited
+                self._waits.producing_s -= waited
+            if self._closed:
+                return False
+            self._items.append(item)
+            self._condition.notify_all()
+            return True
+
+    def items(self, stop: Stop | None) -> Iterator[T]:
+        """What the producers put, until all have left, one failed, or a stop is asked for."""
+        while True:
+            with self._condition:
+                if not self._items and self._producers:
+                    waited = time.perf_counter()
+                    while not self._items and self._producers and not stop:
+                        self._condition.wait(POLL_S)
+                    self._waits.empty_s += time.perf_counter() - waited
+                if stop or not self._items:
+                    return
+                item = self._items.popleft()
+                self._condition.notify_all()
+            if isinstance(item, _Failure):
+                raise item.error
+            yield item
+
+    def close(self) -> None:
+        with self._condition:
+            self._closed = True
+            self._items.clear()
+            self._condition.notify_all()
+
+
+def merge(
+    iterables: Sequence[Iterable[T]],
+    *,
+    depth: int = 4,
+    stop: Stop | None = None,
+    waits: Waits | None = None,
+    name: str = "merge",
+) -> Iterator[T]:
+    """Runs each iterable in a thread of its own and yields what they give as it comes.
+
+    The items of one iterable keep their order. An exception in one of them is raised here. The generator ends when all
+    have ended or `stop` is set; closing it ends the threads.
+
+    Args:
+        iterables: What to run; each is iterated and closed by its thread alone.
+        depth: How many items may wait, over all iterables.
+        stop: Ends the iteration from outside, a signal handler say.
+        waits: Where to add up the waiting times.
+        name: Prefix of the threads' names.
+    """
+    if depth < 1:
+        raise ValueError(f"depth must be at least 1, got {depth}")
+    channel: _Channel[T] = _Channel(depth, waits if waits is not None else Waits())
+
+    def produce(iterable: Iterable[T]) -> None:
+        with channel.producer():
+            iterator = iter(iterable)
+            try:
+                for item in iterator:
+                    if not channel.put(item):
+                        break
+            finally:
+                close = getattr(iterator, "close", None)
+                if close is not None:
+                    close()
+
+    def consume() -> Iterator[T]:
+        threads = [
+            threading.Thread(target=produce, args=(iterable,), name=f"{name}-{i}")
+            for i, iterable in enumerate(iterables)
+        ]
+        channel.expect_producers(len(threads))
+        for thread in threads:
+            thread.start()
+        try:
+            yield from channel.items(stop)
+        finally:
+            channel.close()
+            _join(threads)
+
+    return consume()
+
+
+def prefetch(
+    iterable: Iterable[T],
+    *,
+    depth: int = 2,
+    stop: Stop | None = None,
+    waits: Waits | None = None,
+    name: str = "prefetch",
+) -> Iterator[T]:
+    """Runs one iterable in a thread, up to `depth` items ahead. See `merge`."""
+    return merge([iterable], depth=depth, stop=stop, waits=waits, name=name)
+
+
+def share(iterable: Iterable[T]) -> Iterator[T]:
+    """An iterator that several threads may advance: each item goes to exactly one of them."""
+    return _Shared(iterable)
+
+
+class _Shared(Iterator[T]):
+    def __init__(self, iterable: Iterable[T]) -> None:
+        self._iterator = iter(iterable)
+        self._lock = threading.Lock()
+
+    def __next__(self) -> T:
+        with self._lock:
+            return next(self._iterator)
+
+
+@contextmanager
+def every(interval_s: float, call: Callable[[], None], *, name: str = "every") -> Generator[None]:
+    """Calls `call` at once, then every `interval_s` seconds in a thread of its own, and once more at the end.
+
+    An exception in `call` ends the calls and is raised when the block is left, unless the block itself failed.
+    """
+    over = threading.Event()
+    failure: list[Exception] = []
+
+    def loop() -> None:
+        try:
+            call()
+            while not over.wait(interval_s):
+                call()
+            call()
+        except Exception as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=loop, name=name)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        _join([thread])
+    if failure:
+        raise failure[0]
+
+
+def stuck_threads() -> list[str]:
+    """Names of the threads that did not end when they were asked to and still run."""
+    return [thread.name for thread in _stuck if thread.is_alive()]
+
+
+def _join(threads: Sequence[threading.Thread]) -> None:
+    deadline = time.monotonic() + JOIN_S
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    _stuck.extend(thread for thread in threads if thread.is_alive())

@@ -1,0 +1,127 @@
+import threading
+import time
+
+import pytest
+
+from pipeline.threads import Stop, Waits, every, merge, prefetch, share, stuck_threads
+
+
+def names() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+def test_merge_yields_everything_and_keeps_the_order_of_each():
+    got = list(merge([[(k, i) for i in range(50)] for k in range(3)]))
+    assert len(got) == 150
+    for k in range(3):
+        assert [i for which, i in got if which == k] == list(range(50))
+
+
+def test_merge_raises_the_failure_of_one_iterable():
+    def fails():
+        yield 1
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        list(merge([fails(), range(3)]))
+    assert not any(name.startswith("merge") for name in names())
+
+
+def test_closing_the_consumer_closes_every_iterator_in_its_own_thread():
+    closed = []
+
+    def endless(k):
+        try:
+            while True:
+                yield k
+        finally:
+            closed.append((k, threading.current_thread().name))
+
+    stream = merge([endless(0), endless(1)], name="m")
+    next(stream)
+    stream.close()
+    assert sorted(closed) == [(0, "m-0"), (1, "m-1")]
+    assert stuck_threads() == []
+
+
+def test_a_full_channel_holds_the_producer_back():
+    made = []
+
+    def produce():
+        for i in range(100):
+            made.append(i)
+            yield i
+
+    stream = prefetch(produce(), depth=2)
+    assert next(stream) == 0
+    deadline = time.monotonic() + 5
+    while len(made) < 4 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert len(made) <= 4  # one taken, two waiting, one in hand
+    stream.close()
+
+
+def test_stop_ends_a_wait_for_a_silent_producer():
+    release = threading.Event()
+
+    def silent():
+        release.wait(10)
+        yield 1
+
+    stop = Stop()
+    stream = merge([silent()], stop=stop)
+    timer = threading.Timer(0.05, stop.set)
+    timer.start()
+    release_later = threading.Timer(0.5, release.set)
+    release_later.start()
+    started = time.monotonic()
+    assert list(stream) == []
+    assert time.monotonic() - started < 5
+    timer.join()
+    release_later.join()
+
+
+def test_waits_tell_which_end_was_slower():
+    def slow():
+        for i in range(4):
+            time.sleep(0.02)
+            yield i
+
+    starved = Waits()
+    list(merge([slow()], waits=starved))
+    assert starved.empty_s > 0.04 > starved.full_s
+
+    held = Waits()
+    for _ in merge([range(6)], depth=1, waits=held):
+        time.sleep(0.02)
+    assert held.full_s > 0.04 > held.empty_s
+
+
+def test_shared_iterator_gives_each_item_to_one_thread():
+    shared = share(iter(range(1000)))
+    got = list(merge([shared_part(shared) for _ in range(4)]))
+    assert sorted(got) == list(range(1000))
+
+
+def shared_part(shared):
+    yield from shared
+
+
+def test_every_calls_at_the_start_and_at_the_end():
+    calls = []
+    with every(60, lambda: calls.append(1)):
+        pass
+    assert len(calls) == 2
+
+
+def test_every_raises_what_the_call_raised():
+    def fails():
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"), every(0.01, fails):
+        pass
+
+
+def test_depth_is_checked_before_the_first_item():
+    with pytest.raises(ValueError, match="depth"):
+        merge([], depth=0)
