@@ -1,0 +1,102 @@
+"""Engines: what runs a model on a device, numpy in and numpy out.
+
+An engine always forwards the same shape, so a picture's scores do not depend on how full its batch was.
+"""
+
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specialized.errors import ModelError
+from specialized.modelfile import ModelCard
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from specialized.cost import Cost
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Handle(Protocol):
+    """A forward that was submitted."""
+
+    def result(self) -> NDArray[np.float32]:
+        """Waits for the scores, (b, f, K): softmax for one_of, sigmoid for any_of. The array is the caller's.
+
+        Raises:
+            ModelError: the forward failed, or a score is NaN.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Runs one model on one device. Used from one thread at a time."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def card(self) -> ModelCard: ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs: "cpu", "cuda:0"."""
+        ...
+
+    @property
+    def device_uuid(self) -> str | None:
+        """The GPU as NVML names it ("GPU-..."); None on a CPU."""
+        ...
+
+    @property
+    def dtype(self) -> Dtype: ...
+
+    @property
+    def groups(self) -> int:
+        """B: groups of each forward, and the most that a submit may hold."""
+        ...
+
+    @property
+    def cost(self) -> "Cost": ...
+
+    def submit(self, frames: NDArray[np.uint8]) -> Handle:
+        """Starts a forward of (b, f, H, W, 3) RGB pictures, 1 <= b <= B, and may return before it is done.
+
+        The caller leaves `frames` unchanged until the result is there; after that the engine holds no reference to it.
+        """
+        ...
+
+
+def open_engine(
+    card: ModelCard,
+    module: "nn.Module",
+    *,
+    device: str = "auto",
+    batch: int = 256,
+    dtype: Dtype | Literal["auto"] = "auto",
+    engine: Literal["auto", "torch"] = "auto",
+    threads: int | None = None,
+) -> Engine:
+    """Opens an engine: `open_engine(*load_model(path))`, or with a card and a module of one's own.
+
+    Args:
+        card: what the module expects and answers.
+        module: its weights are copied; maps (B, f·3, H, W) to (B, f·K) logits.
+        device: auto (cuda if there is one, else cpu), cpu, cuda, cuda:1.
+        batch: pictures per forward; B = max(1, batch // f) groups.
+        dtype: auto is float16 on CUDA, bfloat16 on CPUs with instructions for it, else float32.
+        engine: auto is torch.
+        threads: CPU threads of the whole process for forwards; None leaves torch's number, one per core.
+
+    Raises:
+        ModelError: the device is not there, or the model does not run on it.
+    """
+    if engine not in ("auto", "torch"):
+        raise ModelError(f"engine: must be auto or torch, got {engine!r}; correct the name")
+    if batch < 1 or (threads is not None and threads < 1):
+        raise ValueError(f"open_engine: batch and threads must be at least 1, got {batch=}, {threads=}")
+    from specialized.engines.torch import TorchEngine
+
+    return TorchEngine(card, module, device=device, groups=max(1, batch // card.fold), dtype=dtype, threads=threads)

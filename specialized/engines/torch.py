@@ -1,0 +1,170 @@
+"""The torch engine: any torch module, on CPU and CUDA."""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from specialized.cost import Cost, cost
+from specialized.engines import Dtype
+from specialized.errors import ModelError
+from specialized.folding import Normalize, unfold
+from specialized.modelfile import ModelCard
+
+_DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(slots=True)
+class TorchHandle:
+    """A forward under way on CUDA, or done on the CPU."""
+
+    _engine: "TorchEngine"
+    _scores: Tensor  # (B, f, K) in the CPU's memory, valid once `_done` is reached
+    _groups: int  # b
+    _done: torch.cuda.Event | None = None
+    _staging: Tensor | None = None  # page-locked pictures, alive until they are uploaded
+
+    def result(self) -> NDArray[np.float32]:
+        """Waits for the scores, (b, f, K)."""
+        if self._done is not None:
+            try:
+                self._done.synchronize()
+            except RuntimeError as exc:  # errors of CUDA kernels surface here
+                raise self._engine.failure(exc) from exc
+        scores: NDArray[np.float32] = self._scores[: self._groups].numpy().copy()
+        if np.isnan(scores).any():
+            raise ModelError(
+                f"{self._engine.card.architecture}: scores must be numbers, got NaN in {self._engine.dtype} on "
+                f"{self._engine.device}; use dtype float32, or train the model anew"
+            )
+        return scores
+
+
+class TorchEngine:
+    """See `Engine`. On CUDA a submit returns at once; any number may be under way."""
+
+    name = "torch"
+
+    def __init__(
+        self,
+        card: ModelCard,
+        module: nn.Module,
+        *,
+        device: str,
+        groups: int,
+        dtype: Dtype | Literal["auto"],
+        threads: int | None,
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self._device = _device(device)
+        self.card = card
+        self.device = str(self._device)
+        self.device_uuid = _uuid(self._device)
+        self.dtype: Dtype = _fastest(self._device) if dtype == "auto" else dtype
+        self.groups = groups
+        module = copy.deepcopy(module).eval()
+        self.cost: Cost = cost(module, fold=card.fold, input=card.input)
+        self._module = module.to(self._device, _DTYPES[self.dtype]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._normalize = Normalize(f=card.fold, size=card.input, mean=card.mean, std=card.std, device=self._device)
+        self._stream: torch.cuda.Stream | None = None
+        if self._device.type == "cuda":
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which still prepares the weights
+
+    def submit(self, frames: NDArray[np.uint8]) -> TorchHandle:
+        """Starts a forward of (b, f, H, W, 3) RGB pictures, 1 <= b <= B."""
+        b = len(frames)
+        shape = (self.card.fold, *self.card.input, 3)
+        if frames.dtype != np.uint8 or frames.shape[1:] != shape or not 1 <= b <= self.groups:
+            raise ValueError(
+                f"submit: frames must be uint8 (b, {', '.join(map(str, shape))}) with b in 1..{self.groups}, "
+                f"got {frames.dtype} {frames.shape}"
+            )
+        try:
+            with torch.inference_mode():
+                if self._stream is None:
+                    return TorchHandle(self, self._scores(self._padded(frames)), b)
+                with torch.cuda.stream(self._stream):
+                    return self._launch(self._pinned(frames), b, self._stream)
+        except (RuntimeError, TypeError, IndexError) as exc:  # what torch raises for a module that does not fit
+            raise self.failure(exc) from exc
+
+    def failure(self, exc: Exception) -> ModelError:
+        """The error of a forward that failed, in one line."""
+        cause = str(exc).partition("\n")[0]
+        return ModelError(
+            f"{self.card.architecture}: must run {self.groups} groups in {self.dtype} on {self.device}, got {cause}; "
+            "try a smaller batch, or dtype float32"
+        )
+
+    def _launch(self, pinned: Tensor, b: int, stream: torch.cuda.Stream) -> TorchHandle:
+        scores = self._scores(pinned.to(self._device, non_blocking=True))
+        fetched = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
+        fetched.copy_(scores, non_blocking=True)
+        return TorchHandle(self, fetched, b, stream.record_event(), pinned)
+
+    def _padded(self, frames: NDArray[np.uint8]) -> Tensor:
+        """The frames at full batch shape: a view if they fill it, else a copy whose last group is repeated."""
+        missing = self.groups - len(frames)
+        if missing or not frames.flags.writeable:  # torch warns of memory that it may not write to
+            frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
+        return torch.from_numpy(np.ascontiguousarray(frames))
+
+    def _pinned(self, frames: NDArray[np.uint8]) -> Tensor:
+        """Likewise as a copy in page-locked memory, from which an upload runs beside the CPU."""
+        staging = torch.empty((self.groups, *frames.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        pixels = staging.numpy()
+        pixels[: len(frames)] = frames
+        pixels[len(frames) :] = frames[-1]
+        return staging
+
+    def _scores(self, pictures: Tensor) -> Tensor:
+        """Maps uint8 (B, f, H, W, 3) to float32 (B, f, K)."""
+        logits: Tensor = self._module(self._normalize(pictures, _DTYPES[self.dtype]))
+        expected = (self.groups, self.card.fold * len(self.card.classes))
+        if tuple(logits.shape) != expected:
+            raise ModelError(
+                f"{self.card.architecture}: output must have shape {expected}, (groups, fold·classes), "
+                f"got {tuple(logits.shape)}; change its last layer, fold or classes"
+            )
+        answers = unfold(logits.float(), self.card.fold)
+        return answers.softmax(-1) if self.card.task == "one_of" else answers.sigmoid()
+
+
+def _device(name: str) -> torch.device:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda", torch.cuda.current_device()) if gpus else torch.device("cpu")
+    kind, _, index = name.partition(":")
+    there = f"cpu and {gpus} CUDA device(s)" if gpus else "cpu only"
+    if name == "cpu":
+        return torch.device("cpu")
+    if kind == "cuda" and (not index or index.isdecimal()):
+        number = int(index) if index else 0
+        if number < gpus:
+            return torch.device("cuda", number)
+    raise ModelError(f"device: must be auto or one that is there, got {name!r} where there is {there}; use auto or cpu")
+
+
+def _uuid(device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return None
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # NVML's spelling
+
+
+def _fastest(device: torch.device) -> Dtype:
+    """By what the device can do, not by a timing: the same machine must choose the same dtype every time."""
+    if device.type == "cuda":
+        return "float16"
+    # Measured with AVX-512 BF16 on two cores: 2.5 to 5 times float32. Emulated bfloat16 is slower than float32.
+    supported = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if supported else "float32"

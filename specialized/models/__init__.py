@@ -1,0 +1,136 @@
+"""Architectures by name, and how a named or a user's own one is built and checked.
+
+Importing this module does not load torch, so that naming and listing models stays cheap.
+"""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from specialized.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """An architecture that can be asked for by name."""
+
+    name: str
+    target: str  # package.module:Class
+    args: Mapping[str, object]  # keyword arguments of the class
+    input: tuple[int, int]  # (H, W) unless asked otherwise
+    classes: int  # K in its publication; a model is built with the classes of its training
+
+
+def _noscope(name: str, filters: int, dense: int, layers: int) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        target="specialized.models.noscope:NoScope",
+        args={"filters": filters, "dense": dense, "layers": layers},
+        input=(50, 50),
+        classes=2,
+    )
+
+
+MODELS: Mapping[str, ModelSpec] = {
+    spec.name: spec
+    for spec in (
+        _noscope("coral", 16, 128, 2),
+        _noscope("night", 16, 128, 2),
+        _noscope("taipei", 64, 32, 2),
+        _noscope("roundabout", 32, 32, 4),
+    )
+}
+
+
+def build(
+    architecture: str, *, args: Mapping[str, object], classes: int, fold: int, input: tuple[int, int]
+) -> "nn.Module":
+    """Builds an architecture and checks with one forward on the CPU that it maps (B, f·3, H, W) to (B, f·K).
+
+    Args:
+        architecture: a name of `MODELS`, or `package.module:Class` of a torch module that vpipe did not write.
+        args: keyword arguments of the class, over those of the name. `fold`, `classes` and `input` are passed as well
+            where the class has parameters of these names and `args` does not set them.
+        classes: K, outputs per picture.
+        fold: f, pictures in a group.
+        input: (H, W) of a picture.
+
+    Returns:
+        The module in evaluation mode, with untrained weights drawn from torch's global generator.
+
+    Raises:
+        ModelError: it cannot be imported or constructed, or its output has another shape.
+    """
+    factory, named = _resolve(architecture)
+    offered = {"fold": fold, "classes": classes, "input": input}
+    try:
+        accepted = inspect.signature(factory).parameters
+        chosen = {k: v for k, v in offered.items() if k in accepted and accepted[k].kind is not _POSITIONAL_ONLY}
+        module = factory(**{**named, **chosen, **args})
+    except Exception as exc:  # the user's constructor may raise anything
+        raise ModelError(
+            f"{architecture}: must be constructible with {dict(args)}, got {_told(exc)}; change its arguments"
+        ) from exc
+    return _checked(architecture, module, classes=classes, fold=fold, input=input)
+
+
+_POSITIONAL_ONLY = inspect.Parameter.POSITIONAL_ONLY
+
+
+def _resolve(architecture: str) -> tuple[Callable[..., object], Mapping[str, object]]:
+    spec = MODELS.get(architecture)
+    module_name, colon, class_name = (spec.target if spec else architecture).partition(":")
+    if not (module_name and colon and class_name):
+        raise ModelError(
+            f"{architecture}: must be one of {', '.join(MODELS)}, or package.module:Class; correct the name"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as exc:  # importing runs the user's code
+        raise ModelError(
+            f"{architecture}: module {module_name!r} must be importable, got {_told(exc)}; "
+            "install it, or put its folder on PYTHONPATH"
+        ) from exc
+    factory = getattr(module, class_name, None)
+    if not callable(factory):
+        raise ModelError(
+            f"{architecture}: module {module_name!r} must define the class {class_name!r}, got "
+            f"{'none of that name' if factory is None else type(factory).__name__}; correct the name"
+        )
+    return factory, spec.args if spec else {}
+
+
+def _checked(architecture: str, module: object, *, classes: int, fold: int, input: tuple[int, int]) -> "nn.Module":
+    import torch
+    from torch import nn
+
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{architecture}: must be a torch.nn.Module, got {type(module).__name__}; name another class")
+    module.eval()
+    b = 2  # a model that flattens its batch away passes with one group
+    shape = (b, fold * 3, *input)
+    try:
+        with torch.inference_mode():
+            output = module(torch.zeros(shape))
+    except Exception as exc:  # the user's forward may raise anything
+        raise ModelError(
+            f"{architecture}: must accept float32 {shape}, (groups, fold·3, H, W), got {_told(exc)}; "
+            "change its arguments, fold or input"
+        ) from exc
+    got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if got != (b, fold * classes):
+        raise ModelError(
+            f"{architecture}: output for input {shape} must have shape {(b, fold * classes)}, (groups, fold·classes), "
+            f"got {got}; change its last layer, fold or classes"
+        )
+    return module
+
+
+def _told(exc: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"

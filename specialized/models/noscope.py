@@ -1,0 +1,64 @@
+"""The specialized CNNs of NoScope (Kang et al., VLDB 2017), folded."""
+
+from torch import Tensor, nn
+
+from specialized.folding import folded_width
+
+
+class NoScope(nn.Module):
+    """Two or four 3x3 convolutions and two dense layers.
+
+        (B, f·3, H, W) conv conv pool [conv conv pool] flatten linear linear (B, f·K)
+
+    Args:
+        filters: width of the first two convolutions before folding; the next two are twice as wide.
+        dense: width of the hidden dense layer before folding.
+        layers: convolutions, 2 or 4.
+        classes: K, classes per picture.
+        fold: f, pictures in a group.
+        input: (H, W) of a picture.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        dense: int,
+        layers: int,
+        classes: int,
+        *,
+        fold: int = 1,
+        input: tuple[int, int] = (50, 50),
+    ) -> None:
+        super().__init__()
+        pools = layers // 2
+        height, width = (side >> pools for side in input)
+        if layers not in (2, 4):
+            raise ValueError(f"NoScope: layers must be 2 or 4, got {layers}")
+        if min(filters, dense, classes, fold, height, width) < 1:
+            raise ValueError(
+                f"NoScope: filters, dense, classes and fold must be at least 1 and input at least {2**pools} a side, "
+                f"got {filters=}, {dense=}, {classes=}, {fold=}, {input=}"
+            )
+        blocks: list[nn.Module] = []
+        inputs = 3 * fold
+        for pool in range(pools):
+            outputs = folded_width(filters * (pool + 1), fold)
+            blocks += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
+            blocks += [nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, 2)]
+            inputs = outputs
+        self.features = nn.Sequential(*blocks)
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(inputs * height * width, folded_width(dense, fold)),
+            nn.ReLU(),
+            nn.Linear(folded_width(dense, fold), fold * classes),
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(x))
+        return logits

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch import nn
+
+from specialized.cost import cost
+from specialized.models import build
+
+
+@pytest.mark.parametrize(
+    ("name", "f", "intensity"),
+    [
+        ("coral", 1, 58.70),
+        ("coral", 2, 82.44),
+        ("coral", 3, 101.34),
+        ("coral", 4, 118.75),
+        ("night", 4, 118.75),
+        ("taipei", 1, 185.16),
+        ("taipei", 2, 262.37),
+        ("taipei", 3, 321.82),
+        ("taipei", 4, 374.64),
+    ],
+)
+def test_intensity_of_the_noscope_models_is_the_published_one(name: str, f: int, intensity: float) -> None:
+    module = build(name, args={}, classes=2, fold=f, input=(50, 50))
+    assert round(cost(module, fold=f, input=(50, 50)).intensity, 2) == intensity
+
+
+def test_flops_and_bytes_are_those_counted_by_hand() -> None:
+    module = nn.Sequential(nn.Conv2d(6, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 5 * 5, 2, bias=False))
+    counted = cost(module, fold=2, input=(5, 5), pictures=8)
+    conv, linear = 4 * 25 * (2 * 6 * 9 + 1), 2 * 2 * 100
+    assert counted.parameters == (4 * 6 * 9 + 4) + 200
+    assert counted.flops_per_picture == (conv + linear) / 2
+    assert counted.bytes_per_picture == 2 * (4 * 6 * 9 + 200 + 4 * (6 * 25 + 100 + 100 + 2)) / 8
+    assert counted.intensity == counted.flops_per_picture / counted.bytes_per_picture
+
+
+def test_a_transposed_convolution_is_counted_by_its_inputs() -> None:
+    counted = cost(nn.ConvTranspose2d(3, 2, 2, stride=2, bias=False), fold=1, input=(4, 4))
+    assert counted.flops_per_picture == 2 * (3 * 16) * (2 * 4)
+
+
+def test_a_model_without_weights_costs_nothing() -> None:
+    counted = cost(nn.Flatten(), fold=1, input=(4, 4))
+    assert (counted.parameters, counted.flops_per_picture, counted.intensity) == (0, 0, 0)
+
+
+def test_counting_leaves_the_module_as_it_was() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    cost(module, fold=1, input=(4, 4))
+    assert module.training
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_a_batch_smaller_than_a_group_is_refused() -> None:
+    with pytest.raises(ValueError, match="pictures must be at least fold"):
+        cost(nn.Flatten(), fold=4, input=(4, 4), pictures=3)

@@ -1,0 +1,227 @@
+import gc
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from specialized.engines import Dtype, Engine, open_engine
+from specialized.errors import ModelError
+from specialized.modelfile import ModelCard
+from specialized.models import build
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+def card(f: int = 1, classes: tuple[str, ...] = ("person", "none"), **changes: object) -> ModelCard:
+    fields: dict[str, object] = {"architecture": "coral", "fold": f, "order": "consecutive", "input": (16, 16)}
+    return ModelCard(**{**fields, "classes": classes, **changes})  # type: ignore[arg-type]
+
+
+class Content(nn.Module):
+    """Answers with the picture's own content: the logit of class c is the mean of colour c, times 8."""
+
+    def __init__(self, f: int, k: int = 3) -> None:
+        super().__init__()
+        self.f, self.k = f, k
+        self.forwards: list[tuple[int, ...]] = []
+
+    def __deepcopy__(self, memo: object) -> "Content":
+        return self  # so that the test sees the forwards that the engine makes
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.forwards.append(tuple(x.shape))
+        colours = x.mean((2, 3)).view(len(x), self.f, 3)[..., : self.k]
+        return 8 * colours.reshape(len(x), -1)
+
+
+def content_card(f: int, task: str) -> ModelCard:
+    thresholds = (0.5,) * 3 if task == "any_of" else ()
+    return card(
+        f, ("r", "g", "b"), task=task, thresholds=thresholds, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), input=(4, 6)
+    )
+
+
+def coral(f: int) -> nn.Module:
+    torch.manual_seed(f)
+    module = build("coral", args={}, classes=2, fold=f, input=(16, 16))
+    with torch.no_grad():  # the initial weights answer 0.5 to everything
+        for p in module.parameters():
+            p.mul_(2)
+    return module
+
+
+def pictures(b: int, f: int, size: tuple[int, int] = (16, 16)) -> np.ndarray:
+    return np.random.default_rng(b).integers(0, 256, (b, f, *size, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("f", [1, 2, 3, 4])
+@pytest.mark.parametrize("task", ["one_of", "any_of"])
+def test_every_score_lands_in_the_group_and_slot_of_its_picture(f: int, task: str, device: str) -> None:
+    colours = np.random.default_rng(f).integers(0, 256, (5, f, 3), dtype=np.uint8)
+    frames = np.broadcast_to(colours[:, :, None, None], (5, f, 4, 6, 3)).copy()
+    engine = open_engine(content_card(f, task), Content(f), device=device, batch=7 * f, dtype="float32")
+
+    scores = engine.submit(frames).result()
+
+    logits = 8 * (colours / 255)
+    expected = 1 / (1 + np.exp(-logits)) if task == "any_of" else np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    assert scores.dtype == np.float32
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("f", [1, 2, 3, 4])
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_a_short_submit_equals_a_full_one_bit_for_bit(f: int, dtype: Dtype, device: str) -> None:
+    engine = open_engine(card(f), coral(f), device=device, batch=9 * f, dtype=dtype)
+    frames = pictures(engine.groups, f)
+    full = engine.submit(frames).result()
+    assert full.shape == (9, f, 2)
+    for b in range(1, 10):
+        assert np.array_equal(engine.submit(frames[:b]).result(), full[:b])
+
+
+def test_every_forward_has_the_full_shape() -> None:
+    module = Content(2)
+    engine = open_engine(content_card(2, "one_of"), module, device="cpu", batch=17, dtype="float32")
+    module.forwards.clear()
+    for b in (8, 3, 1):
+        engine.submit(pictures(b, 2, (4, 6)))
+    assert module.forwards == [(8, 6, 4, 6)] * 3
+
+
+def test_a_batch_smaller_than_a_group_still_holds_one() -> None:
+    assert open_engine(card(4), coral(4), device="cpu", batch=2).groups == 1
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("f", [1, 4])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 0.02), ("float16", 0.005)])
+def test_sixteen_bits_answer_as_float32_does(f: int, dtype: Dtype, tolerance: float, device: str) -> None:
+    frames = pictures(16, f)
+    exact = open_engine(card(f), coral(f), device="cpu", batch=16 * f, dtype="float32").submit(frames).result()
+    quick = open_engine(card(f), coral(f), device=device, batch=16 * f, dtype=dtype).submit(frames).result()
+    assert 0 < np.abs(quick - exact).max() < tolerance
+    assert exact.std() > 0.05  # or else anything would pass
+
+
+def test_the_engine_says_what_it_runs_on() -> None:
+    engine: Engine = open_engine(card(4), coral(4), device="cpu", batch=256)
+    assert (engine.name, engine.device, engine.device_uuid, engine.groups) == ("torch", "cpu", None, 64)
+    assert engine.dtype in ("float32", "bfloat16")
+    assert engine.card == card(4)
+    assert engine.cost.parameters == sum(p.numel() for p in coral(4).parameters())
+
+
+@pytest.mark.gpu
+def test_the_cuda_engine_says_what_it_runs_on() -> None:
+    engine = open_engine(card(4), coral(4))
+    assert (engine.device, engine.dtype) == ("cuda:0", "float16")
+    assert engine.device_uuid is not None
+    assert engine.device_uuid.startswith("GPU-")
+
+
+@pytest.mark.gpu
+def test_forwards_under_way_together_keep_their_own_pictures() -> None:
+    engine = open_engine(card(4), coral(4), device="cuda", batch=64)
+    batches = [pictures(b, 4) for b in (16, 3, 9, 16)]
+    handles = [engine.submit(batch) for batch in batches]
+    for handle, batch in zip(handles, batches, strict=True):
+        assert np.array_equal(handle.result(), engine.submit(batch).result())
+
+
+def test_the_module_given_is_left_as_it_was() -> None:
+    module = coral(1).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    open_engine(card(1), module, device="cpu", dtype="bfloat16").submit(pictures(2, 1))
+    assert module.training
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_callers_frames_are_neither_kept_nor_changed(device: str) -> None:
+    engine = open_engine(card(2), coral(2), device=device, batch=8)
+    frames = pictures(4, 2)
+    before, alive = frames.copy(), weakref.ref(frames)
+    handle = engine.submit(frames)
+    scores = handle.result()
+    assert np.array_equal(frames, before)
+    del frames
+    gc.collect()
+    assert alive() is None
+    assert np.array_equal(handle.result(), scores)
+
+
+def test_frames_that_may_not_be_written_to_are_accepted() -> None:
+    engine = open_engine(card(1), coral(1), device="cpu", batch=4)
+    frames = pictures(4, 1)
+    expected = engine.submit(frames).result()
+    frames.flags.writeable = False
+    assert np.array_equal(engine.submit(frames).result(), expected)
+    assert np.array_equal(engine.submit(frames[::-1]).result(), expected[::-1])
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        pictures(5, 2),
+        pictures(0, 2),
+        pictures(2, 3),
+        pictures(2, 2, (16, 15)),
+        pictures(2, 2).astype(np.float32),
+    ],
+)
+def test_frames_of_another_shape_or_type_are_refused(frames: np.ndarray) -> None:
+    engine = open_engine(card(2), coral(2), device="cpu", batch=8)
+    with pytest.raises(ValueError, match=r"frames must be uint8 \(b, 2, 16, 16, 3\) with b in 1..4, got"):
+        engine.submit(frames)
+
+
+def test_nan_scores_are_an_error() -> None:
+    module = coral(1)
+    nn.init.constant_(next(module.parameters()), float("nan"))
+    engine = open_engine(card(1), module, device="cpu", batch=4)
+    with pytest.raises(ModelError, match=r"coral: scores must be numbers, got NaN in .* on cpu"):
+        engine.submit(pictures(4, 1)).result()
+
+
+def test_an_output_of_another_shape_is_an_error() -> None:
+    engine = open_engine(content_card(2, "one_of"), Content(2, k=2), device="cpu", batch=8)
+    with pytest.raises(ModelError, match=r"output must have shape \(4, 6\), .*got \(4, 4\)"):
+        engine.submit(pictures(4, 2, (4, 6)))
+
+
+class NeedsLess(Content):
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) > 1:
+            raise RuntimeError("out of memory\nand a long trace")
+        return super().forward(x)
+
+
+def test_a_forward_that_fails_is_told_in_one_line() -> None:
+    engine = open_engine(content_card(1, "one_of"), NeedsLess(1), device="cpu", batch=8)
+    with pytest.raises(ModelError, match=r"must run 8 groups in .* on cpu, got out of memory; try a smaller batch"):
+        engine.submit(pictures(4, 1, (4, 6)))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "cuda:x", "cpu:0:0"])
+def test_a_device_that_is_not_there_is_named(device: str) -> None:
+    with pytest.raises(ModelError, match=f"device: must be auto or one that is there, got '{device}' where there is"):
+        open_engine(card(1), coral(1), device=device)
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ModelError, match="engine: must be auto or torch, got 'tensorrt'"):
+        open_engine(card(1), coral(1), engine="tensorrt")  # type: ignore[arg-type]
+
+
+def test_threads_are_set_for_the_process() -> None:
+    before = torch.get_num_threads()
+    try:
+        open_engine(card(1), coral(1), device="cpu", threads=1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,103 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from specialized.errors import ModelError
+from specialized.models import MODELS, build
+
+FOREIGN = """
+import torch
+from torch import nn
+
+class Free(nn.Module):
+    def __init__(self, outputs):
+        super().__init__()
+        self.outputs = outputs
+    def forward(self, x):
+        return x.mean((2, 3))[:, :1].expand(-1, self.outputs)
+
+class Told(Free):
+    def __init__(self, fold, *, classes, input):
+        super().__init__(fold * classes)
+        self.told = (fold, classes, input)
+
+class Flat(nn.Module):
+    def forward(self, x):
+        return x.flatten()[None, :4]
+
+class Failing(nn.Module):
+    def __init__(self):
+        raise RuntimeError("no such\\nthing")
+
+class NotAModule: ...
+
+number = 3
+"""
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "foreign_models.py").write_text(FOREIGN)
+    (tmp_path / "broken_models.py").write_text("import nothing_of_this_name")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("f", [1, 2, 3, 4])
+def test_named_models_fold(name: str, f: int) -> None:
+    module = build(name, args={}, classes=3, fold=f, input=MODELS[name].input)
+    assert module(torch.zeros(5, 3 * f, 50, 50)).shape == (5, 3 * f)
+    assert not module.training
+
+
+def test_roundabout_has_the_widths_of_its_family() -> None:
+    shapes = [tuple(p.shape) for p in build("roundabout", args={}, classes=2, fold=2, input=(50, 50)).parameters()]
+    weights = [shape for shape in shapes if len(shape) > 1]
+    assert weights == [(45, 6, 3, 3), (45, 45, 3, 3), (90, 45, 3, 3), (90, 90, 3, 3), (45, 90 * 12 * 12), (4, 45)]
+
+
+def test_arguments_override_those_of_the_name() -> None:
+    module = build("coral", args={"filters": 4}, classes=2, fold=1, input=(32, 48))
+    assert next(module.parameters()).shape[0] == 4
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_class_of_ones_own_is_told_fold_classes_and_input_where_it_asks() -> None:
+    module = build("foreign_models:Told", args={}, classes=2, fold=4, input=(8, 9))
+    assert module.told == (4, 2, (8, 9))
+    build("foreign_models:Free", args={"outputs": 8}, classes=2, fold=4, input=(8, 9))
+
+
+@pytest.mark.usefixtures("foreign")
+@pytest.mark.parametrize(
+    ("architecture", "args", "message"),
+    [
+        ("corall", {}, "corall: must be one of coral, .*package.module:Class"),
+        ("missing_models:A", {}, "module 'missing_models' must be importable"),
+        ("broken_models:A", {}, "No module named 'nothing_of_this_name'"),
+        ("foreign_models:Fre", {}, "must define the class 'Fre', got none"),
+        ("foreign_models:number", {}, "must define the class 'number', got int"),
+        ("foreign_models:NotAModule", {}, "must be a torch.nn.Module, got NotAModule"),
+        ("foreign_models:Failing", {}, "must be constructible with {}, got RuntimeError: no such thing"),
+        ("foreign_models:Free", {}, "missing 1 required positional argument: 'outputs'"),
+        ("foreign_models:Free", {"outputs": 7}, r"must have shape \(2, 8\), \(groups, fold·classes\), got \(2, 7\)"),
+        ("foreign_models:Flat", {}, r"must have shape \(2, 8\), .*got \(1, 4\)"),
+        ("torch.nn:Linear", {"in_features": 3, "out_features": 8}, r"must accept float32 \(2, 12, 8, 9\)"),
+        ("coral", {"layers": 3}, "layers must be 2 or 4, got 3"),
+        ("coral", {"filters": 0}, "filters=0"),
+        ("coral", {"colour": 1}, "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_what_cannot_be_built_is_named_in_one_line(architecture: str, args: dict[str, object], message: str) -> None:
+    with pytest.raises(ModelError, match=message) as raised:
+        build(architecture, args=args, classes=2, fold=4, input=(8, 9))
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith(f"{architecture}: ")
+
+
+def test_listing_models_does_not_load_torch() -> None:
+    code = "import sys, specialized.models as m; assert m.MODELS; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
