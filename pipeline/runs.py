@@ -1,0 +1,299 @@
+"""What a run leaves on disk: its folder, its identity, and how a file comes into place whole.
+
+runs/<name>/run.json                resolved configuration, identity, versions, machine
+runs/<name>/frames/...              the committed parts (pipeline.sinks.parts)
+runs/<name>/telemetry.parquet       (pipeline.telemetry)
+runs/<name>/ledger.json summary.json (pipeline.ledger)
+runs/<name>/log.txt
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import ConfigError, VpipeError
+
+__all__ = ["RunFolder", "WholeFile", "identity", "identity_changes", "machine", "make_folder", "versions", "write_json"]
+
+Document = dict[str, object]
+
+
+class WholeFile:
+    """A new file that appears at `path` whole or not at all.
+
+    It is written under a temporary name beside it, which starts with a dot so that readers of the folder pass it over.
+    `commit` puts it in place, on disk, over what was there; without it `discard` leaves no trace.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.tmp")
+        self.file = open(self._temporary, "wb")  # noqa: SIM115 (closed by commit or discard)
+
+    def commit(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        os.replace(self._temporary, self.path)
+        _sync_folder(self.path.parent)
+
+    def discard(self) -> None:
+        with suppress(OSError):  # closing flushes, perhaps to a disk that is full
+            self.file.close()
+        self._temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and its parents so that they outlive a power failure, as the files in them do."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, document: object) -> None:
+    """Writes a JSON document that appears at `path` whole or not at all."""
+    file = WholeFile(path)
+    try:
+        file.file.write(json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+        file.commit()
+    except BaseException:
+        file.discard()
+        raise
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # of a folder: makes the names in it durable
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+
+    @property
+    def run_json(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def frames(self) -> Path:
+        return self.path / "frames"
+
+    @property
+    def telemetry(self) -> Path:
+        return self.path / "telemetry.parquet"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger.json"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @staticmethod
+    def create(directory: Path, name: str, *, overwrite: bool = False) -> RunFolder:
+        """Makes the folder of a new run.
+
+        Args:
+            directory: Where runs lie; made if need be.
+            name: Name of the run, one component of a path.
+            overwrite: Removes what an earlier run of this name left, and nothing else that lies there.
+
+        Raises:
+            ConfigError: the name is taken, or the folder cannot be made.
+        """
+        folder = RunFolder(directory / _component(name))
+        try:
+            make_folder(folder.path)
+            if any(folder.path.iterdir()):
+                folder._clear(overwrite)
+        except OSError as exc:
+            raise ConfigError(
+                [f"{folder.path}: must be a folder that can be written, got {_cause(exc)}; choose another run.dir"]
+            ) from exc
+        return folder
+
+    @staticmethod
+    def resume(directory: Path, name: str) -> RunFolder:
+        """The folder of a run that was begun earlier.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        folder = RunFolder(directory / _component(name))
+        if not folder.run_json.is_file():
+            raise ConfigError(
+                [f"{folder.path}: must hold the run that --resume goes on with, got no run.json; run without --resume"]
+            )
+        return folder
+
+    def _clear(self, overwrite: bool) -> None:
+        if not self.run_json.is_file():
+            raise ConfigError(
+                [f"{self.path}: must be empty or hold a run, got other files and no run.json; choose another --name"]
+            )
+        if not overwrite:
+            raise ConfigError(
+                [
+                    f"{self.path}: must not hold a run yet, got an earlier one; --resume to go on with it, --overwrite "
+                    "to replace it, or --name for another folder"
+                ]
+            )
+        if self.frames.exists():
+            shutil.rmtree(self.frames)
+        for path in (self.telemetry, self.ledger, self.summary, self.log):
+            path.unlink(missing_ok=True)
+        self.run_json.unlink()  # last: it marks the folder as one that may be cleared
+
+    def write_run_json(self, config: Mapping[str, object], identity: Mapping[str, object]) -> None:
+        """Writes what was asked for and where it runs; before anything else is put into the folder.
+
+        Args:
+            config: The resolved configuration, without secrets.
+            identity: The first value of `identity`.
+        """
+        write_json(
+            self.run_json,
+            {"config": config, "identity": identity, "versions": versions(), "machine": machine()},
+        )
+
+    def read_identity(self) -> Document:
+        """The identity that `write_run_json` wrote.
+
+        Raises:
+            ConfigError: run.json cannot be read.
+        """
+        try:
+            found = json.loads(self.run_json.read_bytes())["identity"]
+            if not isinstance(found, dict):
+                raise TypeError(f"identity is a {type(found).__name__}")
+        except (OSError, ValueError, LookupError, TypeError) as exc:
+            raise ConfigError(
+                [f"{self.run_json}: must be what an earlier run wrote, got {_cause(exc)}; --overwrite starts anew"]
+            ) from exc
+        return found
+
+
+def identity(
+    footage: Iterable[tuple[str, Path]],
+    *,
+    selection: Mapping[str, object],
+    decode: Mapping[str, object],
+    fold: Mapping[str, object],
+    filters: Mapping[str, Mapping[str, object]],
+) -> tuple[Document, str]:
+    """What decides a run's labels: an earlier run may only be resumed with the same.
+
+    Args:
+        footage: Name of each source and its file.
+        selection: Which frames are taken (`every`, `fps`, `from`, `to`, `limit`), per source where they differ.
+        decode: The options of decoding that change pixels or cuts.
+        fold: Frames per group, order, seed.
+        filters: Per filter: hash of its model, engine, dtype, device type, batch, keep.
+
+    Returns:
+        The identity as a JSON document, and a short hash of all of it but the footage: files may be added to a run
+        when it is resumed, and the parts it holds by then are still parts of the same run.
+
+    Raises:
+        VpipeError: a file is not there.
+    """
+    settings = {"selection": selection, "decode": decode, "fold": fold, "filters": filters}
+    settings = json.loads(json.dumps(settings, allow_nan=False))  # as it is read back: tuples become lists
+    sha = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return {**settings, "footage": {name: _stamp(path) for name, path in footage}, "sha": sha}, sha
+
+
+def identity_changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+    """Why a run with identity `now` may not go on with one of identity `before`: a line per difference, none if it may.
+
+    Files may be added; one that is changed or missing is a difference.
+    """
+    problems = list(_differences({**before, "footage": None, "sha": None}, {**now, "footage": None, "sha": None}))
+    then, present = before.get("footage"), now.get("footage")
+    if not isinstance(then, Mapping) or not isinstance(present, Mapping):
+        return [*problems, "footage: must be known of both runs; use --overwrite or another --name"]
+    for name, stamp in then.items():
+        if name not in present:
+            problems.append(f"{name}: must still be a source of the run to resume, got none of that name")
+        elif present[name] != stamp:
+            problems.append(f"{name}: must be unchanged since the run began, got {present[name]}, then {stamp}")
+    return problems
+
+
+def _differences(before: object, now: object, where: str = "") -> Iterable[str]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+    elif before != now:
+        yield f"{where}: must be {before!r} as in the run to resume, got {now!r}"
+
+
+def _stamp(path: Path) -> Document:
+    try:
+        facts = path.stat()
+    except OSError as exc:
+        raise VpipeError(f"{path}: must be a readable file, got {_cause(exc)}; correct the path") from exc
+    return {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+
+
+def versions() -> Document:
+    """Versions of vpipe and of what decides its pixels, scores and files; None for what is not installed."""
+    return {name: _version(name) for name in ("vpipe", "torch", "av", "numpy", "pyarrow")}
+
+
+def machine() -> Document:
+    """The machine that runs this."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "os": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _component(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise ConfigError([f"run.name: must be one folder name without '/', got {name!r}; choose another --name"])
+    return name
+
+
+def _cause(exc: Exception) -> str:
+    return exc.strerror if isinstance(exc, OSError) and exc.strerror else f"{type(exc).__name__}: {exc}"

@@ -1,0 +1,1 @@
+"""Where labels go. The run's own record, `parts`, is always written."""

@@ -1,0 +1,233 @@
+"""The run's own record: one Parquet file per segment and filter. What lies here is committed; nothing else is.
+
+    <folder>/frames/<filter>/<source>/<first frame, 12 digits>.parquet
+
+Folder names are percent-encoded. A part's footer holds the SegmentEnd, so the ledger, resuming and the other sinks
+need nothing but these files. A segment is committed when each of its filters has its part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
+from pipeline.contracts import Sink
+from pipeline.errors import SinkError
+from pipeline.rows import Labelling, schema, table
+from pipeline.runs import WholeFile, make_folder
+
+__all__ = ["PartsSink", "committed", "disk_errors", "open_part", "part_path", "read_end"]
+
+END_KEY = "vpipe.end"
+IDENTITY_KEY = "vpipe.identity"
+
+REPEATING = ["source", "region", "label", "fold_slot", "labels.list.element"]  # columns worth a dictionary
+ROW_GROUP = 1 << 16  # rows kept in memory per segment and filter, a few MB; a longer segment goes to disk meanwhile
+MAX_NAME_BYTES = 255  # of one component of a path, on every common file system
+
+
+class PartsSink(Sink):
+    """Writes the parts of a run.
+
+    Args:
+        folder: The run's folder.
+        labellings: One per filter.
+        identity: Short hash of the run's identity, kept in every footer.
+    """
+
+    def __init__(self, folder: Path, labellings: Sequence[Labelling], *, identity: str) -> None:
+        self._folder = folder
+        self._labellings = {labelling.name: labelling for labelling in labellings}
+        self._identity = identity
+        self._parts: dict[tuple[Segment, str], _Part] = {}
+
+    def write(self, batch: FrameBatch) -> None:
+        if len(batch):
+            labelling = self._labellings[batch.filter]
+            self._part(batch.segment, labelling).add(table(batch, labelling))
+
+    def commit(self, end: SegmentEnd) -> None:
+        """Puts the segment's parts in place, on disk; one to be tried again is dropped instead.
+
+        Raises:
+            SinkError: the disk does not take them.
+            ValueError: the segment's end tells of another number of rows than were written.
+        """
+        parts = {name: self._part(end.segment, labelling) for name, labelling in self._labellings.items()}
+        for name in parts:
+            del self._parts[end.segment, name]
+        try:
+            if end.retry:
+                return
+            written = {name: part.rows for name, part in parts.items()}
+            if any(end.filters.get(name, rows) != rows for name, rows in written.items()):
+                raise ValueError(f"{end.segment}: its end must tell of {written} rows, got {dict(end.filters)}")
+            footer = {END_KEY: _to_json(replace(end, filters=written)), IDENTITY_KEY: self._identity}
+            for part in parts.values():
+                part.commit(footer)
+        finally:
+            for part in parts.values():
+                part.discard()
+
+    def close(self) -> None:
+        for part in self._parts.values():
+            part.discard()
+        self._parts.clear()
+
+    def _part(self, segment: Segment, labelling: Labelling) -> _Part:
+        key = segment, labelling.name
+        if key not in self._parts:
+            path = part_path(self._folder, labelling.name, segment)
+            self._parts[key] = _Part(path, schema(labelling))
+        return self._parts[key]
+
+
+class _Part:
+    """One part on its way: rows in memory, beyond ROW_GROUP of them in a temporary file."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._path = path
+        self._schema = schema
+        self._tables: list[pa.Table] = []
+        self._in_memory = 0
+        self._opened: tuple[WholeFile, pq.ParquetWriter] | None = None
+
+    def add(self, rows: pa.Table) -> None:
+        self._tables.append(rows)
+        self.rows += rows.num_rows
+        self._in_memory += rows.num_rows
+        if self._in_memory >= ROW_GROUP:
+            with disk_errors(self._path):
+                self._flush()
+
+    def commit(self, footer: Mapping[str, str]) -> None:
+        with disk_errors(self._path):
+            file, writer = self._flush()
+            writer.add_key_value_metadata(footer)
+            writer.close()
+            file.commit()
+
+    def discard(self) -> None:
+        """Removes what was not committed; does nothing after a commit."""
+        if self._opened is not None:
+            file, writer = self._opened
+            with suppress(OSError, pa.ArrowException):
+                writer.close()
+            with disk_errors(self._path):
+                file.discard()
+
+    def _flush(self) -> tuple[WholeFile, pq.ParquetWriter]:
+        if self._opened is None:
+            make_folder(self._path.parent)
+            file = WholeFile(self._path)
+            self._opened = file, pq.ParquetWriter(file.file, self._schema, compression="zstd", use_dictionary=REPEATING)
+        writer = self._opened[1]
+        if self._tables:
+            writer.write_table(pa.concat_tables(self._tables).combine_chunks())
+        self._tables, self._in_memory = [], 0
+        return self._opened
+
+
+def part_path(folder: Path, filter: str, segment: Segment) -> Path:
+    """Where the part of this filter and segment lies or would lie."""
+    return _source_folder(folder, filter, segment.source) / f"{segment.first_frame:012d}.parquet"
+
+
+def open_part(path: Path) -> pq.ParquetFile:
+    """Opens a part for reading.
+
+    Raises:
+        SinkError: it is missing or damaged.
+    """
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as exc:
+        raise SinkError(f"{path}: must be a readable part of the run, got {exc}; remove it and --resume") from exc
+
+
+def read_end(path: Path) -> SegmentEnd:
+    """The end of the segment that a part holds.
+
+    Raises:
+        SinkError: the part is missing or damaged.
+    """
+    with open_part(path) as part:
+        footer = part.metadata.metadata or {}
+    if END_KEY.encode() not in footer:
+        raise SinkError(f"{path}: must be a part written by vpipe, got a Parquet file of something else; remove it")
+    return _from_json(footer[END_KEY.encode()])
+
+
+def committed(folder: Path, source: str | None = None) -> Iterator[SegmentEnd]:
+    """The ends of the segments whose parts are all there, each source's in the order of its frames.
+
+    Args:
+        folder: The run's folder.
+        source: Only of this source; None for all.
+    """
+    for filter_folder in _visible(folder / "frames")[:1]:  # what is committed has a part in each filter's folder
+        folders = _visible(filter_folder) if source is None else [filter_folder / _encoded(source)]
+        for source_folder in folders:
+            for path in _visible(source_folder):
+                end = read_end(path)
+                if all(part_path(folder, name, end.segment).exists() for name in end.filters):
+                    yield end
+
+
+@contextmanager
+def disk_errors(path: Path) -> Generator[None]:
+    """Says of a disk's error which file it hit and what to do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as exc:
+        cause = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        raise SinkError(
+            f"{path}: must be writable, got {cause}; make room or choose another place, then --resume"
+        ) from exc
+
+
+def _source_folder(folder: Path, filter: str, source: str) -> Path:
+    return folder / "frames" / _encoded(filter) / _encoded(source)
+
+
+def _encoded(name: str) -> str:
+    """A name as one component of a path that dataset readers neither skip (`.`, `_`) nor take for a key (`=`)."""
+    text = quote(name, safe="", errors="surrogateescape")
+    if text.startswith((".", "_")):
+        text = f"%{ord(text[0]):02X}{text[1:]}"
+    if len(text) > MAX_NAME_BYTES:
+        text = text[:200] + "~" + hashlib.sha256(text.encode()).hexdigest()[:32]
+    return text
+
+
+def _visible(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _to_json(end: SegmentEnd) -> str:
+    return json.dumps(asdict(end), default=operator.index)  # sources count in numpy's integers too
+
+
+def _from_json(text: bytes) -> SegmentEnd:
+    fields = json.loads(text)
+    return SegmentEnd(
+        Segment(**{**fields["segment"], "bundle": tuple(fields["segment"]["bundle"])}),
+        Counts(**fields["counts"]),
+        tuple(Lost(**lost) for lost in fields["lost"]),
+        fields["error"],
+        fields["retry"],
+        fields["filters"],
+    )

@@ -1,0 +1,159 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.errors import ConfigError, VpipeError
+from pipeline.runs import RunFolder, WholeFile, identity, identity_changes, machine, versions, write_json
+
+SETTINGS = {
+    "selection": {"every": 2},
+    "decode": {"resize": "area", "input": (50, 50)},
+    "fold": {"frames": 4, "order": "consecutive"},
+    "filters": {"person": {"model": "0123", "engine": "torch", "dtype": "bf16", "device": "cpu"}},
+}
+
+
+@pytest.fixture
+def clips(tmp_path):
+    found = [("a", tmp_path / "a.mp4"), ("b", tmp_path / "b.mp4")]
+    for name, path in found:
+        path.write_bytes(name.encode() * 10)
+    return found
+
+
+def begun(directory, name):
+    run = RunFolder.create(directory, name)
+    run.write_run_json({"run": {"name": name}}, {"footage": {}})
+    return run
+
+
+def test_a_new_run_gets_a_folder_with_what_was_asked_and_where_it_runs(tmp_path):
+    run = begun(tmp_path / "runs", "lobby")
+    written = json.loads((tmp_path / "runs" / "lobby" / "run.json").read_text())
+    assert written["config"] == {"run": {"name": "lobby"}}
+    assert written["versions"] == versions()
+    assert written["machine"] == machine()
+    assert run.read_identity() == {"footage": {}}
+
+
+def test_an_earlier_run_is_kept_and_the_three_ways_on_are_named(tmp_path):
+    run = begun(tmp_path, "lobby")
+    with pytest.raises(ConfigError, match=r"--resume.*--overwrite.*--name"):
+        RunFolder.create(tmp_path, "lobby")
+    assert run.run_json.exists()
+
+
+def test_overwrite_removes_what_a_run_left_and_nothing_else(tmp_path):
+    run = begun(tmp_path, "lobby")
+    (run.frames / "person").mkdir(parents=True)
+    for path in [run.frames / "person" / "x.parquet", run.telemetry, run.ledger, run.summary, run.log]:
+        path.write_text("old")
+    (run.path / "notes.txt").write_text("mine")
+    RunFolder.create(tmp_path, "lobby", overwrite=True)
+    assert [path.name for path in run.path.iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_of_something_else_is_never_touched(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("words")
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match=r"thesis: must be empty or hold a run"):
+            RunFolder.create(tmp_path, "thesis", overwrite=overwrite)
+    assert (tmp_path / "thesis" / "chapter.txt").read_text() == "words"
+
+
+def test_an_empty_folder_can_be_used(tmp_path):
+    (tmp_path / "lobby").mkdir()
+    assert RunFolder.create(tmp_path, "lobby").path == tmp_path / "lobby"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b"])
+def test_a_name_is_one_folder(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"run\.name"):
+        RunFolder.create(tmp_path, name)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(ConfigError, match=r"runs/lobby: must be a folder that can be written, got .*run\.dir"):
+        RunFolder.create(tmp_path / "runs", "lobby")
+
+
+def test_only_a_run_can_be_resumed(tmp_path):
+    with pytest.raises(ConfigError, match=r"lobby.*--resume"):
+        RunFolder.resume(tmp_path, "lobby")
+    begun(tmp_path, "lobby")
+    assert RunFolder.resume(tmp_path, "lobby").read_identity() == {"footage": {}}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"identity": 3}'])
+def test_a_damaged_run_json_is_named(tmp_path, text):
+    run = begun(tmp_path, "lobby")
+    run.run_json.write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.json: must be what an earlier run wrote"):
+        run.read_identity()
+
+
+def test_identity_survives_being_written_and_read(tmp_path, clips):
+    run = RunFolder.create(tmp_path, "lobby")
+    now, _ = identity(clips, **SETTINGS)
+    run.write_run_json({}, now)
+    assert run.read_identity() == now
+    assert identity_changes(run.read_identity(), now) == []
+
+
+def test_a_changed_setting_is_another_identity_and_is_named(clips):
+    before, sha = identity(clips, **SETTINGS)
+    now, other = identity(clips, **{**SETTINGS, "fold": {"frames": 8, "order": "consecutive"}})
+    assert sha != other
+    assert identity_changes(before, now) == ["fold.frames: must be 4 as in the run to resume, got 8"]
+
+
+def test_files_may_be_added_but_not_changed_or_removed(clips):
+    before, sha = identity(clips, **SETTINGS)
+    added, same = identity([*clips, ("c", clips[0][1])], **SETTINGS)
+    assert identity_changes(before, added) == []
+    assert same == sha
+    assert identity_changes(added, before) == ["c: must still be a source of the run to resume, got none of that name"]
+    os.utime(clips[1][1], ns=(0, 0))
+    changed, _ = identity(clips, **SETTINGS)
+    problems = identity_changes(before, changed)
+    assert [problem.partition(":")[0] for problem in problems] == ["b"]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(VpipeError, match=r"gone\.mp4: must be a readable file, got No such file"):
+        identity([("gone", tmp_path / "gone.mp4")], **SETTINGS)
+
+
+def test_a_whole_file_appears_at_its_commit(tmp_path):
+    (tmp_path / "x").write_text("old")
+    file = WholeFile(tmp_path / "x")
+    file.file.write(b"new")
+    assert (tmp_path / "x").read_text() == "old"
+    file.commit()
+    assert (tmp_path / "x").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_discarded_file_leaves_what_was_there(tmp_path):
+    write_json(tmp_path / "x.json", {"a": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_machine_and_versions_are_known():
+    assert machine()["memory_bytes"] > 1 << 28
+    assert all(machine().values())
+    assert versions()["numpy"].startswith("2.")
+
+
+def test_importing_runs_and_ledger_loads_neither_arrow_nor_torch():
+    code = "import sys, pipeline.runs, pipeline.sinks; print(sorted({'pyarrow', 'torch', 'av'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
