@@ -31,7 +31,7 @@ class Segment:
         first_frame: Number of its first frame in presentation order; with `source` the segment's identity.
         start_s: Time of its first frame in seconds; None where it is not known before decoding.
         end_s: Time at which the next segment begins; None for the last one.
-        bundle: Number of the bundle whose sources are folded across each other (order `streams`), else None.
+        bundle: Names of the sources that are folded across each other (order `streams`), else empty.
         slot: Position of this source in its bundle.
     """
 
@@ -40,7 +40,7 @@ class Segment:
     first_frame: int = 0
     start_s: float | None = None
     end_s: float | None = None
-    bundle: int | None = None
+    bundle: tuple[str, ...] = ()
     slot: int = 0
 
 
@@ -186,17 +186,18 @@ class FrameBatch:
         ending = "" if self.end is None else ", end"
         return f"FrameBatch({self.source!r}, segment {self.segment.number}, frames {self.frames.shape}{scored}{ending})"
 
-    def rows(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> FrameBatch:
-        """The rows chosen by a mask or by positions, without the end of the segment."""
+    def rows(self, which: slice | npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> FrameBatch:
+        """The rows chosen by a slice (views), a mask or positions (copies). The end of the segment stays behind the
+        last row: it goes along unless a slice leaves the last rows out."""
         return replace(
             self,
-            frames=np.ascontiguousarray(self.frames[which]),
+            frames=self.frames[which],
             index=self.index[which],
             pts_s=self.pts_s[which],
             captured_s=None if self.captured_s is None else self.captured_s[which],
             scores=None if self.scores is None else self.scores[which],
             fold_slot=None if self.fold_slot is None else self.fold_slot[which],
-            end=None,
+            end=None if isinstance(which, slice) and which.stop is not None else self.end,
         )
 
     @staticmethod

@@ -1,0 +1,109 @@
+"""Opening a video file with PyAV, and the one place where its errors become ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import av
+import av.container
+import av.error
+import av.stream
+import av.video.stream
+
+from pipeline.errors import SourceError
+
+__all__ = ["Packet", "is_io_error", "open_decoder", "open_video", "packets", "reason"]
+
+Packet: TypeAlias = "av.Packet[av.video.stream.VideoStream]"
+
+# A video is untrusted: nothing in it may make FFmpeg open a network address or another protocol.
+OPEN_OPTIONS = {"protocol_whitelist": "file"}
+
+av.logging.set_level(av.logging.PANIC)  # what matters is reported through exceptions and the ledger
+
+
+def open_video(path: Path, source: str) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
+    """Opens a file and picks its first video stream that is not a cover picture; the other streams are not read.
+
+    Raises:
+        SourceError: The file cannot be opened or holds no video.
+    """
+    try:
+        container = av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace")
+    except av.error.FFmpegError as error:
+        raise SourceError(source, f"{path}: cannot be opened as a video: {reason(error, path)}") from error
+    chosen = None
+    for stream in container.streams:
+        is_cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
+        if chosen is None and isinstance(stream, av.video.stream.VideoStream) and not is_cover:
+            chosen = stream
+        else:
+            # Never `nonkey` for the chosen one: mov then reports other time stamps.
+            stream.discard = av.stream.Discard.all
+    if chosen is None or chosen.codec_context is None:
+        kinds = ", ".join(stream.type for stream in container.streams) or "nothing"
+        container.close()
+        missing = "no video stream" if chosen is None else "a video stream, but no decoder for its codec"
+        raise SourceError(source, f"{path}: holds {missing} (found: {kinds}); give a file with a picture")
+    return container, chosen
+
+
+def open_decoder(
+    path: Path, source: str, *, reorder_depth: int = 0
+) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
+    """Opens a file for decoding in one thread: vpipe's parallelism is one such decoder per core.
+
+    Args:
+        path: The file.
+        source: Name of the source, for errors.
+        reorder_depth: How many frames are decoded before one that is shown earlier, by the file's index. H.264 streams
+            that do not say it themselves would lose frames at their start.
+    """
+    container, stream = open_video(path, source)
+    context = stream.codec_context
+    context.thread_type = "NONE"
+    context.thread_count = 1  # libdav1d heeds only this one
+    if context.codec.name == "h264" and context.reorder_depth < reorder_depth <= 16:
+        context.reorder_depth = reorder_depth
+    return container, stream
+
+
+def packets(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Iterator[Packet | av.error.FFmpegError]:
+    """The stream's packets from where the container stands, and the errors between them.
+
+    A damaged place ends PyAV's own generator; reading goes on behind it until two attempts in a row give nothing.
+    """
+    while True:
+        progress = False
+        try:
+            for packet in container.demux(stream):
+                if packet.size or packet.pts is not None or packet.dts is not None:
+                    progress = True
+                    yield packet  # the empty packet that PyAV adds at the end is not a frame
+            return
+        except av.error.FFmpegError as error:
+            yield error
+            if not progress or is_io_error(error):
+                return
+
+
+def is_io_error(error: BaseException) -> bool:
+    """Whether reading failed, rather than what was read being damaged."""
+    return isinstance(error, OSError) and not isinstance(error, EOFError)
+
+
+def reason(error: av.error.FFmpegError, path: Path) -> str:
+    """What FFmpeg says, in words for a user."""
+    if not isinstance(error, av.error.InvalidDataError):
+        return (error.strerror or str(error)).strip()
+    try:
+        if path.stat().st_size == 0:
+            return "it is empty"
+    except OSError:
+        pass  # it has gone since; what was read of it was no video
+    detail = f" ({str(error.log[-1]).strip()})" if error.log else ""
+    return f"its data is damaged or in no known video format{detail}"

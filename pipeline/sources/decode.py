@@ -1,0 +1,100 @@
+"""Decoding one cut of a file: the only loop of the program that runs once per frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import av.error
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.batch import FrameBatch, Segment, SegmentEnd
+from pipeline.errors import SourceError
+from pipeline.sources.container import is_io_error, reason
+from pipeline.sources.cuts import Cut
+from pipeline.sources.index import Index
+from pipeline.sources.reader import Reader
+from pipeline.sources.scaler import PictureFormat, Scaler
+from pipeline.sources.selection import Selection
+from pipeline.sources.tally import Builder, Counted, Ranked
+
+__all__ = ["SegmentTask"]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentTask:
+    """One cut of one file, ready to be decoded by any worker.
+
+    Attributes:
+        source: Name of the source.
+        index: The file's index, shared by its cuts.
+        cut: What to decode.
+        selected: bool (frames of the file,), which are asked for; empty where frames are counted and the selection
+            is made as they come.
+        selection: What `selected` was made from.
+        picture: How the model wants its pictures.
+        batch_frames: Pictures per batch.
+        start_utc_s: UTC time of the file's first frame, or None.
+        bundle, slot: See Segment.
+    """
+
+    source: str
+    index: Index
+    cut: Cut
+    selected: npt.NDArray[np.bool_]
+    selection: Selection
+    picture: PictureFormat
+    batch_frames: int
+    start_utc_s: float | None = None
+    bundle: tuple[str, ...] = ()
+    slot: int = 0
+
+    @property
+    def segment(self) -> Segment:
+        cut, index = self.cut, self.index
+        borders = index.shown[[n for n in (cut.first_frame, cut.last_frame) if n < len(index.shown)]]
+        start_s, end_s = (*index.seconds(borders).tolist(), None, None)[:2]
+        return Segment(self.source, cut.number, cut.first_frame, start_s, end_s, self.bundle, self.slot)
+
+    def frames(self, reader: Reader) -> Iterator[FrameBatch]:
+        """Decodes the cut. The last batch carries the segment's end, whatever happened on the way."""
+        segment = self.segment
+        builder = Builder(segment, self.picture, self.batch_frames)
+        tally: Ranked | Counted
+        if self.index.numbering == "pts":
+            tally = Ranked(self.index, self.cut, self.selected)
+        else:
+            tally = Counted(self.index, self.selection)
+        scaler = Scaler(self.picture, self.index.orientation)
+        error: str | None = None
+        retry = False
+        if tally.asks_for_any:
+            try:
+                for frame in reader.frames(self.index, self.cut, self.source):
+                    if isinstance(frame, av.error.FFmpegError):
+                        retry |= is_io_error(frame)
+                        error = reason(frame, self.index.path) if retry else error
+                        tally.error()
+                        continue
+                    number, time_s = tally.place(frame)
+                    if number >= 0:
+                        scaler.draw(frame, builder.row(number, time_s))
+                        if builder.is_full:
+                            yield builder.take(self._utc_offset_s(tally))
+            except (SourceError, av.error.FFmpegError, OSError) as failure:
+                reader.close()
+                retry, error = True, str(failure)
+            except (ValueError, MemoryError) as failure:  # a picture that swscale refuses
+                reader.close()
+                error = f"{self.index.path}: frame {tally.next_number}: cannot be converted: {failure}"
+        if self.cut.is_last and self.index.io_error is not None:
+            retry, error = True, f"{self.index.path}: {self.index.io_error}"
+        if self.cut.is_last and self.index.truncated is not None and error is None:
+            error = f"{self.index.path}: {self.index.truncated}"
+        counts, lost = tally.counts(unread=self.index.unread if self.cut.is_last else 0)
+        yield builder.take(self._utc_offset_s(tally), SegmentEnd(segment, counts, lost, error, retry))
+
+    def _utc_offset_s(self, tally: Ranked | Counted) -> float | None:
+        """What to add to a presentation time to get the UTC time of capture."""
+        return None if self.start_utc_s is None else self.start_utc_s - tally.file_start_s

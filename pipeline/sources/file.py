@@ -1,0 +1,160 @@
+"""Video files as a source: one file, cut into segments that any worker can decode."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import Literal
+from zoneinfo import ZoneInfo
+
+import numpy as np
+
+from pipeline.batch import FrameBatch, Segment, SegmentEnd
+from pipeline.errors import SourceError
+from pipeline.sources.cuts import cut_file, whole_file
+from pipeline.sources.decode import SegmentTask
+from pipeline.sources.index import TIMELESS_DEMUXERS, Index, index_file
+from pipeline.sources.reader import Reader
+from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.selection import Selection
+
+__all__ = ["FileSource", "NamePattern", "Refusal", "Start"]
+
+
+@dataclass(frozen=True, slots=True)
+class NamePattern:
+    """The wall-clock time of a file's first frame stands in its name, as `strptime` directives describe it."""
+
+    pattern: str
+    tz: str = "UTC"
+
+
+Start = Literal["creation_time", "mtime"] | NamePattern | datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Stands for the segments of a file that cannot be read at all."""
+
+    source: str
+    error: str
+    retry: bool
+    bundle: tuple[str, ...] = ()
+    slot: int = 0
+
+    def frames(self, reader: Reader) -> Iterator[FrameBatch]:
+        segment = Segment(self.source, bundle=self.bundle, slot=self.slot)
+        yield FrameBatch.tick(segment, end=SegmentEnd(segment, error=self.error, retry=self.retry))
+
+
+class FileSource:
+    """The frames of one video file.
+
+    Iterating decodes it segment by segment in the calling thread. A run gives the segments of all its files to a pool
+    of decoders instead.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        name: str,
+        picture: PictureFormat,
+        batch_frames: int = 256,
+        selection: Selection | None = None,
+        segment_frames: int = 4096,
+        start: Start = None,
+    ) -> None:
+        if batch_frames < 1 or segment_frames < 1:
+            raise ValueError(f"batch_frames and segment_frames must be positive, got {batch_frames}, {segment_frames}")
+        self.path = path
+        self.name = name
+        self._picture = picture
+        self._batch_frames = batch_frames
+        self._selection = selection or Selection()
+        self._segment_frames = segment_frames
+        self._start = start
+
+    def __iter__(self) -> Iterator[FrameBatch]:
+        with Reader() as reader:
+            for task in self.segments():
+                yield from task.frames(reader)
+
+    def segments(self, *, whole: bool = False) -> Iterator[SegmentTask | Refusal]:
+        """Indexes the file and cuts it, unless it is to be decoded whole.
+
+        A file that cannot be read gives one Refusal, never an exception.
+        """
+        try:
+            yield from self._tasks(index_file(self.path, self.name), whole)
+        except SourceError as error:
+            yield Refusal(self.name, str(error), retry=isinstance(error.__cause__, OSError))
+
+    def _tasks(self, index: Index, whole: bool) -> list[SegmentTask]:
+        if index.frames == 0 and index.unread == 0:
+            raise SourceError(self.name, f"{self.path}: holds a video stream without a single frame")
+        if index.numbering == "pts":
+            selected = self._selection.mask(index.seconds(index.shown))
+        elif self._selection.needs_times and index.counted_rate is None and index.demuxer in TIMELESS_DEMUXERS:
+            raise SourceError(
+                self.name, f"{self.path}: stores neither times nor a frame rate; select frames with `every` instead"
+            )
+        else:
+            selected = np.empty(0, np.bool_)
+        start_utc_s = _start_utc_s(self._start, index, self.name)
+        return [
+            SegmentTask(
+                source=self.name,
+                index=index,
+                cut=cut,
+                selected=selected,
+                selection=self._selection,
+                picture=self._picture,
+                batch_frames=self._batch_frames,
+                start_utc_s=start_utc_s,
+            )
+            for cut in (whole_file(index) if whole else cut_file(index, segment_frames=self._segment_frames))
+        ]
+
+
+def _start_utc_s(start: Start, index: Index, source: str) -> float | None:
+    """UTC time of the first frame, in seconds since 1970."""
+    if start is None:
+        return None
+    if isinstance(start, datetime):
+        return _as_utc_s(start, UTC)
+    if start == "mtime":  # a recorder closes its file at the end
+        times = index.seconds(index.shown[[0, -1]]) if len(index.shown) else np.zeros(2)
+        return index.path.stat().st_mtime - float(times[1] - times[0])
+    if start == "creation_time":
+        if index.creation_time is None:
+            raise SourceError(source, f"{index.path}: its header has no creation_time; use another `start`")
+        return _as_utc_s(datetime.fromisoformat(index.creation_time), UTC)
+    match = re.search(_as_regex(start.pattern), index.path.name)
+    if match is None:
+        raise SourceError(source, f"{index.path}: its name must hold a time like `{start.pattern}`; change `start`")
+    return _as_utc_s(datetime.strptime(match[0], start.pattern), ZoneInfo(start.tz))
+
+
+def _as_utc_s(time: datetime, tz: tzinfo) -> float:
+    return (time if time.tzinfo else time.replace(tzinfo=tz)).timestamp()
+
+
+_DIRECTIVES = {
+    "Y": r"\d{4}",
+    "j": r"\d{3}",
+    "f": r"\d{1,6}",
+    "b": "[^\\W\\d]+",
+    "B": "[^\\W\\d]+",
+    "s": r"\d+",
+    "z": r"[+-]\d\d:?\d\d|Z",
+}
+
+
+def _as_regex(pattern: str) -> str:
+    """A regular expression for what `strptime` reads by this pattern; numbers have two digits unless listed above."""
+    parts = re.split(r"%(.)", pattern)
+    return "".join(_DIRECTIVES.get(part, r"\d{2}") if at % 2 else re.escape(part) for at, part in enumerate(parts))

@@ -1,0 +1,175 @@
+"""Numbering the frames that come out of a decoder, keeping count of them, and filling them into batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.batch import Counts, FrameBatch, Lost, Pixels, Segment, SegmentEnd
+from pipeline.sources.cuts import Cut
+from pipeline.sources.index import TIMELESS_DEMUXERS, Index
+from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.selection import Selection
+
+__all__ = ["Builder", "Counted", "Ranked"]
+
+
+class Ranked:
+    """Numbers frames by the rank of their time stamp in the index, and notes which came."""
+
+    def __init__(self, index: Index, cut: Cut, selected: npt.NDArray[np.bool_]) -> None:
+        self._first = cut.first_frame
+        self._pts = index.shown[cut.first_frame : cut.last_frame]
+        self._times = index.seconds(self._pts)
+        self.file_start_s = float(index.seconds(index.shown[:1])[0])
+        self._selected = selected[cut.first_frame : cut.last_frame]
+        self._came = np.zeros(len(self._pts), np.bool_)
+        self._damaged = 0
+        self._next = 0
+        self.asks_for_any = bool(self._selected.any())
+
+    @property
+    def next_number(self) -> int:
+        return self._first + self._next
+
+    def place(self, frame: av.VideoFrame) -> tuple[int, float]:
+        """The frame's number, or -1 if it is not asked for; and its time in seconds."""
+        pts = frame.pts
+        at = self._next
+        if at >= len(self._pts) or self._pts[at] != pts:
+            # A frame is missing before it, or it belongs to a neighbour (a leading picture of the entry).
+            at = len(self._pts) if pts is None else int(np.searchsorted(self._pts, pts))
+            if at >= len(self._pts) or self._pts[at] != pts or self._came[at]:
+                return -1, math.nan
+        self._came[at] = True
+        self._next = at + 1
+        if not self._selected[at]:
+            return -1, math.nan
+        self._damaged += frame.is_corrupt
+        return self._first + at, float(self._times[at])
+
+    def error(self) -> None:
+        """A packet gave no picture: its frame will be missing among those that came."""
+
+    def counts(self, *, unread: int) -> tuple[Counts, tuple[Lost, ...]]:
+        if not self.asks_for_any:
+            self._came[:] = True
+        missing = self._selected & ~self._came
+        skipped = int(np.count_nonzero(~self._selected))
+        corrupt = int(np.count_nonzero(missing))
+        lost = _ranges(np.flatnonzero(missing) + self._first, "corrupt")
+        if unread:
+            first = self._first + len(self._pts)
+            lost = (*lost, Lost(first, first + unread - 1, "unread"))
+        counts = Counts(
+            indexed=len(self._pts) + unread,
+            skipped=skipped,
+            corrupt=corrupt,
+            unread=unread,
+            decoded=len(self._pts) - skipped - corrupt,
+            damaged=self._damaged,
+        )
+        return counts, lost
+
+
+class Counted:
+    """Numbers frames as they come out of the decoder; a packet that gave none takes a number too."""
+
+    asks_for_any = True
+
+    def __init__(self, index: Index, selection: Selection) -> None:
+        rate = index.counted_rate
+        self._frame_s = None if not rate else float(1 / rate)
+        self._time_base = float(index.time_base)
+        self._has_times = index.demuxer not in TIMELESS_DEMUXERS
+        self._choose: Callable[[int, float], bool] | None = None if selection.takes_all else selection.chooser()
+        self._corrupt: list[int] = []
+        self._skipped = self._decoded = self._damaged = 0
+        self.next_number = 0
+        self.file_start_s = math.nan
+
+    def place(self, frame: av.VideoFrame) -> tuple[int, float]:
+        number = self.next_number
+        self.next_number += 1
+        time_s = math.nan
+        if self._frame_s is not None:
+            time_s = number * self._frame_s
+        elif self._has_times and frame.pts is not None:
+            time_s = frame.pts * self._time_base
+        if math.isnan(self.file_start_s):
+            self.file_start_s = time_s
+        if self._choose is not None and not self._choose(number, time_s):
+            self._skipped += 1
+            return -1, time_s
+        self._decoded += 1
+        self._damaged += frame.is_corrupt
+        return number, time_s
+
+    def error(self) -> None:
+        self._corrupt.append(self.next_number)
+        self.next_number += 1
+
+    def counts(self, *, unread: int) -> tuple[Counts, tuple[Lost, ...]]:
+        lost = _ranges(np.array(self._corrupt, np.int64), "corrupt")
+        if unread:
+            lost = (*lost, Lost(self.next_number, self.next_number + unread - 1, "unread"))
+        counts = Counts(
+            indexed=self.next_number + unread,
+            skipped=self._skipped,
+            corrupt=len(self._corrupt),
+            unread=unread,
+            decoded=self._decoded,
+            damaged=self._damaged,
+        )
+        return counts, lost
+
+
+def _ranges(numbers: npt.NDArray[np.int64], why: str) -> tuple[Lost, ...]:
+    """Ascending frame numbers as ranges."""
+    if not len(numbers):
+        return ()
+    breaks = np.flatnonzero(np.diff(numbers) > 1)
+    firsts = numbers[np.concatenate(([0], breaks + 1))]
+    lasts = numbers[np.concatenate((breaks, [len(numbers) - 1]))]
+    return tuple(Lost(int(first), int(last), why) for first, last in zip(firsts, lasts, strict=True))
+
+
+class Builder:
+    """Fills batches row by row, so that a picture is written once, where it stays."""
+
+    def __init__(self, segment: Segment, picture: PictureFormat, batch_frames: int) -> None:
+        self._segment = segment
+        self._shape = (batch_frames, picture.height, picture.width, 3)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._frames = np.empty(self._shape, np.uint8)
+        self._index = np.empty(self._shape[0], np.int64)
+        self._pts_s = np.empty(self._shape[0], np.float64)
+        self._n = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self._n == self._shape[0]
+
+    def row(self, number: int, time_s: float) -> Pixels:
+        """Room for the next picture."""
+        n = self._n
+        self._n += 1
+        self._index[n] = number
+        self._pts_s[n] = time_s
+        row: Pixels = self._frames[n]
+        return row
+
+    def take(self, utc_offset_s: float | None, end: SegmentEnd | None = None) -> FrameBatch:
+        """What was filled so far, as a batch; the next row begins another."""
+        n = self._n
+        pts_s = self._pts_s[:n]
+        captured_s = None if utc_offset_s is None else pts_s + utc_offset_s
+        batch = FrameBatch(self._segment, self._frames[:n], self._index[:n], pts_s, captured_s, end)
+        self._begin()
+        return batch

@@ -1,0 +1,217 @@
+"""Every frame of every kind of file, with its own number and time, cut in one segment or many."""
+
+import shutil
+import zlib
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.sources.cuts import cut_file
+from pipeline.sources.file import FileSource, NamePattern
+from pipeline.sources.index import index_file
+from pipeline.sources.pool import decode, segments
+from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.selection import Selection
+from pipeline.testing import check_source
+from tests.clips import KINDS, clip, read, write_clip
+
+PICTURE = PictureFormat(40, 32)
+FRAMES = 60
+
+# One segment, whatever is asked for: their frames cannot be found again after a seek.
+UNCUT = {"h264-bframes.avi", "h264-raw.h264", "mpeg4-bframes.avi", "mpeg2.mpg"}
+CUT = sorted(set(KINDS) - UNCUT)
+
+
+def source(path, **options):
+    return FileSource(Path(path), **{"name": "clip", "picture": PICTURE, "batch_frames": 16} | options)
+
+
+def decoded(batches):
+    """Rows (number, time, picture checksum) in order of frame, and the ends in order of segment."""
+    rows, ends = [], []
+    for batch in batches:
+        rows += [
+            (int(n), float(t), zlib.crc32(picture))
+            for n, t, picture in zip(batch.index, batch.pts_s, batch.frames, strict=True)
+        ]
+        ends += [batch.end] if batch.end else []
+    return sorted(rows), sorted(ends, key=lambda end: end.segment.number)
+
+
+def one_pass(path):
+    """Times of all frames by a plain decode, without anything of ours."""
+    with av.open(str(path)) as container:
+        return [frame.time for frame in container.decode(video=0)]
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_each_frame_has_its_own_number(kind):
+    batches = list(source(clip(kind, FRAMES), segment_frames=1))
+    numbers = np.concatenate([batch.index for batch in batches])
+    shown, _ = read(np.concatenate([batch.frames for batch in batches]))
+    assert shown.tolist() == numbers.tolist()
+    assert sorted(numbers.tolist()) == list(range(FRAMES))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_many_segments_give_the_pixels_and_times_of_one(kind):
+    path = clip(kind, FRAMES)
+    whole, _ = decoded(source(path))
+    cut, ends = decoded(source(path, segment_frames=1))
+    assert cut == whole
+    assert (len(ends) == 1) if kind in UNCUT else (len(ends) > 3)
+    assert sum(end.counts.decoded for end in ends) == FRAMES
+    assert [end.segment.first_frame for end in ends] == np.cumsum(
+        [0, *(end.counts.indexed for end in ends[:-1])]
+    ).tolist()
+
+
+@pytest.mark.parametrize("kind", sorted(set(KINDS) - {"h264-bframes.avi", "mpeg4-bframes.avi", "h264-raw.h264"}))
+def test_times_are_those_of_the_container(kind):
+    path = clip(kind, FRAMES)
+    rows, _ = decoded(source(path, segment_frames=1))
+    assert [t for _, t, _ in rows] == pytest.approx(one_pass(path))
+
+
+def test_containers_without_times_get_them_from_the_rate():
+    rows, _ = decoded(source(clip("mpeg4-bframes.avi", FRAMES)))
+    assert [t for _, t, _ in rows] == pytest.approx([n / 25 for n in range(FRAMES)])
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_any_number_of_workers_decodes_the_same(workers):
+    files = [source(clip(kind, FRAMES), name=kind, segment_frames=1) for kind in CUT[:6]]
+    by_source = {}
+    for batch in decode(segments(files), workers=workers):
+        by_source.setdefault(batch.source, []).append(batch)
+    for file in files:
+        assert decoded(by_source[file.name])[0] == decoded(file)[0]
+
+
+@pytest.mark.parametrize("kind", ["h264-bframes-opengop.mkv", "mpeg4-bframes.avi", "mjpeg.avi"])
+def test_file_source_keeps_the_contract_of_a_source(kind):
+    check_source(source(clip(kind, FRAMES), segment_frames=1))
+
+
+def test_batches_are_full_but_for_the_last_of_a_segment():
+    lengths = [len(batch) for batch in source(clip("h264-closed.mp4", FRAMES))]
+    assert lengths == [16, 16, 16, 12]
+
+
+def test_nothing_is_cut_where_pictures_are_built_up_over_many_frames(tmp_path):
+    options = {"x264-params": "intra-refresh=1:keyint=12:scenecut=0"}
+    path = write_clip(tmp_path / "refresh.mkv", range(FRAMES), options=options, bframes=0)
+    index = index_file(path, "clip")
+    assert index.keys > 1
+    assert len(cut_file(index, segment_frames=1)) == 1
+    assert [n for n, _, _ in decoded(source(path))[0]] == list(range(FRAMES))
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        (Selection(every=7), list(range(0, FRAMES, 7))),
+        (Selection(limit=5), [0, 1, 2, 3, 4]),
+        (Selection(every=2, limit=3), [0, 2, 4]),
+        (Selection(from_s=1.0, to_s=1.2), [25, 26, 27, 28, 29]),
+        (Selection(fps=5), list(range(0, FRAMES, 5))),
+        (
+            Selection(fps=10),
+            [0, 3, 5, 8, 10, 13, 15, 18, 20, 23, 25, 28, 30, 33, 35, 38, 40, 43, 45, 48, 50, 53, 55, 58],
+        ),
+        (Selection(fps=100), list(range(FRAMES))),
+        (Selection(from_s=99), []),
+    ],
+)
+@pytest.mark.parametrize("kind", ["h264-late-start.ts", "mpeg4-bframes.avi"])
+def test_selection_counts_what_it_skips(kind, selection, expected):
+    rows, ends = decoded(source(clip(kind, FRAMES), selection=selection, segment_frames=1))
+    assert [n for n, _, _ in rows] == expected
+    assert sum(end.counts.indexed for end in ends) == FRAMES
+    assert sum(end.counts.skipped for end in ends) == FRAMES - len(expected)
+
+
+def test_a_frame_rate_asked_of_uneven_times_follows_the_times():
+    path = clip("h264-variable-rate.mp4", FRAMES)
+    times = np.array(one_pass(path))
+    rows, _ = decoded(source(path, selection=Selection(fps=4)))
+    stretches = np.floor((times - times[0] + 1e-6) * 4)
+    first_of_each = np.flatnonzero(np.diff(stretches, prepend=-1) > 0)
+    assert [n for n, _, _ in rows] == first_of_each.tolist()
+
+
+def test_the_rotation_flag_turns_the_pictures_as_players_do():
+    flagged = source("tests/data/odd/h264-rotated-flag.mp4", picture=PictureFormat(384, 216))
+    plain = source("tests/data/odd/h264-faststart.mp4", picture=PictureFormat(216, 384))
+    turned = np.concatenate([batch.frames for batch in flagged])
+    upright = np.concatenate([batch.frames for batch in plain])
+    np.testing.assert_array_equal(turned, np.rot90(upright, k=-1, axes=(1, 2)))  # clockwise
+
+
+def test_letterbox_keeps_the_proportions_between_black_bars():
+    (batch,) = source(clip("h264-closed.mp4", 1), picture=PictureFormat(96, 96, fit="letterbox"))
+    assert not batch.frames[0, :8].any()
+    assert not batch.frames[0, 88:].any()
+    shown, _ = read(batch.frames[:, 8:88])  # 96 x 80 within 96 x 96
+    assert shown.tolist() == [0]
+
+
+def test_start_gives_wall_clock_times(tmp_path):
+    path = tmp_path / "gate_20260301_235959.ts"
+    shutil.copy(clip("h264-late-start.ts", FRAMES), path)
+    batches = list(source(path, start=NamePattern("%Y%m%d_%H%M%S", tz="Europe/Berlin")))
+    captured = np.concatenate([batch.captured_s for batch in batches])
+    assert captured[0] == 1772405999.0  # 22:59:59 UTC
+    np.testing.assert_allclose(np.diff(captured), 0.04, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("empty.mp4", "it is empty"),
+        ("not-a-video.mp4", "in no known video format"),
+        ("broken-no-index.mp4", "moov atom not found"),
+        ("sound-only.mp4", "holds no video stream (found: audio)"),
+        ("is-not-there.mp4", "No such file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_ends_with_an_error_that_names_it(name, error):
+    (batch,) = source(f"tests/data/odd/{name}")
+    assert len(batch) == 0
+    assert name in batch.end.error
+    assert error in batch.end.error
+
+
+def test_a_hole_in_the_data_is_named_and_later_frames_keep_their_numbers():
+    rows, (end,) = decoded(source("tests/data/odd/broken-hole.mp4"))
+    plain = dict(zip(range(96), decoded(source("tests/data/odd/h264-faststart.mp4"))[0], strict=True))
+    assert len(rows) >= 85
+    assert end.counts.decoded + end.counts.corrupt == 96
+    missing = {n for lost in end.lost for n in range(lost.first, lost.last + 1)}
+    assert {n for n, _, _ in rows} | missing == set(range(96))
+    assert all(plain[n][1] == t for n, t, _ in rows)
+
+
+def test_a_missing_end_is_named():
+    rows, (end,) = decoded(source("tests/data/odd/broken-cut.mp4"))
+    assert len(rows) == 41
+    assert (end.counts.indexed, end.counts.unread) == (96, 54)
+    assert "its end is missing" in end.error
+    rows, (end,) = decoded(source("tests/data/odd/broken-cut.mkv"))
+    assert len(rows) == 38
+    assert "its end is missing" in end.error
+    assert not end.retry
+
+
+def test_pictures_that_change_size_are_all_there():
+    rows, (end,) = decoded(source("tests/data/odd/size-change.ts"))
+    assert len(rows) == end.counts.decoded == 80
+
+
+def test_sound_that_lasts_longer_than_the_picture_is_no_damage():
+    _, (end,) = decoded(source("tests/data/odd/h264-with-sound.mp4"))
+    assert end.error is None
+    assert end.counts.decoded == 48
