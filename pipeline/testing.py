@@ -109,6 +109,8 @@ class MeanEngine:
 
 def numbers_in(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
     """The frame numbers that `MeanEngine` saw in `numbered_batches`."""
+    if not len(scores):
+        return np.empty(0, np.int64)
     numbers: npt.NDArray[np.int64] = np.rint(scores[:, 0] + 256 * scores[:, 1]).astype(np.int64)
     return numbers
 

@@ -1,0 +1,183 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
+from pipeline.filter import Filter, folded_filter
+from pipeline.fold import fold
+from pipeline.testing import MeanEngine, check_fold, numbered_batches, numbers_in
+from specialized.orders import WINDOW_GROUPS
+
+ALONG = ("consecutive", "strided", "shuffled")
+
+
+def label(batches, f, order, *, groups=4, keep=(), filters=1):
+    """Labels batches with engines that read the frame number back; the labelled batches and the engines."""
+    engines = [MeanEngine(groups) for _ in range(filters)]
+    named = [Filter(f"mean{k}", engine, keep) for k, engine in enumerate(engines)]
+    return list(folded_filter(named)(fold(f, order)(iter(batches)))), engines
+
+
+def interleaved(segments, choices):
+    """The batches of several segments in an order made from a list of choices; each segment keeps its own order."""
+    queues = [list(batches) for batches in segments if batches]
+    mixed = []
+    while queues:
+        queue = queues[(choices.pop() if choices else 0) % len(queues)]
+        mixed.append(queue.pop(0))
+        queues = [queue for queue in queues if queue]
+    return mixed
+
+
+lengths = st.lists(st.integers(0, 9), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    f=st.integers(1, 8),
+    order=st.sampled_from(ALONG),
+    segments=st.lists(lengths, min_size=1, max_size=4),
+    choices=st.lists(st.integers(0, 3), max_size=30),
+    groups=st.integers(1, 7),
+    filters=st.integers(1, 3),
+)
+def test_every_label_is_its_own_frames(f, order, segments, choices, groups, filters):
+    parts = [numbered_batches(f"s{k}", n, segment=k, first_frame=100 * k) for k, n in enumerate(segments)]
+    batches = interleaved(parts, choices)
+    check_fold(fold(f, order), batches)
+    labelled, _ = label(batches, f, order, groups=groups, filters=filters)
+    for filter in range(filters):
+        for k, n in enumerate(segments):
+            own = [batch for batch in labelled if batch.source == f"s{k}" and batch.filter == f"mean{filter}"]
+            numbers = [int(i) for batch in own for i in batch.index]
+            assert numbers == list(range(100 * k, 100 * k + sum(n)))
+            assert [int(i) for batch in own for i in numbers_in(batch.scores)] == numbers
+    ends = [batch.end for batch in labelled if batch.end]
+    assert len(ends) == len(segments)
+    for end in ends:
+        assert end.counts.imbalance() is None
+        assert end.filters == dict.fromkeys((f"mean{k}" for k in range(filters)), end.counts.decoded)
+
+
+def test_consecutive_groups_are_a_view_of_the_decoded_memory():
+    (batch,) = numbered_batches("a", [12])
+    (folded,) = fold(4, "consecutive")(iter([batch]))
+    assert np.shares_memory(folded.frames, batch.frames)
+    assert folded.frames.shape == (3, 4, 2, 3, 3)
+
+
+def test_tail_is_padded_and_pad_scores_are_dropped():
+    labelled, (engine,) = label(numbered_batches("a", [10]), 4, "consecutive")
+    assert [int(n) for batch in labelled for n in numbers_in(batch.scores)] == list(range(10))
+    assert engine.passes == 1
+    (folded,) = fold(4, "consecutive")(iter(numbered_batches("a", [10])))
+    assert folded.padded == 2
+    assert folded.frames[2, :, 0, 0, 0].tolist() == [8, 9, 9, 9]  # the last picture again
+
+
+def test_a_remainder_waits_for_the_next_batch_of_its_segment():
+    folded = list(fold(4, "consecutive")(iter(numbered_batches("a", [6, 6]))))
+    assert [len(batch.frames) for batch in folded] == [1, 2]
+    assert all(batch.padded == 0 for batch in folded)
+
+
+def test_groups_never_span_two_segments():
+    batches = [*numbered_batches("a", [3]), *numbered_batches("a", [3], segment=1, first_frame=3)]
+    for folded in fold(2, "consecutive")(iter(batches)):
+        assert {part.segment.number for part in folded.parts} in ({0}, {1})
+
+
+def test_strided_groups_take_one_picture_from_each_part_of_the_window():
+    (folded,) = fold(2, "strided")(iter(numbered_batches("a", [2 * WINDOW_GROUPS])))
+    assert folded.slot[:4].tolist() == [0, WINDOW_GROUPS, 1, WINDOW_GROUPS + 1]
+
+
+def test_shuffled_groups_do_not_depend_on_how_the_pictures_arrive():
+    n = 5 * WINDOW_GROUPS
+    groups = []
+    for lengths in ([n], [7] * (n // 7) + [n % 7], [100, n - 100]):
+        seen = []
+        for folded in fold(2, "shuffled", seed=3)(iter(numbered_batches("a", lengths))):
+            numbers = folded.frames[..., 0, 0, :2].astype(int) @ [1, 256]
+            seen += numbers.tolist()
+        groups.append(seen)
+    assert groups[0] == groups[1] == groups[2]
+
+
+def test_full_batches_need_one_forward_pass_each():
+    _, (engine,) = label(numbered_batches("a", [16] * 5), 4, "consecutive", groups=4)
+    assert engine.passes == 5
+
+
+def test_keep_passes_only_rows_over_its_threshold_and_counts_the_others():
+    labelled, _ = label(numbered_batches("a", [10]), 2, "consecutive", keep=((0, 7.0),))
+    (batch,) = labelled
+    assert batch.index.tolist() == [7, 8, 9]
+    assert (batch.end.counts.labelled, batch.end.counts.filtered, batch.end.counts.written) == (10, 7, 3)
+    assert batch.end.filters == {"mean0": 3}
+
+
+def bundle(lengths, *, size=(2, 3), rounds=4):
+    """Rounds of batches of a bundle: member k has lengths[k] frames."""
+    members = tuple(f"s{k}" for k in range(len(lengths)))
+    left = list(lengths)
+    over = [False] * len(lengths)
+    done = [0] * len(lengths)
+    while not all(over):
+        for k, member in enumerate(members):
+            if over[k]:
+                continue
+            n = min(left[k], rounds)
+            segment = Segment(member, bundle=members, slot=k)
+            index = np.arange(done[k], done[k] + n, dtype=np.int64)
+            frames = np.zeros((n, *size, 3), np.uint8)
+            frames[..., 0] = (index + 50 * k)[:, None, None]
+            left[k] -= n
+            done[k] += n
+            over[k] = n < rounds
+            end = SegmentEnd(segment, Counts(indexed=lengths[k], decoded=lengths[k])) if over[k] else None
+            yield FrameBatch(segment, frames, index, index / 25, end=end)
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(0, 20), min_size=1, max_size=5), more=st.integers(0, 3), rounds=st.integers(1, 6))
+def test_folding_across_streams_keeps_each_label_with_its_stream(lengths, more, rounds):
+    f = len(lengths) + more
+    batches = list(bundle(lengths, rounds=rounds))
+    check_fold(fold(f, "streams"), batches)
+    labelled, _ = label(batches, f, "streams")
+    for k, n in enumerate(lengths):
+        own = [batch for batch in labelled if batch.source == f"s{k}"]
+        assert [int(i) for batch in own for i in batch.index] == list(range(n))
+        assert [round(float(s)) for batch in own for s in batch.scores[:, 0]] == [50 * k + i for i in range(n)]
+        assert all((batch.fold_slot == k).all() for batch in own)
+    assert sum(batch.end is not None for batch in labelled) == len(lengths)
+
+
+def test_group_k_holds_the_kth_frame_of_each_stream():
+    folded = next(fold(3, "streams")(bundle([4, 2, 4])))
+    shown = folded.frames[..., 0, 0, 0].tolist()
+    assert shown[:2] == [[0, 50, 100], [1, 51, 101]]
+    assert [row[::2] for row in shown[2:]] == [[2, 102], [3, 103]]
+    assert folded.padded == 2  # the second stream has ended
+
+
+@pytest.mark.parametrize(("f", "order", "message"), [(0, "consecutive", "f must be"), (2, "sideways", "order must be")])
+def test_arguments_are_checked_before_the_first_batch(f, order, message):
+    with pytest.raises(ValueError, match=message):
+        fold(f, order)
+
+
+def test_one_batch_is_in_flight():
+    seen = []
+
+    def watched(batches):
+        for n, batch in enumerate(batches):
+            seen.append(("folded", n))
+            yield batch
+
+    stage = folded_filter([Filter("mean", MeanEngine(4))])
+    for n, _ in enumerate(stage(watched(fold(4, "consecutive")(iter(numbered_batches("a", [16] * 3)))))):
+        seen.append(("labelled", n))
+    assert seen == [("folded", 0), ("folded", 1), ("labelled", 0), ("folded", 2), ("labelled", 1), ("labelled", 2)]
