@@ -1,4 +1,10 @@
+import csv
+import json
 import resource
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +12,13 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
-from pipeline.errors import SinkError
+from pipeline.errors import ConfigError, SinkError
 from pipeline.rows import Labelling, labelling_of, schema
-from pipeline.sinks import parts
+from pipeline.sinks import open_sink, parts, text
 from pipeline.sinks.parts import PartsSink, committed, part_path, read_end
 
 PERSON = Labelling("person", ("person", "none"))
@@ -202,3 +210,192 @@ def test_a_parquet_file_of_something_else_is_named(tmp_path):
     pq.write_table(pa.table({"x": [1]}), tmp_path / "x.parquet")
     with pytest.raises(SinkError, match=r"x.parquet: must be a part written by vpipe"):
         read_end(tmp_path / "x.parquet")
+
+
+def texts(tmp_path, type, path="-", *, sources=("a", "b"), folder=None):
+    return open_sink(type, folder=folder or tmp_path, sources=sources, path=path)
+
+
+def a_run_of_two_filters(folder):
+    """Source b, then a; filter `things` keeps only the even frames."""
+    for segment in (Segment("b", 0, 0), Segment("a", 1, 4), Segment("a", 0, 0)):
+        sink = PartsSink(folder, [PERSON, THINGS], identity="abc")
+        frames = np.arange(segment.first_frame, segment.first_frame + 4)
+        sink.write(labelled(segment, frames))
+        sink.write(labelled(segment, frames[frames % 2 == 0], THINGS))
+        sink.commit(SegmentEnd(segment, Counts(indexed=4, decoded=4, labelled=4, written=4)))
+
+
+@pytest.mark.parametrize("type", ["csv", "jsonl"])
+def test_a_file_holds_sources_as_given_then_frames_then_filters(tmp_path, type):
+    a_run_of_two_filters(tmp_path)
+    sink = texts(tmp_path, type, tmp_path / "out" / "x.txt")
+    sink.commit(SegmentEnd(Segment("a", 0, 0)))
+    assert not (tmp_path / "out" / "x.txt").exists()
+    sink.finish()
+    sink.close()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["x.txt"]
+    text = (tmp_path / "out" / "x.txt").read_text()
+    rows = list(csv.DictReader(text.splitlines())) if type == "csv" else list(map(json.loads, text.splitlines()))
+    got = [(row["source"], int(row["frame"]), row["filter"]) for row in rows]
+    of_four = [
+        (frame, name) for frame in range(8) for name in ("person", "things") if name == "person" or frame % 2 == 0
+    ]
+    assert got == [("a", *row) for row in of_four] + [("b", *row) for row in of_four if row[0] < 4]
+
+
+def test_csv_of_one_filter_has_a_column_per_class(tmp_path):
+    instant = np.asarray([1_700_000_000.25, np.nan])
+    rows = replace(labelled(Segment('say "a", b'), [750, 1]), captured_s=instant, pts_s=np.asarray([np.nan, 0.04]))
+    sink = PartsSink(tmp_path, [PERSON], identity="abc")
+    sink.write(rows)
+    sink.commit(ended(rows.segment, 2))
+    texts(tmp_path, "csv", tmp_path / "x.csv", sources=[rows.source]).finish()
+    header, *lines = csv.reader((tmp_path / "x.csv").read_text().splitlines())
+    assert header == ["source", "frame", "pts_s", "captured", "filter", "label", "score", "score_person", "score_none"]
+    assert lines == [
+        ['say "a", b', "750", "", "2023-11-14T22:13:20.250000Z", "person", "person", "0.75", "0.75", "0"],
+        ['say "a", b', "1", "0.04", "", "person", "person", "0.001", "0.001", "0"],
+    ]
+
+
+def test_json_lines_hold_every_score_by_its_class(tmp_path):
+    quoted = Labelling('the "best"', ("ä", 'b"', "c"), "any_of", (0.5, 0.5, 0.0))
+    segment = Segment("x\\y\n.mp4")
+    rows = replace(labelled(segment, [750], quoted), captured_s=np.asarray([0.5]))
+    sink = PartsSink(tmp_path, [quoted], identity="abc")
+    sink.write(rows)
+    sink.write(replace(labelled(segment, [1, 2], quoted), scores=np.asarray([[0, 0, -1], [np.nan, 0, 1]], np.float32)))
+    sink.commit(ended(segment, 3, [quoted]))
+    texts(tmp_path, "jsonl", tmp_path / "x.jsonl", sources=[segment.source]).finish()
+    first, second, third = map(json.loads, (tmp_path / "x.jsonl").read_text().splitlines())
+    assert first == {
+        "source": "x\\y\n.mp4",
+        "frame": 750,
+        "pts_s": 30.0,
+        "captured": "1970-01-01T00:00:00.500000Z",
+        "filter": 'the "best"',
+        "label": "ä",
+        "labels": ["ä", "c"],
+        "score": 0.75,
+        "scores": {"ä": 0.75, 'b"': 0.0, "c": 0.0},
+    }
+    assert (second["captured"], second["label"], second["labels"]) == (None, None, [])
+    assert third["scores"] == {"ä": None, 'b"': 0.0, "c": 1.0}  # JSON knows no NaN
+
+
+def test_standard_output_gets_each_segment_at_its_commit_and_one_header(tmp_path, capfdbinary):
+    commit(tmp_path, Segment("a", 0, 0), 2)
+    commit(tmp_path, Segment("a", 1, 2), 1)
+    sink = texts(tmp_path, "csv")
+    sink.commit(ended(Segment("a", 0, 0), 2))
+    assert len(capfdbinary.readouterr().out.splitlines()) == 3
+    sink.commit(ended(Segment("a", 7, 2), 1, retry=True))
+    assert capfdbinary.readouterr().out == b""
+    sink.commit(ended(Segment("a", 1, 2), 1))
+    sink.finish()
+    sink.close()
+    assert capfdbinary.readouterr().out.startswith(b'"a",2,0.08,,"person"')
+
+
+def test_a_reader_that_leaves_is_an_error_in_one_line():
+    code = """
+import sys
+from pathlib import Path
+from pipeline.batch import SegmentEnd
+from pipeline.errors import SinkError
+from pipeline.sinks import open_sink
+from pipeline.sinks.parts import committed
+
+folder = Path(sys.argv[1])
+sink = open_sink("csv", folder=folder, sources=["a"], path="-")
+try:
+    for end in committed(folder):
+        sink.commit(end)
+except SinkError as exc:
+    sys.exit(str(exc))
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        commit(Path(folder), Segment("a"), 20_000)
+        run = subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        run.stdout.close()
+        assert run.stderr.read().decode().splitlines() == [
+            "standard output: must be read to its end, got a reader that left; read all, or use a path"
+        ]
+        run.stderr.close()
+        assert run.wait() == 1
+
+
+def test_a_path_that_cannot_be_written_is_known_at_the_first_commit(tmp_path):
+    (tmp_path / "file").write_text("")
+    sink = texts(tmp_path, "csv", tmp_path / "file" / "x.csv")
+    with pytest.raises(SinkError, match=r"file/x\.csv: must be writable"):
+        sink.commit(SegmentEnd(Segment("a")))
+    with pytest.raises(SinkError, match="must be a file"):
+        texts(tmp_path, "csv", "/dev/null").commit(SegmentEnd(Segment("a")))
+
+
+def test_a_run_that_did_not_finish_leaves_an_earlier_file_as_it_was(tmp_path):
+    (tmp_path / "x.csv").write_text("old")
+    commit(tmp_path, Segment("a"), 2)
+    sink = texts(tmp_path, "csv", tmp_path / "x.csv")
+    sink.commit(ended(Segment("a"), 2))
+    sink.close()
+    assert (tmp_path / "x.csv").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["frames", "x.csv"]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 30), max_size=20).map(sorted), min_size=1, max_size=4),
+    st.integers(1, 6),
+)
+def test_streams_merge_by_frame_and_keep_the_order_of_their_rows(streams, size):
+    def tables(which, frames):
+        for i in range(0, len(frames), size):
+            chunk = frames[i : i + size]
+            yield pa.table({"frame": chunk, "stream": [which] * len(chunk), "row": list(range(i, i + len(chunk)))})
+
+    merged = list(text._by_frame([tables(which, frames) for which, frames in enumerate(streams)]))
+    got = [(row["frame"], row["stream"], row["row"]) for table in merged for row in table.to_pylist()]
+    assert [frame for frame, _, _ in got] == sorted(frame for frames in streams for frame in frames)
+    for which, frames in enumerate(streams):
+        assert [(frame, row) for frame, stream, row in got if stream == which] == [(f, i) for i, f in enumerate(frames)]
+
+
+def test_a_callback_gets_the_table_of_each_filter_of_a_committed_segment(tmp_path):
+    a_run_of_two_filters(tmp_path)
+    got = []
+    sink = open_sink("callback", folder=tmp_path, sources=["a"], call=got.append)
+    end = SegmentEnd(Segment("a", 0, 0), filters={"person": 4, "things": 2})
+    sink.commit(replace(end, retry=True))
+    sink.commit(end)
+    sink.close()
+    assert [labelling_of(table.schema.metadata) for table in got] == [PERSON, THINGS]
+    assert [table["frame"].to_pylist() for table in got] == [[0, 1, 2, 3], [0, 2]]
+
+
+def test_a_callback_that_raises_is_named_with_the_segment(tmp_path):
+    commit(tmp_path, Segment("a", 1, 40), 2)
+    sink = open_sink("callback", folder=tmp_path, sources=["a"], call="json:loads")
+    with pytest.raises(
+        SinkError, match=r"callback json:loads: must take .* got TypeError: .* at a from frame 40; mend"
+    ):
+        sink.commit(ended(Segment("a", 1, 40), 2))
+
+
+@pytest.mark.parametrize(
+    ("type", "options", "message"),
+    [
+        ("cvs", {}, r"sink 'cvs': must be one of csv, jsonl, callback, or package\.module:Name"),
+        ("csv", {}, r"sink 'csv': must be given its own options, got missing .*'path'"),
+        ("csv", {"path": "x", "sep": ";"}, r"sink 'csv': .*'sep'"),
+        ("nowhere:Sink", {}, r"nowhere:Sink: must be importable, got ModuleNotFoundError"),
+        ("json:Sink", {}, r"json:Sink: must be importable, got AttributeError"),
+        ("json:__name__", {}, r"json:__name__: must be a class or function, got 'json'"),
+        ("pathlib:PurePath", {}, r"sink 'pathlib:PurePath': must be a pipeline\.contracts\.Sink"),
+        ("callback", {"call": "nowhere:f"}, r"nowhere:f: must be importable"),
+    ],
+)
+def test_a_sink_that_cannot_be_opened_is_named(tmp_path, type, options, message):
+    with pytest.raises(ConfigError, match=message):
+        open_sink(type, folder=tmp_path, sources=["a"], **options)

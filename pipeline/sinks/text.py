@@ -1,0 +1,241 @@
+"""csv and JSON lines, made from the committed parts.
+
+csv has one row per picture and filter, with the columns
+
+    source, frame, pts_s, captured, filter, label, score
+
+and, where the run has a single filter, `score_<class>` for each of its classes. JSON lines have the same fields, the
+scores of every filter as one object by class, and `labels` where the task is any_of:
+
+    {"source":"lobby","frame":7,"pts_s":0.28,"captured":null,"filter":"person","label":"person","score":0.97,
+     "scores":{"person":0.97,"none":0.03}}
+
+(on one line). `captured` is ISO 8601 in UTC; what is not known is empty in csv and null in JSON.
+
+`path: "-"` is the standard output: each segment at its commit, each source in the order of its frames. Any other path
+is a file that appears when the run has finished, in the order of the sources given, then frames, then filters: also
+rows that an earlier, interrupted run committed are in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from pipeline.batch import FrameBatch, SegmentEnd
+from pipeline.contracts import Sink
+from pipeline.errors import SinkError
+from pipeline.rows import Labelling, labelling_of
+from pipeline.runs import WholeFile, make_folder
+from pipeline.sinks.parts import committed, disk_errors, open_part, part_path
+
+__all__ = ["CsvSink", "JsonlSink"]
+
+ROWS = 1 << 15  # rendered at once
+
+STDOUT = 1
+
+
+class TextSink(Sink):
+    """Renders parts as lines of text. It never sees uncommitted rows: it reads back what the run's parts hold.
+
+    Args:
+        path: A file, or "-" for the standard output.
+        folder: The run's folder.
+        sources: Names of the sources, in the order in which a file holds them.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, folder: Path, sources: Sequence[str]) -> None:
+        self._path = None if path == "-" else Path(path)
+        self._folder = folder
+        self._sources = tuple(sources)
+        self._file: WholeFile | None = None
+        self._begun = False
+
+    def write(self, batch: FrameBatch) -> None:
+        """Nothing to do: what counts is what gets committed."""
+
+    def commit(self, end: SegmentEnd) -> None:
+        if self._path is not None:
+            self._open(self._path)  # now, so that a path that cannot be written is known early
+        elif not end.retry:
+            for data in self._render(end):
+                _to_stdout(data)
+
+    def finish(self) -> None:
+        """Writes the file. To be called before `close` when the run came to its own end.
+
+        Raises:
+            SinkError: the file cannot be written.
+        """
+        if self._path is None:
+            return
+        file = self._open(self._path)
+        with disk_errors(self._path):
+            for source in self._sources:
+                for end in committed(self._folder, source):
+                    for data in self._render(end):
+                        file.file.write(data)
+            file.commit()
+        self._file = None
+
+    def close(self) -> None:
+        if self._file is not None and self._path is not None:
+            with disk_errors(self._path):
+                self._file.discard()
+
+    def _open(self, path: Path) -> WholeFile:
+        if self._file is None:
+            if path.exists() and not path.is_file():
+                raise SinkError(f"{path}: must be a file, got something else; choose another path, or '-'")
+            with disk_errors(path):
+                make_folder(path.parent)
+                self._file = WholeFile(path)
+        return self._file
+
+    def _render(self, end: SegmentEnd) -> Iterator[pa.Buffer]:
+        paths = [part_path(self._folder, name, end.segment) for name in end.filters]
+        for lines in _by_frame([_tables(path, self.lines, alone=len(paths) == 1) for path in paths]):
+            yield self.text(lines, first=not self._begun)
+            self._begun = True
+
+    @abstractmethod
+    def lines(self, rows: pa.RecordBatch, labelling: Labelling, *, alone: bool) -> pa.Table:
+        """What becomes lines, with the column `frame`; the same columns for every filter unless it is alone."""
+
+    @abstractmethod
+    def text(self, lines: pa.Table, *, first: bool) -> pa.Buffer:
+        """The bytes of these lines."""
+
+
+class CsvSink(TextSink):
+    """Comma-separated values, see the module."""
+
+    def lines(self, rows: pa.RecordBatch, labelling: Labelling, *, alone: bool) -> pa.Table:
+        columns = {
+            "source": rows["source"],
+            "frame": rows["frame"],
+            "pts_s": rows["pts_s"],
+            "captured": _iso(rows["captured"]),
+            "filter": _constant(labelling.name, len(rows)),
+            "label": rows["label"],
+            "score": rows["score"],
+        }
+        if alone:
+            columns |= {f"score_{name}": scores for name, scores in _by_class(rows, labelling)}
+        return pa.table(columns)
+
+    def text(self, lines: pa.Table, *, first: bool) -> pa.Buffer:
+        out = pa.BufferOutputStream()
+        options = pyarrow.csv.WriteOptions(include_header=first, batch_size=8192)
+        pyarrow.csv.write_csv(lines, out, options)
+        return out.getvalue()
+
+
+class JsonlSink(TextSink):
+    """JSON lines, see the module."""
+
+    def lines(self, rows: pa.RecordBatch, labelling: Labelling, *, alone: bool) -> pa.Table:
+        texts = [
+            *('{"source":', _quoted(rows["source"])),
+            *(',"frame":', _number(rows["frame"])),
+            *(',"pts_s":', _number(rows["pts_s"])),
+            *(',"captured":', pc.binary_join_element_wise('"', _iso(rows["captured"]), '"', "")),
+            *(f',"filter":{json.dumps(labelling.name, ensure_ascii=False)},"label":', _quoted(rows["label"])),
+        ]
+        if "labels" in rows.schema.names:
+            texts += [',"labels":[', _joined(rows["labels"]), "]"]
+        texts += [',"score":', _number(rows["score"])]
+        before = ',"scores":{'
+        for name, scores in _by_class(rows, labelling):
+            texts += [f"{before}{json.dumps(name, ensure_ascii=False)}:", _number(scores)]
+            before = ","
+        line = pc.binary_join_element_wise(*texts, "}}\n", "", null_handling="replace", null_replacement="null")
+        return pa.table({"frame": rows["frame"], "line": line})
+
+    def text(self, lines: pa.Table, *, first: bool) -> pa.Buffer:
+        # The lines of an array lie one behind the other in its memory: that is the text.
+        line = lines["line"].combine_chunks()
+        _, offsets, data = line.buffers()
+        bounds = np.frombuffer(offsets, np.int32)[line.offset : line.offset + len(line) + 1]
+        return data[int(bounds[0]) : int(bounds[-1])]
+
+
+def _tables(path: Path, lines: Callable[..., pa.Table], *, alone: bool) -> Iterator[pa.Table]:
+    """The lines of one part, a few at a time, in the order of its frames."""
+    with open_part(path) as part:
+        labelling = labelling_of(part.metadata.metadata)
+        for rows in part.iter_batches(ROWS):
+            yield lines(rows, labelling, alone=alone)
+
+
+def _by_frame(streams: Sequence[Iterator[pa.Table]]) -> Iterator[pa.Table]:
+    """Merges streams that are each in the order of frames; rows of one frame stay in the order of the streams."""
+    if len(streams) == 1:
+        yield from streams[0]
+        return
+    heads = [next(stream, None) for stream in streams]
+    while any(head is not None for head in heads):
+        # Up to the frame that the shortest head ends with, all streams are known.
+        last = min(head["frame"][-1].as_py() for head in heads if head is not None)
+        known = []
+        for i, head in enumerate(heads):
+            if head is not None:
+                n = int(np.searchsorted(head["frame"].to_numpy(), last, side="right"))
+                known.append(head[:n])
+                heads[i] = head[n:] if n < len(head) else next(streams[i], None)
+        yield pa.concat_tables(known).sort_by("frame")
+
+
+def _by_class(rows: pa.RecordBatch, labelling: Labelling) -> Iterator[tuple[str, pa.Array]]:
+    scores = rows["scores"].flatten().to_numpy().reshape(len(rows), len(labelling.classes))  # (N·K,) -> (N, K)
+    for k, name in enumerate(labelling.classes):
+        yield name, pa.array(np.ascontiguousarray(scores[:, k]))
+
+
+def _iso(instants: pa.Array) -> pa.Array:
+    return pc.replace_substring(instants.cast(pa.string()), " ", "T")
+
+
+def _constant(text: str, n: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([text]))
+
+
+def _number(values: pa.Array) -> pa.Array:
+    """As in JSON, which knows no NaN."""
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_finite(values), values, None)
+    return values.cast(pa.string())
+
+
+def _quoted(names: pa.DictionaryArray) -> pa.Array:
+    """As in JSON; each distinct name is quoted once."""
+    quoted = [json.dumps(name, ensure_ascii=False) for name in names.dictionary.to_pylist()]
+    return pa.array(quoted, pa.string()).take(names.indices)
+
+
+def _joined(lists: pa.ListArray) -> pa.Array:
+    """Lists of names as the inside of JSON's."""
+    quoted = _quoted(lists.flatten().dictionary_encode())
+    return pc.binary_join(pa.ListArray.from_arrays(lists.offsets, quoted), ",")
+
+
+def _to_stdout(data: pa.Buffer) -> None:
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(STDOUT, rest) :]
+    except BrokenPipeError as exc:
+        raise SinkError(
+            "standard output: must be read to its end, got a reader that left; read all, or use a path"
+        ) from exc
+    except OSError as exc:
+        raise SinkError(f"standard output: must be writable, got {exc.strerror}; use a path") from exc
