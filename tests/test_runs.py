@@ -153,7 +153,7 @@ def test_machine_and_versions_are_known():
     assert versions()["numpy"].startswith("2.")
 
 
-def test_importing_runs_and_ledger_loads_neither_arrow_nor_torch():
+def test_importing_runs_and_sinks_loads_neither_arrow_nor_torch():
     code = "import sys, pipeline.runs, pipeline.sinks; print(sorted({'pyarrow', 'torch', 'av'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

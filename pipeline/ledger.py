@@ -1,0 +1,205 @@
+"""The ledger of a run: what became of every frame, per segment, source and in total; and the summary made from it.
+
+Nobody counts along the way: all of it is the sum of the SegmentEnds, which lie in the footers of the committed parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from pipeline.batch import Counts, SegmentEnd
+
+__all__ = ["EXIT_CODES", "Ledger", "SourceLedger", "State", "bound_by", "run_state", "summary"]
+
+Document = dict[str, object]
+State = Literal["done", "partial", "failed", "interrupted"]
+Bound = Literal["decode", "transfer", "compute", "sink"]
+
+EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "partial": 3, "interrupted": 130}
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLedger:
+    """What became of one source: the ends of its segments, in order.
+
+    A segment that is to be tried again is listed, but counts for nothing: its rows were dropped.
+    """
+
+    name: str
+    ends: tuple[SegmentEnd, ...]
+
+    @property
+    def counts(self) -> Counts:
+        return sum((end.counts for end in self.ends if not end.retry), Counts())
+
+    @property
+    def error(self) -> str | None:
+        """The first error of its segments."""
+        return next((end.error for end in self.ends if end.error is not None), None)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every frame that was asked for has a label, for good."""
+        return self.counts.complete and not any(end.error is not None or end.retry for end in self.ends)
+
+    def check(self) -> list[str]:
+        """What does not add up: the equations of `Counts` per segment, and that the segments tile the frame numbers."""
+        problems = []
+        for end in self.ends:
+            equation = end.counts.imbalance()
+            if equation is not None and not end.retry:
+                problems.append(f"{_where(end)}: {equation} must hold, got {end.counts.as_dict()}")
+        if self.ends and (self.ends[0].segment.number, self.ends[0].segment.first_frame) != (0, 0):
+            problems.append(f"{_where(self.ends[0])}: must follow on segment 0 from frame 0, got none before it")
+        for before, end in pairwise(self.ends):
+            number = before.segment.number + 1
+            frame = before.segment.first_frame + before.counts.indexed
+            if (end.segment.number, end.segment.first_frame) != (number, frame) and not before.retry:
+                problems.append(f"{_where(end)}: must be segment {number} from frame {frame}, after {_where(before)}")
+        return problems
+
+    def as_dict(self) -> Document:
+        return {
+            "counts": self.counts.as_dict(),
+            "error": self.error,
+            "segments": [
+                {
+                    "number": end.segment.number,
+                    "first_frame": end.segment.first_frame,
+                    "counts": end.counts.as_dict(),
+                    "lost": [lost.as_dict() for lost in end.lost],
+                    "error": end.error,
+                    "retry": end.retry,
+                }
+                for end in self.ends
+            ],
+        }
+
+
+class Ledger:
+    """The ledger of a run.
+
+    Args:
+        ends: Of every segment, in any order: those that are committed and those that could not be.
+        sources: Names of the run's sources, in the order given; one without an end had no turn.
+    """
+
+    def __init__(self, ends: Iterable[SegmentEnd], *, sources: Sequence[str] = ()) -> None:
+        by_source: dict[str, list[SegmentEnd]] = {name: [] for name in sources}
+        for end in ends:
+            by_source.setdefault(end.segment.source, []).append(end)
+        self.sources = {
+            name: SourceLedger(name, tuple(sorted(ends, key=lambda end: end.segment.number)))
+            for name, ends in by_source.items()
+        }
+
+    @property
+    def counts(self) -> Counts:
+        return sum((source.counts for source in self.sources.values()), Counts())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every source had its turn and every frame that was asked for has a label."""
+        return all(source.ends and source.complete for source in self.sources.values())
+
+    def check(self) -> list[str]:
+        """The equations that do not hold, one a line; none when every frame is accounted for."""
+        return [problem for source in self.sources.values() for problem in source.check()]
+
+    def as_dict(self) -> Document:
+        """What `ledger.json` holds."""
+        return {
+            "counts": self.counts.as_dict(),
+            "sources": {name: source.as_dict() for name, source in self.sources.items()},
+            "problems": self.check(),
+        }
+
+
+def run_state(ledger: Ledger, *, interrupted: bool = False, broken: bool = False) -> State:
+    """How a run ended; `EXIT_CODES` has its exit code.
+
+    Args:
+        ledger: The whole run's, also what was committed before a resume.
+        interrupted: An archive run was stopped by a signal. A live run that is stopped so is simply done.
+        broken: It ended with an error of the run itself: its model, its device, its disk, a sink.
+    """
+    if interrupted:
+        return "interrupted"
+    if broken or ledger.counts.labelled == 0:
+        return "failed"
+    return "done" if ledger.complete and not ledger.check() else "partial"
+
+
+def bound_by(stages: Mapping[str, Mapping[str, float]]) -> Bound | None:
+    """Which stage a run waited for most: `decode`, `transfer`, `compute` or `sink`; None before anything ran.
+
+    One thread pulls batches from the decoders' channel, hands them to the device, waits for the scores and writes
+    them. So its wall time falls into four parts: waiting at the empty channel is decoding's, the rest is what the other
+    stages were busy. The largest part is the answer, on a tie the one that comes first. The decoders' own busy time
+    does not count: they run side by side with all of this.
+
+    Args:
+        stages: Per stage `busy_s`, `waiting_in_s` (for what comes before it) and `waiting_out_s`; those of transfer,
+            compute and sink must not overlap. Other stages count as none of the four.
+    """
+    behind: tuple[Bound, ...] = ("transfer", "compute", "sink")
+    known = {name: stages[name] for name in behind if name in stages}
+    parts: dict[Bound, float] = {"decode": sum(times.get("waiting_in_s", 0.0) for times in known.values())}
+    parts |= {name: times.get("busy_s", 0.0) for name, times in known.items()}
+    largest = max(parts, key=lambda name: parts[name])
+    return largest if parts[largest] > 0 else None
+
+
+def summary(
+    ledger: Ledger,
+    *,
+    state: State,
+    seconds: float,
+    labelled: int,
+    stages: Mapping[str, Mapping[str, float]],
+    fold: Mapping[str, object],
+    filters: Mapping[str, Mapping[str, object]],
+    gpu: Mapping[str, float | None] | None,
+    gpu_absent: str | None,
+    process: Mapping[str, float | None],
+) -> Document:
+    """What `summary.json` holds. Its keys are stable: they may be added to, and none changes its meaning.
+
+    Args:
+        ledger: The whole run's, also what was committed before a resume.
+        state: How the run ended.
+        seconds: Wall time of this process's part of the run.
+        labelled: Frames that this process labelled, fewer than the ledger's after a resume.
+        stages: Times per stage, see `bound_by`.
+        fold: `frames`, `order`, `padded_slots`.
+        filters: Per filter its model, classes, parameters, cost, device, dtype and engine.
+        gpu: Telemetry of the device, or None where `gpu_absent` says why.
+        gpu_absent: Why there is none, in words, or None.
+        process: Telemetry of this process.
+    """
+    return {
+        "state": state,
+        "seconds": seconds,
+        "frames": _frames(ledger.counts),
+        "frames_per_s": labelled / seconds if seconds > 0 else None,
+        "sources": {name: {**_frames(source.counts), "error": source.error} for name, source in ledger.sources.items()},
+        "stages": {name: dict(times) for name, times in stages.items()},
+        "bound_by": bound_by(stages),
+        "fold": dict(fold),
+        "filters": {name: dict(facts) for name, facts in filters.items()},
+        "gpu": None if gpu is None else dict(gpu),
+        "gpu_absent": gpu_absent,
+        "process": dict(process),
+        "problems": ledger.check(),
+    }
+
+
+def _frames(counts: Counts) -> dict[str, int]:
+    return {**counts.as_dict(), "dropped": 0}  # archives never drop
+
+
+def _where(end: SegmentEnd) -> str:
+    return f"{end.segment.source} segment {end.segment.number} from frame {end.segment.first_frame}"
