@@ -40,8 +40,10 @@ class CallbackSink(Sink):
         """Nothing to do: what counts is what gets committed."""
 
     def commit(self, end: SegmentEnd) -> None:
-        """Raises:
-        SinkError: the function raised.
+        """Hands over the rows of each filter.
+
+        Raises:
+            SinkError: the function raised.
         """
         if end.retry:
             return
