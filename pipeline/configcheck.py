@@ -1,0 +1,343 @@
+"""What must hold between the values of a configuration, and between them and the world, before anything is started.
+
+Nothing here raises for a mistake of the user's: each is a line of the report. Model files are read as far as their
+card, sources are not opened, and torch is loaded only by modules of the user's own that the configuration names.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from glob import iglob
+from pathlib import Path
+
+from pipeline.errors import ModelError
+from pipeline.schema import (
+    OBJECT,
+    Configuration,
+    FileSink,
+    FileSource,
+    FilterSection,
+    RunConfig,
+    Selection,
+    SourceObject,
+    TrainConfig,
+)
+from pipeline.yamlfile import Node, Step, did_you_mean
+from specialized.modelfile import ModelCard, read_card
+from specialized.models import MODELS
+
+BUILD_OFFERS = ("fold", "classes", "input")  # what `specialized.models.build` passes where a class takes it
+
+_OWN_MODEL = tuple(FilterSection.model_fields)[tuple(FilterSection.model_fields).index("args") :]
+
+
+class Report:
+    """Collects problems and warnings, each with the place of the value it is about."""
+
+    def __init__(self, tree: Node, folder: str) -> None:
+        self.tree = tree
+        self.folder = folder
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+
+    def problem(self, steps: Sequence[Step], text: str) -> None:
+        """The value at these steps must not stay as it is."""
+        node, missing = self.tree.reach(steps)
+        self.problems.append(node.problem(text, *missing))
+
+    def warning(self, steps: Sequence[Step], text: str) -> None:
+        """The value at these steps is allowed, and probably not meant."""
+        node, missing = self.tree.reach(steps)
+        self.warnings.append(node.problem(text, *missing))
+
+    def path(self, steps: Sequence[Step], path: str) -> str:
+        """A path for a message: in full, unless the environment said part of it."""
+        node, missing = self.tree.reach(steps)
+        return path if missing or node.raw is None else node.raw
+
+
+def card_of(section: FilterSection) -> ModelCard:
+    """The card of a filter's model: from its file, or made of the section's keys for a class of one's own.
+
+    Raises:
+        ModelError: names the model and what is wrong with it.
+    """
+    if not OBJECT.fullmatch(section.model):
+        return read_card(section.model)
+    if section.input is None or section.classes is None:
+        raise ModelError(f"{section.model}: input and classes must be given, got no such keys; no model file says them")
+    thresholds = section.thresholds or ()
+    if section.task == "any_of" and section.thresholds is None:
+        thresholds = (0.5,) * len(section.classes)
+    try:
+        return ModelCard(
+            architecture=section.model,
+            args=dict(section.args),
+            fold=section.fold,
+            order=section.order,
+            input=section.input,
+            classes=section.classes,
+            task=section.task,
+            thresholds=thresholds,
+            resize=section.resize,
+            fit=section.fit,
+            mean=section.mean,
+            std=section.std,
+        )
+    except ValueError as exc:
+        raise ModelError(f"{section.model}: {exc}") from exc
+
+
+def load_object(name: str, folder: str | os.PathLike[str] | None = None) -> Callable[..., object]:
+    """Imports `package.module:Name`; modules that lie in `folder`, the configuration's, are found as well.
+
+    Raises:
+        ImportError: with one line that says why.
+    """
+    module_name, _, attributes = name.partition(":")
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.append(str(folder))  # at the end: a file beside the configuration never hides an installed module
+    try:
+        found: object = importlib.import_module(module_name)
+    except Exception as exc:  # importing runs the user's code
+        told = " ".join(f"{type(exc).__name__}: {exc}".split())
+        raise ImportError(f"module {module_name!r} must be importable, got {told}") from exc
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            close = did_you_mean(attribute, (other for other in dir(found) if not other.startswith("_")))
+            raise ImportError(f"{module_name} must define {attribute!r}, got none of that name{close}")
+        found = getattr(found, attribute)
+    if not callable(found):
+        raise ImportError(f"{name!r} must be a class or function, got {type(found).__name__}")
+    return found
+
+
+def check_run_config(config: RunConfig) -> list[str]:
+    """Returns the problems, one line each, that keep a valid configuration from running here."""
+    report = _report(config)
+    names = [
+        source.name if isinstance(source, FileSource) else source.arguments.get("name") for source in config.sources
+    ]
+    _check_unique(report, "sources", names)
+    for k, source in enumerate(config.sources):
+        if isinstance(source, FileSource):
+            _check_selection(report, ("sources", k), source)
+            if not os.path.exists(source.path) and next(iglob(source.path, recursive=True), None) is None:
+                path = report.path(("sources", k, "path"), source.path)
+                report.problem(
+                    ("sources", k, "path"), f"must be a file, folder or glob of files, got nothing at {path}"
+                )
+        else:
+            _check_object(report, ("sources", k), source)
+    _check_filters(report, config)
+    _check_sinks(report, config)
+    _check_folder(report, ("run", "dir"), config.run.dir)
+    config._warnings = tuple(report.warnings)
+    return report.problems
+
+
+def check_train_config(config: TrainConfig) -> list[str]:
+    """Returns the problems, one line each, that keep a valid configuration from training here.
+
+    The keys of `train` are checked by `specialized.train`, which loads torch.
+    """
+    report = _report(config)
+    model = config.model
+    if OBJECT.fullmatch(model.architecture):
+        _check_model_class(report, ("model", "architecture"), ("model", "args"), model.architecture, model.args)
+        if model.input is None:
+            report.problem(("model", "input"), "must be given for a class of one's own, got nothing")
+    elif model.architecture not in MODELS:
+        close = did_you_mean(model.architecture, MODELS)
+        report.problem(
+            ("model", "architecture"),
+            f"must be a known name or package.module:Class, got {model.architecture!r}{close}",
+        )
+    _check_unique(report, "classes", [asked.name for asked in config.classes])
+    for k, asked in enumerate(config.classes):
+        if config.task == "one_of" and asked.name == "none":
+            report.problem(("classes", k, "name"), "must not be 'none': one_of adds that class, always last")
+    for k, clip in enumerate(config.clips):
+        _check_selection(report, ("clips", k), clip)
+        for key, path in (("video", clip.video), ("labels", clip.labels)):
+            if not os.path.isfile(path):
+                report.problem(("clips", k, key), f"must be a file, got none at {report.path(('clips', k, key), path)}")
+    _check_split(report, config)
+    if not config.output.endswith(".safetensors"):
+        report.problem(("output",), f"must end in .safetensors, got {report.path(('output',), config.output)}")
+    _check_file_to_write(report, ("output",), config.output)
+    config._warnings = tuple(report.warnings)
+    return report.problems
+
+
+def _report(config: Configuration) -> Report:
+    return Report(config._tree, str(config.path.absolute().parent) if config.path else os.getcwd())
+
+
+def _check_unique(report: Report, section: str, names: Sequence[object]) -> None:
+    counts = Counter(name for name in names if isinstance(name, str))
+    for k, name in enumerate(names):
+        if isinstance(name, str) and counts[name] > 1 and name in names[:k]:
+            report.problem((section, k, "name"), f"must be unique, got {name!r} again; give another name")
+
+
+def _check_selection(report: Report, steps: tuple[Step, ...], selection: Selection) -> None:
+    if {"every", "fps"} <= selection.model_fields_set and selection.fps is not None:
+        report.problem((*steps, "fps"), "must not stand beside 'every', got both; remove one")
+    if selection.to is not None and selection.to <= (selection.from_ or 0.0):
+        report.problem((*steps, "to"), f"must be after 'from' ({selection.from_ or 0.0:g} s), got {selection.to:g} s")
+
+
+def _check_object(report: Report, steps: tuple[Step, ...], section: SourceObject) -> None:
+    try:
+        target = load_object(section.type, report.folder)
+    except ImportError as exc:
+        report.problem((*steps, "type"), str(exc))
+    else:
+        _check_arguments(report, steps, target, section.type, section.arguments)
+
+
+def _check_arguments(
+    report: Report,
+    steps: tuple[Step, ...],
+    target: Callable[..., object],
+    name: str,
+    arguments: Mapping[str, object],
+    offered: tuple[str, ...] = (),
+) -> None:
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):  # some built-in callables have none
+        return
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    known = [p.name for p in named]
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        for key in arguments:
+            if key not in known:
+                report.problem((*steps, key), f"unknown argument of {name}{did_you_mean(key, known)}")
+    for p in named:
+        if p.default is p.empty and p.name not in (*arguments, *offered):
+            report.problem((*steps, p.name), f"must be given: {name} has no default for it")
+
+
+def _check_model_class(
+    report: Report, at: tuple[Step, ...], args_at: tuple[Step, ...], name: str, args: Mapping[str, object]
+) -> None:
+    try:
+        target = load_object(name, report.folder)
+    except ImportError as exc:
+        report.problem(at, str(exc))
+    else:
+        _check_arguments(report, args_at, target, name, args, BUILD_OFFERS)
+
+
+def _check_filters(report: Report, config: RunConfig) -> None:
+    _check_unique(report, "filters", [section.name for section in config.filters])
+    cards: list[tuple[int, FilterSection, ModelCard]] = []
+    for k, section in enumerate(config.filters):
+        at = ("filters", k)
+        if OBJECT.fullmatch(section.model):
+            _check_model_class(report, (*at, "model"), (*at, "args"), section.model, section.args)
+            if section.weights is not None and not os.path.isfile(section.weights):
+                path = report.path((*at, "weights"), section.weights)
+                report.problem((*at, "weights"), f"must be a file, got none at {path}")
+        else:
+            for key in _OWN_MODEL:
+                if key in section.model_fields_set:
+                    report.problem((*at, key), "must be left out: the model file says it, got it here too")
+        try:
+            cards.append((k, section, card_of(section)))
+        except ModelError as exc:
+            path = report.path((*at, "model"), section.model)
+            report.problem((*at, "model"), str(exc).replace(section.model, path))
+    for k, section, card in cards:
+        _check_fold(report, config, section, card)
+        for name in section.keep:
+            if name not in card.classes:
+                advice = did_you_mean(name, card.classes)
+                report.problem(("filters", k, "keep", name), f"must be a class of the model{advice}")
+    _check_agreement(report, config, cards)
+
+
+def _check_fold(report: Report, config: RunConfig, section: FilterSection, card: ModelCard) -> None:
+    frames, order = config.fold.frames, config.fold.order
+    if frames is not None and frames != card.fold:
+        report.problem(
+            ("fold", "frames"),
+            f"must be {card.fold}, what the model of filter {section.name!r} was trained for, got {frames}; "
+            "leave it out or take another model",
+        )
+    if order is not None and order != card.order and card.fold > 1:
+        report.warning(
+            ("fold", "order"),
+            f"should be {card.order}, what the model of filter {section.name!r} was trained for, got {order}; "
+            "expect less accuracy",
+        )
+
+
+def _check_agreement(report: Report, config: RunConfig, cards: Sequence[tuple[int, FilterSection, ModelCard]]) -> None:
+    """All filters of a run see the same groups of the same pictures."""
+    keys = ["fold", "input", "resize", "fit"] + ([] if config.fold.order else ["order"])
+    for k, _, card in cards[1:]:
+        _, first, expected = cards[0]
+        for key in keys:
+            if getattr(card, key) != getattr(expected, key):
+                report.problem(
+                    ("filters", k, "model"),
+                    f"must have {key} {getattr(expected, key)} as filter {first.name!r} has, got {getattr(card, key)}; "
+                    "run them apart",
+                )
+
+
+def _check_sinks(report: Report, config: RunConfig) -> None:
+    paths: set[str] = set()
+    for k, sink in enumerate(config.sinks):
+        if not isinstance(sink, FileSink):
+            _check_object(report, ("sinks", k), sink)
+            continue
+        at = ("sinks", k, "path")
+        if sink.path in paths:
+            report.problem(at, f"must be another sink's path, got {report.path(at, sink.path)} again")
+        paths.add(sink.path)
+        if sink.path != "-":
+            _check_file_to_write(report, at, sink.path)
+
+
+def _check_split(report: Report, config: TrainConfig) -> None:
+    split = config.split
+    if not split.validation:
+        report.problem(("split", "validation"), "must name a block or more, got an empty list")
+    seen: set[int] = set()
+    for key, numbers in (("validation", split.validation), ("test", split.test)):
+        for k, number in enumerate(numbers):
+            if number >= split.blocks:
+                report.problem(("split", key, k), f"must be below {split.blocks}, the number of blocks, got {number}")
+            if number in seen:
+                report.problem(("split", key, k), f"must be a block that is named once, got {number} again")
+            seen.add(number)
+    if len(seen) >= split.blocks:
+        report.problem(("split",), f"must leave a block to train on, got all {split.blocks} named")
+
+
+def _check_file_to_write(report: Report, steps: tuple[Step, ...], path: str) -> None:
+    if os.path.isdir(path):
+        report.problem(steps, f"must be a file to write, got a folder at {report.path(steps, path)}")
+    else:
+        _check_folder(report, steps, os.path.dirname(path))
+
+
+def _check_folder(report: Report, steps: tuple[Step, ...], folder: str) -> None:
+    """Whether files can be made in a folder, or the folder itself: tried out, for modes do not tell it for root."""
+    existing = Path(folder)
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as exc:
+        place = report.path(steps, str(existing))
+        report.problem(steps, f"must lie in a folder that can be written to, got {place}: {exc.strerror or exc}")

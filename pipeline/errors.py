@@ -1,0 +1,33 @@
+"""The errors of the pipeline. The tree is drawn in `specialized.errors`, where its root lives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from specialized.errors import ModelError, VpipeError
+
+__all__ = ["ConfigError", "ModelError", "SinkError", "SourceError", "SourceTimeout", "VpipeError"]
+
+
+class ConfigError(VpipeError):
+    """A configuration cannot be used; holds every problem, one a line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+class SourceError(VpipeError):
+    """One source of frames cannot be read."""
+
+    def __init__(self, source: str, message: str) -> None:
+        super().__init__(message)
+        self.source = source
+
+
+class SourceTimeout(SourceError, TimeoutError):  # noqa: N818 (named as its builtin is)
+    """A source did not answer in time."""
+
+
+class SinkError(VpipeError):
+    """A sink of labels cannot take them."""

@@ -1,0 +1,569 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from pipeline.config import load_run_config, load_train_config, run_config_from
+from pipeline.configdocs import markdown
+from pipeline.errors import ConfigError
+from pipeline.schema import RunConfig, TrainConfig, sections_in
+from specialized.modelfile import ModelCard, save_model
+
+ROOT = Path(__file__).parent.parent
+
+VALID = """\
+run: {dir: out}
+sources:
+  - path: clip.mp4
+fold: {frames: 4}
+filter:
+  model: m4.safetensors
+"""
+
+
+def make_model(path: Path, **card):
+    torch = pytest.importorskip("torch")
+    wanted = {"fold": 4, "order": "consecutive", "input": (50, 50), "classes": ("person", "none"), **card}
+    save_model(path, ModelCard(architecture="coral", **wanted), {"weight": torch.zeros(1)})
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    make_model(folder / "m4.safetensors")
+    make_model(folder / "m1.safetensors", fold=1)
+    make_model(folder / "wide.safetensors", input=(50, 80), order="strided")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, models, monkeypatch):
+    """A folder with a clip and models, where the test stands."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    for model in models.iterdir():
+        (tmp_path / model.name).symlink_to(model)
+    return tmp_path
+
+
+def load(text: str, load_config=load_run_config, **arguments):
+    Path("cam.yaml").write_text(text)
+    return load_config("cam.yaml", **arguments)
+
+
+def problems(text: str, load_config=load_run_config, **arguments) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(text, load_config, **arguments)
+    assert str(caught.value).splitlines() == list(caught.value.problems)
+    return list(caught.value.problems)
+
+
+def test_a_short_configuration_is_filled_up_with_defaults(folder):
+    config = load(VALID)
+    assert config.path == Path("cam.yaml")
+    assert (config.run.name, config.run.dir) == ("cam", str(folder / "out"))
+    assert [(source.name, source.path, source.every) for source in config.sources] == [
+        ("clip", str(folder / "clip.mp4"), 1)
+    ]
+    assert [(f.name, f.model, f.batch, f.keep) for f in config.filters] == [
+        ("m4", str(folder / "m4.safetensors"), 256, {})
+    ]
+    assert (config.fold.frames, config.fold.order, config.decode.segment_frames) == (4, None, 4096)
+    assert config.warnings == ()
+
+
+def test_paths_start_at_the_file_and_the_run_folder_where_one_stands(folder):
+    (folder / "configs").mkdir()
+    (folder / "configs/far.yaml").write_text(VALID.replace("clip", "../clip").replace("m4.", "../m4."))
+    config = load_run_config("configs/far.yaml")
+    assert config.sources[0].path == str(folder / "clip.mp4")
+    assert config.run.dir == str(folder / "out")
+
+
+def test_every_problem_is_reported_at_once_in_the_order_of_the_lines(folder):
+    (folder / "file").write_text("")
+    assert problems("""\
+run: {dir: file/below}
+sources:
+  - {pth: clip.mp4}
+  - {path: clip.mp4, every: "2"}
+  - {path: gone.mp4, name: gone}
+fold: {frames: 3}
+filters:
+  - {model: m4.safetensors, keep: {dog: 0.5}}
+  - {model: nothing.safetensors}
+  - {model: no_such_package.module:Class, input: [8, 8], classes: [a, b]}
+telemetri: {}
+""") == [
+        f"cam.yaml:1: run.dir: must lie in a folder that can be written to, got {folder}/file: Not a directory",
+        "cam.yaml:3: sources.0.path: must be given",
+        "cam.yaml:3: sources.0.pth: unknown key; did you mean 'path'?",
+        "cam.yaml:4: sources.1.every: must be a whole number, got '2'",
+        f"cam.yaml:5: sources.2.path: must be a file, folder or glob of files, got nothing at {folder}/gone.mp4",
+        "cam.yaml:6: fold.frames: must be 4, what the model of filter 'm4' was trained for, got 3; "
+        "leave it out or take another model",
+        "cam.yaml:6: fold.frames: must be 1, what the model of filter 'Class' was trained for, got 3; "
+        "leave it out or take another model",
+        "cam.yaml:8: filters.0.keep.dog: must be a class of the model; known here: person, none",
+        f"cam.yaml:9: filters.1.model: {folder}/nothing.safetensors: must be a file, got nothing; check the path",
+        "cam.yaml:10: filters.2.model: module 'no_such_package.module' must be importable, got ModuleNotFoundError: "
+        "No module named 'no_such_package'",
+        "cam.yaml:10: filters.2.model: must have fold 4 as filter 'm4' has, got 1; run them apart",
+        "cam.yaml:10: filters.2.model: must have input (50, 50) as filter 'm4' has, got (8, 8); run them apart",
+        "cam.yaml:11: telemetri: unknown key; did you mean 'telemetry'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("decode: {workers: 0}", "decode.workers: must be at least 1, got 0"),
+        ("decode: {workers: true}", "decode.workers: must be a whole number, got true"),
+        ("decode: {workers: 1.5}", "decode.workers: must be a whole number, got 1.5"),
+        ("decode: {workers: no}", "decode.workers: must be a whole number, got 'no'"),
+        ("decode: {colour: 1}", "decode.colour: unknown key; known here: workers, segment_frames"),
+        ("decode: 5", "decode: must be a mapping, got 5"),
+        ("telemetry: {interval_s: 0}", "telemetry.interval_s: must be over 0, got 0"),
+        ("telemetry: {interval_s: .inf}", "telemetry.interval_s: must be a number, got '.inf'"),
+        ("telemetry: {interval_s: [1]}", "telemetry.interval_s: must be a number, got a list of 1"),
+        ("sinks: {type: csv}", "sinks: must be a list, got a mapping"),
+        ("sinks: [{path: x}]", "sinks.0.type: must be given"),
+        ("sinks: [{type: csv}]", "sinks.0.path: must be given"),
+        (
+            "sinks: [{type: cvs, path: x}]",
+            "sinks.0.type: must be csv, jsonl or package.module:Name, got 'cvs'; did you mean 'csv'?",
+        ),
+        (
+            "sinks: [{type: 'string:Formater'}]",
+            "sinks.0.type: string must define 'Formater', got none of that name; did you mean 'Formatter'?",
+        ),
+        (
+            "sinks: [{type: 'textwrap:TextWrapper', widht: 3}]",
+            "sinks.0.widht: unknown argument of textwrap:TextWrapper; did you mean 'width'?",
+        ),
+        (
+            "sinks: [{type: 'fractions:gcd_of'}]",
+            "sinks.0.type: fractions must define 'gcd_of', got none of that name; known here: Decimal",
+        ),
+        (
+            "sinks: [{type: 'textwrap:indent', text: x}]",
+            "sinks.0.prefix: must be given: textwrap:indent has no default for it",
+        ),
+        ("x: !!python/name:os.system y", "x: must have no tag, got tag:yaml.org,2002:python/name:os.system; remove it"),
+        ('"a\\nb": 1', "'a\\nb': unknown key; known here: run, sources, decode, fold, filters, sinks, telemetry"),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_its_line(folder, line, problem):
+    (got,) = problems(f"{VALID}{line}\n")
+    assert got.startswith(f"cam.yaml:7: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        ("every: 2, fps: 5.0", "fps: must not stand beside 'every', got both; remove one"),
+        ("from: '1:00', to: 59.5", "to: must be after 'from' (60 s), got 59.5 s"),
+        ("from: 1h", "from: must be seconds or [HH:]MM:SS[.mmm], got '1h'"),
+        ("to: -1", "to: must be at least 0, got -1"),
+        ("name: ''", "name: must be a name of printable characters, got ''"),
+        ("start: {pattern: '%Q', tz: UTC}", "start.pattern: must be a pattern of strptime"),
+        ("start: {pattern: '%Y', tz: Mars/Base}", "start.tz: must be the name of a time zone, got 'Mars/Base'"),
+        ("start: {pattern: '%Y'}", "start.tz: must be given"),
+        ("start: 2026-01-31T08:00:00", "start: must be creation_time, mtime, {pattern, tz} or a time as"),
+        ("start: 5", "start: must be a mapping, got 5"),
+    ],
+)
+def test_a_wrong_selection_is_named(folder, keys, problem):
+    (got,) = problems(VALID.replace("path: clip.mp4", f"{{path: clip.mp4, {keys}}}"))
+    assert got.startswith(f"cam.yaml:3: sources.0.{problem}")
+
+
+def test_selections_and_starts_are_read(folder):
+    text = VALID.replace("path: clip.mp4", "{path: clip.mp4, from: 01:02:03.5, to: '62:04', start: %s}")
+    source = load(text % "2026-01-31T08:00:00+01:00").sources[0]
+    assert (source.from_, source.to, source.start) == (3723.5, 3724.0, "2026-01-31T08:00:00+01:00")
+    start = load(text % "{pattern: '%Y%m%d', tz: Europe/Berlin}").sources[0].start
+    assert (start.pattern, start.tz) == ("%Y%m%d", "Europe/Berlin")
+
+
+def test_no_stays_a_string_and_numbers_are_those_of_yaml_1_2(folder):
+    text = VALID + "sinks: [{type: 'collections:ChainMap', a: no, b: 012, c: 1:30, d: 0o17, e: ~, f: 1e3, g: '5'}]\n"
+    got = problems(text)  # ChainMap takes no keywords: each is named, so use a callable that does
+    assert len(got) == 7
+    config = load(text.replace("collections:ChainMap", "builtins:dict"))
+    assert config.sinks[0].arguments == {"a": "no", "b": 12, "c": "1:30", "d": 15, "e": None, "f": 1000.0, "g": "5"}
+
+
+def test_a_yaml_1_1_directive_changes_nothing(folder):
+    config = load("%YAML 1.1\n---\n" + VALID + "sinks: [{type: 'builtins:dict', a: no}]\n")
+    assert config.sinks[0].arguments == {"a": "no"}
+
+
+def test_a_key_given_twice_is_named_with_both_lines(folder):
+    assert problems(VALID + "fold: {frames: 1}\n") == [
+        "cam.yaml:7: fold: must be given once, got it on line 4 too; remove one"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "cam.yaml:1: the configuration must be a mapping (key: value), got an empty file"),
+        (b"# nothing\n", "cam.yaml:1: the configuration must be a mapping (key: value), got an empty file"),
+        (b"\n- a\n", "cam.yaml:2: the configuration must be a mapping (key: value), got a list of 1"),
+        (b"run", "cam.yaml:1: the configuration must be a mapping (key: value), got 'run'"),
+        (b"a: 1\nb: [1\nc: 2\n", "cam.yaml:3:2: must be valid YAML, got: while parsing a flow sequence"),
+        (b"a: 1\n\tb: 2\n", "cam.yaml:2:1: must be valid YAML, got: while scanning"),
+        (b"a: 1\n---\nb: 2\n", "cam.yaml:2:1: must be valid YAML, got: expected a single document"),
+        (b"a: \x01\n", "cam.yaml: must be valid YAML, got unacceptable character #x0001"),
+        (b"a: 1\nb: \xff\xfe\n", "cam.yaml:2: the configuration must be UTF-8 text, got byte 0xff"),
+        (b"a: " + b"[" * 5000, "cam.yaml: must be nested at most 50 deep, got more"),
+        (b"x" * (1 << 21), "cam.yaml: a configuration must be at most 1048576 bytes, got more"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_file_that_is_no_configuration_is_one_clear_line(folder, content, problem):
+    Path("cam.yaml").write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        load_run_config("cam.yaml")
+    (got,) = caught.value.problems
+    assert got.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"), [("gone.yaml", "No such file or directory"), (".", "Is a directory"), ("a\0b", "embedded null")]
+)
+def test_a_file_that_cannot_be_read_is_one_clear_line(folder, path, reason):
+    with pytest.raises(ConfigError, match=f"the configuration must be a readable file, got: {reason}") as caught:
+        load_run_config(path)
+    assert len(caught.value.problems) == 1
+
+
+def test_aliases_that_multiply_are_refused_and_others_work(folder):
+    bomb = "a0: &a0 [x, x]\n" + "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 20))
+    assert any("must hold at most 20000 values" in line for line in problems(bomb))
+    assert any("must hold at most" in line for line in problems("a: &a [*a, *a]\n"))
+    config = load(VALID.replace("clip.mp4", "&clip clip.mp4") + "sinks: [{type: 'builtins:dict', name: *clip}]\n")
+    assert config.sinks[0].arguments == {"name": "clip.mp4"}
+
+
+def test_variables_come_from_the_environment_and_never_reach_the_record(folder):
+    text = VALID.replace("path: clip.mp4", "path: ${CLIP}") + (
+        "sinks: [{type: 'builtins:dict', url: 'mqtt://me:${PASSWORD}@host', raw: '$${PASSWORD}', l: ['${PASSWORD}']}]\n"
+    )
+    env = {"CLIP": "clip.mp4", "PASSWORD": "hunter2"}
+    config = load(text, env=env, overrides=["sinks.0.more=${PASSWORD}"])
+    assert config.sources[0].path == str(folder / "clip.mp4")
+    assert config.sinks[0].arguments["url"] == "mqtt://me:hunter2@host"
+    assert config.sinks[0].arguments["raw"] == "${PASSWORD}"
+    assert config.sinks[0].arguments["more"] == "hunter2"
+    record = json.dumps(config.resolved())
+    assert "hunter2" not in record
+    assert "mqtt://me:${PASSWORD}@host" in record
+    assert config.resolved()["sources"][0]["path"] == "${CLIP}"
+    assert config.resolved()["filters"][0]["batch"] == 256
+
+
+def test_variables_that_are_not_set_are_named_and_secrets_are_not_shown(folder):
+    text = VALID.replace("clip.mp4", "${GONE}/x.mp4") + "decode: {workers: '${PASSWORD}'}\n"
+    assert problems(text, env={"PASSWORD": "hunter2"}) == [
+        "cam.yaml:3: sources.0.path: ${GONE} must be set in the environment, got no such variable; export it",
+        "cam.yaml:7: decode.workers: must be a whole number, got '${PASSWORD}'",
+    ]
+    text = VALID.replace("clip.mp4", "${PASSWORD}.mp4").replace("m4.s", "${PASSWORD}.s")
+    assert "hunter2" not in "\n".join(problems(text, env={"PASSWORD": "hunter2"}))
+
+
+def test_overrides_win_over_the_file_and_make_what_is_missing(folder):
+    (folder / "other.mp4").write_bytes(b"")
+    config = load(
+        VALID,
+        overrides=[
+            "sources.0.path=other.mp4",
+            "sources.1.path=clip.mp4",
+            "decode.workers=3",
+            "fold.frames=null",
+            "sinks.0={type: csv, path: '-'}",
+            "filters.0.batch=8",
+        ],
+    )
+    assert [source.name for source in config.sources] == ["other", "clip"]
+    assert (config.decode.workers, config.fold.frames) == (3, None)
+    assert (config.sinks[0].path, config.filters[0].batch) == ("-", 8)
+
+
+def test_mistakes_in_overrides_name_the_option(folder):
+    assert problems(
+        VALID,
+        overrides=[
+            "fold.frames=x",
+            "fold.frame=4",
+            "nothing",
+            "a=[1",
+            "sources.x.path=1",
+            "sources.7=1",
+            "run.dir.x=1",
+        ],
+    ) == [
+        "--set: nothing: must have the form key.path=value, got no '='; example: --set fold.frames=8",
+        "--set: a: must be given a YAML value, got text that is none; put it in quotes",
+        "--set: sources.x.path: sources must be followed by a number up to 1, got 'x'",
+        "--set: sources.7: sources must be followed by a number up to 1, got '7'",
+        "--set: run.dir.x: run.dir must be a mapping or a list to have 'x', got 'out'",
+        "--set: fold.frames: must be a whole number, got 'x'",
+        "--set: fold.frame: unknown key; did you mean 'frames'?",
+    ]
+
+
+def test_filter_is_the_short_form_of_one_of_filters(folder):
+    long = VALID.replace("filter:\n  model", "filters:\n  - model")
+    assert load(long).filters == load(VALID).filters
+    assert load(VALID, overrides=["filter.batch=8"]).filters[0].batch == 8
+    assert problems(VALID + "filters: [{model: m4.safetensors}]\n") == [
+        "cam.yaml:5: filter: must not stand beside 'filters', got both; remove one"
+    ]
+    assert problems(VALID + "  bacth: 5\n") == ["cam.yaml:7: filter.bacth: unknown key; did you mean 'batch'?"]
+
+
+def test_sources_and_filters_must_be_there(folder):
+    assert problems("run: {name: x}\nsources: []\n") == [
+        "cam.yaml:1: filters: must hold one or more, got none",
+        "cam.yaml:2: sources: must hold one or more, got none",
+    ]
+
+
+def test_empty_sections_are_sections_of_defaults(folder):
+    config = load(VALID + "decode:\nsinks:\n").model_copy()
+    assert (config.decode.workers, config.sinks) == (None, ())
+
+
+def test_names_must_be_unique_and_sinks_must_not_share_a_file(folder):
+    assert problems("""\
+sources: [{path: clip.mp4}, {path: clip.mp4}]
+filters:
+  - {model: m4.safetensors, name: a}
+  - {model: m4.safetensors, name: a}
+sinks:
+  - {type: csv, path: x.csv}
+  - {type: jsonl, path: x.csv}
+  - {type: csv, path: .}
+""") == [
+        "cam.yaml:1: sources.1.name: must be unique, got 'clip' again; give another name",
+        "cam.yaml:4: filters.1.name: must be unique, got 'a' again; give another name",
+        f"cam.yaml:7: sinks.1.path: must be another sink's path, got {folder}/x.csv again",
+        f"cam.yaml:8: sinks.2.path: must be a file to write, got a folder at {folder}",
+    ]
+
+
+def test_filters_of_one_run_must_see_the_same_pictures_in_the_same_groups(folder):
+    text = VALID.replace(
+        "filter:\n  model: m4.safetensors", "filters: [{model: m4.safetensors}, {model: wide.safetensors}]"
+    )
+    assert problems(text) == [
+        "cam.yaml:5: filters.1.model: must have input (50, 50) as filter 'm4' has, got (50, 80); run them apart",
+        "cam.yaml:5: filters.1.model: must have order consecutive as filter 'm4' has, got strided; run them apart",
+    ]
+
+
+def test_another_order_than_the_model_was_trained_for_is_a_warning(folder):
+    config = load(VALID.replace("frames: 4", "frames: 4, order: strided"))
+    assert config.warnings == (
+        "cam.yaml:4: fold.order: should be consecutive, what the model of filter 'm4' was trained for, got strided; "
+        "expect less accuracy",
+    )
+    single = VALID.replace("frames: 4", "order: strided").replace("m4", "m1")
+    assert load(single).warnings == ()
+
+
+def test_what_the_model_file_says_is_not_said_again(folder):
+    assert problems(VALID + "  classes: [a]\n") == [
+        "cam.yaml:7: filter.classes: must be left out: the model file says it, got it here too"
+    ]
+
+
+def test_a_file_that_is_no_model_is_named(folder):
+    (folder / "m4.safetensors").unlink()
+    (folder / "m4.safetensors").write_bytes(b"not a model")
+    (got,) = problems(VALID)
+    assert got.startswith(f"cam.yaml:6: filter.model: {folder}/m4.safetensors: must be a safetensors file, got ")
+
+
+def test_a_class_beside_the_configuration_is_found_and_its_arguments_are_bound(folder, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (folder / "mine_beside.py").write_text("class Net:\n    def __init__(self, fold, width, depth=1): ...\n")
+    text = VALID.replace("m4.safetensors", "mine_beside:Net").replace("{frames: 4}", "{frames: 2}")
+    keys = "  input: [8, 8]\n  classes: [a, b]\n  fold: 2\n"
+    assert load(text + keys + "  args: {width: 3}\n").filters[0].name == "Net"
+    assert problems(text + keys + "  args: {widht: 3}\n") == [
+        "cam.yaml:10: filter.args.widht: unknown argument of mine_beside:Net; did you mean 'width'?",
+        "cam.yaml:10: filter.args.width: must be given: mine_beside:Net has no default for it",
+    ]
+    assert problems(text + "  args: {width: 3}\n  weights: w.pt\n") == [
+        "cam.yaml:6: filter.model: mine_beside:Net: input and classes must be given, got no such keys; "
+        "no model file says them",
+        f"cam.yaml:8: filter.weights: must be a file, got none at {folder}/w.pt",
+    ]
+
+
+def test_globs_and_folders_are_sources_named_after_their_folder(folder):
+    (folder / "odd[1]").mkdir()
+    (folder / "odd[1]" / "a.mp4").write_bytes(b"")
+    (folder / "odd[1]" / "cam.yaml").write_text(
+        VALID.replace("path: clip.mp4", "path: '*.mp4'\n  - path: ../odd[1]\n    name: all").replace("m4.", "../m4.")
+    )
+    config = load_run_config("odd[1]/cam.yaml")
+    assert [source.name for source in config.sources] == ["odd[1]", "all"]
+    assert problems(VALID.replace("clip.mp4", "'*.mov'")) == [
+        f"cam.yaml:3: sources.0.path: must be a file, folder or glob of files, got nothing at {folder}/*.mov"
+    ]
+
+
+def test_a_run_without_a_configuration_file(folder):
+    (folder / "a").mkdir()
+    (folder / "a/clip.mp4").write_bytes(b"")
+    config = run_config_from(["clip.mp4", Path("a/clip.mp4")], "m4.safetensors", overrides=["fold.order=consecutive"])
+    assert config.path is None
+    assert config.run.name == "clip"
+    assert [source.name for source in config.sources] == ["clip.mp4", "a/clip.mp4"]
+    with pytest.raises(ConfigError) as caught:
+        run_config_from(["gone.mp4"], "m5.safetensors", overrides=["fold.frames=0"])
+    assert caught.value.problems == (
+        "--set: fold.frames: must be at least 1, got 0",
+        f"command line: sources.0.path: must be a file, folder or glob of files, got nothing at {folder}/gone.mp4",
+        f"command line: filters.0.model: {folder}/m5.safetensors: must be a file, got nothing; check the path",
+    )
+
+
+TRAIN = """\
+model: {architecture: coral, fold: 4}
+classes: [{name: person, object: person}]
+clips:
+  - {video: clip.mp4, labels: clip.csv, every: 2}
+split: {blocks: 6, validation: [1, 4], test: [2]}
+train: {epochs: 3, lr: 0.001, flip: true}
+output: new.safetensors
+"""
+
+
+def test_a_training_configuration_is_read(folder):
+    (folder / "clip.csv").write_text("")
+    config = load(TRAIN, load_train_config)
+    assert (config.model.order, config.task, config.classes[0].at_least) == ("consecutive", "one_of", 1)
+    assert (config.split.validation, config.split.test, config.split.gap_s) == ((1, 4), (2,), 2.0)
+    assert config.train == {"epochs": 3, "lr": 0.001, "flip": True}
+    assert config.problem("must be over 0", "train", "lr") == "cam.yaml:6: train.lr: must be over 0"
+    assert config.output == str(folder / "new.safetensors")
+    assert config.clips[0].labels == str(folder / "clip.csv")
+
+
+def test_mistakes_in_a_training_configuration_are_reported_at_once(folder):
+    text = """\
+model: {architecture: corral, input: [50], fold: 0}
+classes: [{name: none, object: person}, {name: a, object: b}, {name: a, object: c, at_least: true}]
+clips: [{video: clip.mp4, labels: gone.csv, every: 2, fps: 1}]
+split:
+  blocks: 4
+  validation: [0, 1]
+  test: [1, 2, 3, 7]
+output: new.pt
+"""
+    assert problems(text, load_train_config) == [
+        "cam.yaml:1: model.fold: must be at least 1, got 0",
+        "cam.yaml:1: model.input.1: must be given",
+        "cam.yaml:1: model.architecture: must be a known name or package.module:Class, got 'corral'; "
+        "did you mean 'coral'?",
+        "cam.yaml:2: classes.2.at_least: must be a whole number, got true",
+        "cam.yaml:2: classes.2.name: must be unique, got 'a' again; give another name",
+        "cam.yaml:2: classes.0.name: must not be 'none': one_of adds that class, always last",
+        "cam.yaml:3: clips.0.fps: must not stand beside 'every', got both; remove one",
+        f"cam.yaml:3: clips.0.labels: must be a file, got none at {folder}/gone.csv",
+        "cam.yaml:4: split: must leave a block to train on, got all 4 named",
+        "cam.yaml:7: split.test.0: must be a block that is named once, got 1 again",
+        "cam.yaml:7: split.test.3: must be below 4, the number of blocks, got 7",
+        f"cam.yaml:8: output: must end in .safetensors, got {folder}/new.pt",
+    ]
+
+
+WHOLE = """\
+run: {name: lobby, dir: runs, limit: 5}
+sources:
+  - {type: file, name: lobby, path: clip.mp4, every: 2, from: 0:01, start: {pattern: "%Y", tz: UTC}}
+  - {path: "*.mp4", name: all, fps: 2.5, start: mtime}
+decode: {workers: 2, segment_frames: 100}
+fold: {frames: 4, order: consecutive, seed: 1}
+filters:
+  - name: person
+    model: m4.safetensors
+    keep: {person: 0.5}
+sinks:
+  - {type: csv, path: "-"}
+  - {type: "builtins:dict", a: [1, {b: "${HOME}"}], c: &x [1.5, null], d: *x}
+telemetry: {interval_s: 0.5}
+"""
+
+TOKENS = ["[", "]", "{", "}", ":", ": ", "- ", "\n", "  ", "#", "&x ", "*x", "!t ", "'", '"', "|", ">", "~", "%", "?"]
+TOKENS += ["no", "-1", "1e999", "0x", "true", "null", "9" * 5000, "type", "path", "filter", "${", "${X}", "<<: "]
+TOKENS += ["\\ud800", "\t", "\x00", "\u2028", "é"]
+
+edits = st.lists(
+    st.tuples(st.integers(0, len(WHOLE)), st.integers(0, 12), st.sampled_from(["", *TOKENS])), min_size=1, max_size=4
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(edits=edits)
+def test_a_mutilated_file_is_read_or_refused_and_nothing_else(edits, tmp_path_factory, models):
+    folder = tmp_path_factory.getbasetemp() / "mutilated"
+    if not folder.exists():
+        folder.mkdir()
+        (folder / "clip.mp4").write_bytes(b"")
+        (folder / "m4.safetensors").symlink_to(models / "m4.safetensors")
+    text = WHOLE
+    for at, cut, token in edits:
+        text = text[:at] + token + text[at + cut :]
+    (folder / "cam.yaml").write_text(text, encoding="utf-8")
+    overrides = [f"run.dir={folder / 'runs'}"]
+    try:
+        config = load_run_config(folder / "cam.yaml", overrides=overrides, env={"HOME": "h"})
+    except ConfigError as exc:
+        report = exc.problems
+    else:
+        report = ("accepted",)
+        json.dumps(config.resolved())
+    assert report
+    assert all(line and "\n" not in line for line in report)
+
+
+def test_the_whole_configuration_that_is_mutilated_is_valid(folder):
+    config = load(WHOLE, env={"HOME": "h"})
+    assert config.resolved()["sinks"][1]["a"] == [1, {"b": "${HOME}"}]
+
+
+def test_docs_config_md_is_what_the_types_say():
+    assert (ROOT / "docs/config.md").read_text() == markdown()
+
+
+def test_every_key_is_described():
+    def undescribed(kind: type[BaseModel]) -> list[str]:
+        names = [f"{kind.__name__}.{name}" for name, field in kind.model_fields.items() if not field.description]
+        below = [section for field in kind.model_fields.values() for section in sections_in(field.annotation)]
+        return names + [name for section in below for name in undescribed(section)]
+
+    assert undescribed(RunConfig) + undescribed(TrainConfig) == []
+
+
+def test_loading_a_configuration_loads_neither_torch_nor_decoders(folder):
+    Path("cam.yaml").write_text(VALID)
+    code = (
+        "import sys; from pipeline.config import load_run_config; load_run_config('cam.yaml');"
+        "print(sorted({'torch', 'av', 'cv2', 'pyarrow'} & set(sys.modules)))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
