@@ -1,0 +1,165 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from specialized.engines import open_engine
+from specialized.evaluate import evaluate
+from specialized.examples import Examples, split_runs
+from specialized.modelfile import ModelCard
+from specialized.models import build
+from specialized.train import Epoch, Recipe, Trained, train
+
+CARD = ModelCard(
+    architecture="coral",
+    args={"filters": 8, "dense": 32},
+    fold=2,
+    order="consecutive",
+    input=(12, 12),
+    classes=("bright", "none"),
+)
+SPLIT = split_runs(240, blocks=8, validation={2, 3}, test={6, 7}, gap=2)
+QUICK = Recipe(epochs=6, batch=16, shift=1)
+
+
+def scene(card: ModelCard = CARD) -> Examples:
+    """A noisy scene in which a bright square comes and goes."""
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 60, (240, 12, 12, 3), dtype=np.uint8)
+    present = (np.arange(240) // 7) % 3 == 0
+    for i in np.flatnonzero(present):
+        x = 2 + i % 5
+        pictures[i, 3:8, x : x + 5] += 150
+    if card.task == "any_of":
+        labels = np.stack([present, ~present], axis=1).astype(np.float32)
+        return Examples(pictures, labels, ((0, 240),))
+    return Examples(pictures, np.where(present, 0, 1).astype(np.int64), ((0, 240),))
+
+
+def trained(card: ModelCard = CARD, recipe: Recipe = QUICK, **kwargs: object) -> Trained:
+    examples = scene(card)
+    return train(card, examples.only(SPLIT["training"]), examples.only(SPLIT["validation"]), recipe, **kwargs)  # type: ignore[arg-type]
+
+
+def accuracy_of(card: ModelCard, result: Trained) -> float:
+    module = build(card.architecture, args=card.args, classes=2, fold=card.fold, input=card.input)
+    module.load_state_dict(result.state_dict)
+    engine = open_engine(card, module, device="cpu", dtype="float32")
+    return evaluate(engine, scene(card).only(SPLIT["test"])).accuracy
+
+
+@pytest.mark.parametrize("f", [1, 4])
+@pytest.mark.parametrize("order", ["consecutive", "strided", "shuffled", "streams"])
+def test_a_model_learns_in_every_order(f: int, order: str) -> None:
+    card = dataclasses.replace(CARD, fold=f, order=order)
+    assert accuracy_of(card, trained(card, dataclasses.replace(QUICK, epochs=30, lr=5e-3))) > 0.9
+
+
+def test_a_model_of_several_answers_learns_each() -> None:
+    card = dataclasses.replace(CARD, task="any_of", thresholds=(0.5, 0.5), classes=("bright", "dark"))
+    assert accuracy_of(card, trained(card, dataclasses.replace(QUICK, epochs=30, lr=5e-3, balance=True))) > 0.9
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
+    torch.manual_seed(1)
+    one = trained()
+    torch.manual_seed(2)
+    again, other = trained(), trained(recipe=dataclasses.replace(QUICK, seed=1))
+    assert one.state_dict.keys() == again.state_dict.keys()
+    assert all(torch.equal(one.state_dict[name], again.state_dict[name]) for name in one.state_dict)
+    assert not all(torch.equal(one.state_dict[name], other.state_dict[name]) for name in one.state_dict)
+
+
+def test_global_generators_and_threads_are_left_as_they_were() -> None:
+    generator, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    trained(recipe=dataclasses.replace(QUICK, epochs=1))
+    assert torch.equal(torch.random.get_rng_state(), generator)
+    assert torch.get_num_threads() == threads
+
+
+def test_the_epoch_of_the_best_validation_is_kept_and_each_is_reported() -> None:
+    reported: list[Epoch] = []
+    result = trained(progress=reported.append)
+    assert tuple(reported) == result.history
+    assert [epoch.number for epoch in reported] == list(range(6))
+    best = max(reported, key=lambda epoch: (epoch.validation_accuracy, -epoch.validation_loss))
+    assert result.best_epoch == best.number
+
+
+def test_validation_is_measured_as_evaluation_measures_the_kept_weights() -> None:
+    result = trained()
+    module = build("coral", args=CARD.args, classes=2, fold=2, input=CARD.input)
+    module.load_state_dict(result.state_dict)
+    engine = open_engine(CARD, module, device="cpu", dtype="float32")
+    measured = evaluate(engine, scene().only(SPLIT["validation"])).accuracy
+    assert measured == pytest.approx(result.history[result.best_epoch].validation_accuracy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adam"},
+        {"optimizer": "rmsprop"},
+        {"label_smoothing": 0.1},
+        {"balance": True},
+        {"flip": True},
+        {"vary": "picture"},
+        {"average_epochs": 0},
+        {"brightness": 0, "contrast": 0, "shift": 0},
+    ],
+)
+def test_every_setting_of_a_recipe_changes_the_weights(changes: dict[str, object]) -> None:
+    recipe = dataclasses.replace(QUICK, epochs=1)
+    plain, changed = trained(recipe=recipe), trained(recipe=dataclasses.replace(recipe, **changes))
+    name = "features.0.weight"
+    assert not torch.equal(plain.state_dict[name], changed.state_dict[name])
+    assert all(bool(value.isfinite().all()) for value in changed.state_dict.values())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 0},
+        {"batch": 0},
+        {"lr": 0.0},
+        {"weight_decay": -1.0},
+        {"shift": -1},
+        {"label_smoothing": 1.0},
+        {"contrast": 1.0},
+        {"optimizer": "sgd"},
+        {"vary": "frame"},
+    ],
+)
+def test_a_recipe_out_of_range_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"Recipe: .*got"):
+        Recipe(**changes)  # type: ignore[arg-type]
+
+
+def test_examples_that_do_not_fit_the_card_are_refused() -> None:
+    good = scene()
+    part = good.only(SPLIT["training"])
+
+    def refused(message: str, card: ModelCard, training: Examples, validation: Examples) -> None:
+        with pytest.raises(ValueError, match=message):
+            train(card, training, validation, QUICK)
+
+    refused("training: examples must hold at least one picture", CARD, good.only(()), part)
+    refused("validation: examples must hold at least one picture", CARD, part, good.only(()))
+    refused(r"size \(9, 12\) of the model's input", dataclasses.replace(CARD, input=(9, 12)), part, part)
+    refused(r"in 0..1, got int64 \(.*\) in 0..2", CARD, Examples(good.pictures, good.labels * 2, part.runs), part)
+    any_of = dataclasses.replace(CARD, task="any_of", thresholds=(0.5, 0.5))
+    refused(r"any_of model must be float32 \(N, 2\)", any_of, part, part)
+
+
+def test_labels_outside_the_runs_do_not_matter() -> None:
+    examples = scene()
+    labels = examples.labels.copy()
+    outside = np.ones(240, bool)
+    for start, stop in (*SPLIT["training"], *SPLIT["validation"]):
+        outside[start:stop] = False
+    labels[outside] = -7
+    unknown = Examples(examples.pictures, labels, examples.runs)
+    result = train(CARD, unknown.only(SPLIT["training"]), unknown.only(SPLIT["validation"]), QUICK)
+    expected = trained()
+    assert all(torch.equal(value, expected.state_dict[name]) for name, value in result.state_dict.items())
