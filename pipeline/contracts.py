@@ -48,7 +48,9 @@ class Handle(Protocol):
 class Engine(Protocol):
     """Runs a FoldedCNN. `specialized.engines` holds those that ship."""
 
-    groups: int
+    @property
+    def groups(self) -> int:
+        """The most groups of one forward pass."""
 
     def submit(self, frames: npt.NDArray[np.uint8]) -> Handle:
         """Starts a forward pass of uint8 (b, f, H, W, 3) with b up to `groups`; the caller leaves `frames` alone until
@@ -71,6 +73,9 @@ class Sink(ABC):
 
         The commits of one source come in the order of its frames.
         """
+
+    def finish(self) -> None:  # noqa: B027 (empty on purpose: optional)
+        """The run came to its own end: every segment is committed. `close` follows."""
 
     def close(self) -> None:  # noqa: B027 (empty on purpose: optional)
         """Called once, also after a failure; what was committed must be safe when it returns."""

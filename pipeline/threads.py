@@ -138,7 +138,7 @@ def merge(
     stop: Stop | None = None,
     waits: Waits | None = None,
     name: str = "merge",
-) -> Iterator[T]:
+) -> Generator[T]:
     """Runs each iterable in a thread of its own and yields what they give as it comes.
 
     The items of one iterable keep their order. An exception in one of them is raised here. The generator ends when all
@@ -167,7 +167,7 @@ def merge(
                 if close is not None:
                     close()
 
-    def consume() -> Iterator[T]:
+    def consume() -> Generator[T]:
         threads = [
             threading.Thread(target=produce, args=(iterable,), name=f"{name}-{i}")
             for i, iterable in enumerate(iterables)
@@ -191,7 +191,7 @@ def prefetch(
     stop: Stop | None = None,
     waits: Waits | None = None,
     name: str = "prefetch",
-) -> Iterator[T]:
+) -> Generator[T]:
     """Runs one iterable in a thread, up to `depth` items ahead. See `merge`."""
     return merge([iterable], depth=depth, stop=stop, waits=waits, name=name)
 

@@ -51,6 +51,10 @@ class SegmentTask:
     slot: int = 0
 
     @property
+    def first_frame(self) -> int:
+        return self.cut.first_frame
+
+    @property
     def segment(self) -> Segment:
         cut, index = self.cut, self.index
         borders = index.shown[[n for n in (cut.first_frame, cut.last_frame) if n < len(index.shown)]]

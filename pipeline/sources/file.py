@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -44,6 +44,7 @@ class Refusal:
     retry: bool
     bundle: tuple[str, ...] = ()
     slot: int = 0
+    first_frame: ClassVar[int] = 0
 
     def frames(self, reader: Reader) -> Iterator[FrameBatch]:
         segment = Segment(self.source, bundle=self.bundle, slot=self.slot)

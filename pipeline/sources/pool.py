@@ -6,7 +6,7 @@ they would fight with the pool.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -32,7 +32,7 @@ def decode(
     others: Sequence[Iterable[FrameBatch]] = (),
     stop: Stop | None = None,
     waits: Waits | None = None,
-) -> Iterator[FrameBatch]:
+) -> Generator[FrameBatch]:
     """Decodes tasks on `workers` threads, and runs `others` (sources that are no files) on a thread each.
 
     Tasks are taken in order, each when its turn comes, so that files are opened no earlier than needed.
@@ -55,13 +55,13 @@ def _work(tasks: Iterator[Task]) -> Iterator[FrameBatch]:
             yield from task.frames(reader)
 
 
-def segments(sources: Iterable[FileSource]) -> Iterator[Task]:
+def segments(sources: Iterable[FileSource]) -> Iterator[SegmentTask | Refusal]:
     """The segments of all files, file by file."""
     for source in sources:
         yield from source.segments()
 
 
-def bundles(sources: Sequence[FileSource], fold: int) -> Iterator[Task]:
+def bundles(sources: Sequence[FileSource], fold: int) -> Iterator[Bundle]:
     """Files in bundles of `fold`, to be folded across each other (order `streams`)."""
     for first in range(0, len(sources), fold):
         yield Bundle(tuple(sources[first : first + fold]))
@@ -76,12 +76,12 @@ class Bundle:
 
     def __init__(self, sources: Sequence[FileSource]) -> None:
         self._sources = sources
+        self.members = tuple(source.name for source in sources)
 
     def frames(self, reader: Reader) -> Iterator[FrameBatch]:
-        members = tuple(source.name for source in self._sources)
-        readers = [Reader() for _ in members]
+        readers = [Reader() for _ in self.members]
         streams = [
-            _whole(source, members, slot).frames(own)
+            _whole(source, self.members, slot).frames(own)
             for slot, (source, own) in enumerate(zip(self._sources, readers, strict=True))
         ]
         try:

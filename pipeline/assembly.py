@@ -1,0 +1,218 @@
+"""From a configuration to the parts of a run. Behind this module there are no configuration objects, only arguments."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, cast
+
+from pipeline.config import FileSource as FileSection
+from pipeline.config import FilterSection, RunConfig, SourceObject, card_of, load_object
+from pipeline.contracts import Sink, Source
+from pipeline.errors import ConfigError
+from pipeline.filter import Filter
+from pipeline.rows import Labelling
+from pipeline.schema import NamePattern as NamePatternSection
+from pipeline.sinks import open_sink
+from pipeline.sources.file import FileSource, NamePattern, Start
+from pipeline.sources.paths import find_videos
+from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.selection import Selection
+from specialized.engines import Engine, open_engine
+from specialized.modelfile import ModelCard, file_hash, load_model, load_weights
+from specialized.models import build
+from specialized.orders import Order
+
+__all__ = ["Model", "Sources", "cores", "open_models", "open_sinks", "open_sources"]
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One of the run's models, loaded and ready.
+
+    Attributes:
+        name: Name of its filter.
+        path: The model file or `package.module:Class`.
+        sha256: Of the weights' file; None for a class that brings its own weights.
+        card: What it expects and answers.
+        engine: What runs it.
+        filter: What of its rows goes on.
+        labelling: How its scores become labels.
+    """
+
+    name: str
+    path: str
+    sha256: str | None
+    card: ModelCard
+    engine: Engine
+    filter: Filter
+    labelling: Labelling
+
+    def identity(self, batch: int) -> dict[str, object]:
+        """What decides its labels."""
+        return {
+            "model": self.sha256 or self.path,
+            "args": dict(self.card.args),
+            "engine": self.engine.name,
+            "dtype": self.engine.dtype,
+            "device": self.engine.device.partition(":")[0],
+            "batch": batch,
+            "keep": [list(pair) for pair in self.filter.keep],
+        }
+
+    def facts(self, *, frames: int, seconds: float) -> dict[str, object]:
+        """What the summary says of it, given the frames it labelled."""
+        cost = self.engine.cost
+        return {
+            "model": self.path,
+            "classes": list(self.card.classes),
+            "parameters": cost.parameters,
+            "flops_per_picture": cost.flops_per_picture,
+            "intensity": cost.intensity,
+            "device": self.engine.device,
+            "dtype": self.engine.dtype,
+            "engine": self.engine.name,
+            "achieved_flops": cost.flops_per_picture * frames / seconds if seconds else None,
+            "share_of_peak": None,
+        }
+
+
+def open_models(config: RunConfig) -> list[Model]:
+    """Loads the models of all filters onto their devices.
+
+    Raises:
+        ModelError: one of them cannot be loaded or does not run there.
+    """
+    return [_open_model(section, threads=config.run.torch_threads) for section in config.filters]
+
+
+def _open_model(section: FilterSection, *, threads: int | None) -> Model:
+    card = card_of(section)
+    own_class = ":" in card.architecture and card.architecture == section.model
+    weights = section.weights if own_class else section.model
+    if own_class:
+        module = build(card.architecture, args=card.args, classes=len(card.classes), fold=card.fold, input=card.input)
+        if weights is not None:
+            load_weights(module, weights)
+    else:
+        card, module = load_model(section.model)
+    engine = open_engine(
+        card,
+        module,
+        device=section.device,
+        batch=section.batch,
+        dtype=section.dtype,
+        engine=section.engine,
+        threads=threads,
+    )
+    keep = tuple((card.classes.index(name), least) for name, least in section.keep.items())
+    return Model(
+        section.name,
+        section.model,
+        None if weights is None else file_hash(weights),
+        card,
+        engine,
+        Filter(section.name, engine, keep),
+        Labelling(section.name, card.classes, card.task, card.thresholds),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The run's sources: video files, which a pool of decoders shares, and others, which run on a thread each."""
+
+    files: tuple[FileSource, ...]
+    others: tuple[Source, ...]
+    ignored: tuple[Path, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [source.name for source in (*self.files, *self.others)]
+
+
+def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_frames: int) -> Sources:
+    """Finds the files and makes the sources; opens none of them.
+
+    Raises:
+        ConfigError: two sources end up with one name, or none is left.
+    """
+    picture = PictureFormat(*card.input, resize=card.resize, fit=card.fit)
+    files: list[FileSource] = []
+    others: list[Source] = []
+    ignored: list[Path] = []
+    for section in config.sources:
+        if isinstance(section, SourceObject):
+            others.append(_own_source(section, config, picture, batch_frames))
+            continue
+        found = find_videos(section.path, section.name)
+        ignored += found.ignored
+        files += [
+            FileSource(
+                path,
+                name=name,
+                picture=picture,
+                batch_frames=batch_frames,
+                selection=_selection(section, config.run.limit),
+                segment_frames=config.decode.segment_frames,
+                start=_start(section),
+            )
+            for name, path in found.videos
+        ]
+    if order == "streams" and others:
+        raise ConfigError(["sources: order streams must have files only, got a source of another type"])
+    sources = Sources(tuple(files), tuple(others), tuple(ignored))
+    twice = sorted(name for name, times in Counter(sources.names).items() if times > 1)
+    if twice:
+        raise ConfigError([f"sources: names must differ, got {', '.join(twice)} more than once; set `name:`"])
+    if not sources.names:
+        raise ConfigError([f"sources: must hold a video, got none among {len(ignored)} files; check the paths"])
+    return sources
+
+
+def _own_source(section: SourceObject, config: RunConfig, picture: PictureFormat, batch_frames: int) -> Source:
+    """A source of the user's own class, which is offered the pictures' size and the batch length."""
+    make = load_object(section.type, None if config.path is None else config.path.parent)
+    offered: Mapping[str, object] = {"input": (picture.height, picture.width), "batch_frames": batch_frames}
+    parameters = inspect.signature(make).parameters
+    arguments = {name: value for name, value in offered.items() if name in parameters} | section.arguments
+    return cast(Source, make(**arguments))
+
+
+def _selection(section: FileSection, limit: int | None) -> Selection:
+    return Selection(every=section.every, fps=section.fps, from_s=section.from_, to_s=section.to, limit=limit)
+
+
+def _start(section: FileSection) -> Start:
+    start = section.start
+    if start is None:
+        return None
+    if isinstance(start, NamePatternSection):
+        return NamePattern(start.pattern, start.tz)
+    if start in ("creation_time", "mtime"):
+        return cast(Literal["creation_time", "mtime"], start)
+    return datetime.fromisoformat(start)
+
+
+def open_sinks(config: RunConfig, *, folder: Path, sources: Sequence[str]) -> list[Sink]:
+    """The sinks beside the run's own parts.
+
+    Raises:
+        ConfigError: one of them does not take its options.
+    """
+    sinks = []
+    for section in config.sinks:
+        options: Mapping[str, object] = (
+            section.arguments if isinstance(section, SourceObject) else {"path": section.path}
+        )
+        sinks.append(open_sink(section.type, folder=folder, sources=sources, **options))
+    return sinks

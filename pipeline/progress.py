@@ -1,0 +1,88 @@
+"""How a run goes, on stderr: one bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from pipeline.batch import FrameBatch, SegmentEnd
+
+__all__ = ["RunProgress"]
+
+LINE_S = 10.0  # between plain lines
+RATE_S = 2.0  # over which frames/s is measured
+SHOWN = 3  # active sources that are named
+
+
+class RunProgress:
+    """A `pipeline.run.Watcher` that shows frames labelled, frames/s and the sources at work."""
+
+    def __init__(self, stream: TextIO = sys.stderr) -> None:
+        self._stream = stream
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if stream.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("sources"),
+                TextColumn("[bold]{task.fields[frames]:,}[/] frames, {task.fields[rate]:,.0f}/s"),
+                TimeElapsedColumn(),
+                console=Console(file=stream),
+            )
+        self._frames = 0
+        self._active: dict[str, int] = {}  # segments being decoded, per source
+        self._sources = 0
+        self._seen: set[str] = set()
+        self._line_at = self._rate_at = time.monotonic()
+        self._rate_from = 0
+        self._rate = 0.0
+
+    def __enter__(self) -> RunProgress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def begin(self, sources: Sequence[str]) -> None:
+        self._sources = len(sources)
+        self._line_at = self._rate_at = time.monotonic()
+        if self._bar is not None:
+            self._task = self._bar.add_task("labelling", total=len(sources), frames=0, rate=0.0)
+            self._bar.start()
+
+    def decoded(self, batch: FrameBatch) -> None:
+        self._frames += len(batch)
+        self._active.setdefault(batch.source, 0)
+        self._seen.add(batch.source)
+        self._show()
+
+    def committed(self, end: SegmentEnd) -> None:
+        if end.segment.end_s is None:  # the last of its source
+            self._active.pop(end.segment.source, None)
+        self._show()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if now - self._rate_at >= RATE_S:
+            self._rate = (self._frames - self._rate_from) / (now - self._rate_at)
+            self._rate_at, self._rate_from = now, self._frames
+        done = len(self._seen) - len(self._active)
+        names = ", ".join(list(self._active)[:SHOWN]) + (" ..." if len(self._active) > SHOWN else "")
+        if self._bar is not None:
+            self._bar.update(self._task, description=names, completed=done, frames=self._frames, rate=self._rate)
+        elif now - self._line_at >= LINE_S:
+            self._line_at = now
+            print(
+                f"{self._frames:,} frames, {self._rate:,.0f}/s, {done} of {self._sources} sources done; at {names}",
+                file=self._stream,
+                flush=True,
+            )

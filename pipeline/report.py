@@ -1,0 +1,65 @@
+"""A run's summary in words, for the end of `vpipe run`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+__all__ = ["report"]
+
+MOST_SOURCES = 10
+
+
+def report(summary: Mapping[str, object], folder: Path) -> str:
+    """The summary as a person reads it: what was labelled, what was not and why, how fast, what it waited for."""
+    frames = cast(Mapping[str, int], summary["frames"])
+    lines = [_headline(summary, frames)]
+    lost = [f"{frames[key]:,} {key}" for key in ("corrupt", "unread", "failed", "dropped") if frames[key]]
+    if lost:
+        lines.append("not labelled: " + ", ".join(lost))
+    passed = [f"{frames[key]:,} {key}" for key in ("skipped", "filtered", "damaged") if frames[key]]
+    if passed:
+        lines.append("of these: " + ", ".join(passed))
+    sources = cast(Mapping[str, Mapping[str, object]], summary["sources"])
+    errors = [f"  {name}: {source['error']}" for name, source in sources.items() if source["error"]]
+    lines += errors[:MOST_SOURCES]
+    if len(errors) > MOST_SOURCES:
+        lines.append(f"  and {len(errors) - MOST_SOURCES} more, see ledger.json")
+    if summary.get("error"):
+        lines.append(f"broken off: {summary['error']}")
+    lines += [f"DOES NOT ADD UP: {problem}" for problem in cast(list[str], summary["problems"])]
+    for name, facts in cast(Mapping[str, Mapping[str, object]], summary["filters"]).items():
+        lines.append(f"filter {name}: {_model(facts)}, {_fold(summary)}")
+    if summary["bound_by"]:
+        lines.append(f"bound by {summary['bound_by']}; {_gpu(summary)}")
+    lines.append(f"results: {folder}")
+    return "\n".join(lines)
+
+
+def _headline(summary: Mapping[str, object], frames: Mapping[str, int]) -> str:
+    rate = summary["frames_per_s"]
+    speed = f", {rate:,.0f} frames/s" if isinstance(rate, float) else ""
+    wanted = frames["indexed"] - frames["skipped"]
+    return (
+        f"{summary['state']}: {frames['labelled']:,} of {wanted:,} frames labelled in {summary['seconds']:.1f} s{speed}"
+    )
+
+
+def _model(facts: Mapping[str, object]) -> str:
+    return f"{Path(str(facts['model'])).name} on {facts['device']} ({facts['engine']}, {facts['dtype']})"
+
+
+def _fold(summary: Mapping[str, object]) -> str:
+    fold = cast(Mapping[str, object], summary["fold"])
+    if fold["frames"] == 1:
+        return "not folded"
+    return f"{fold['frames']} frames folded, {fold['order']}, {fold['padded_slots']} padded slots"
+
+
+def _gpu(summary: Mapping[str, object]) -> str:
+    gpu = summary["gpu"]
+    if gpu is None:
+        return f"no GPU telemetry: {summary['gpu_absent']}"
+    mean = cast(Mapping[str, float | None], gpu)["util_mean"]
+    return "GPU utilization not reported" if mean is None else f"GPU utilization {mean:.0f} % on average"

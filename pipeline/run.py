@@ -1,0 +1,384 @@
+"""The run: sources, folding, filters and sinks tied together, and every segment committed in order.
+
+    decoders ─▶ merge ─▶ fold ─▶ filter ─▶ sinks, then commit when the last batch of a segment has been written
+
+Everything behind `merge` happens in the calling thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from pipeline.assembly import Model, Sources, cores, open_models, open_sinks, open_sources
+from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
+from pipeline.config import RunConfig, run_config_from
+from pipeline.contracts import Sink
+from pipeline.errors import ConfigError, VpipeError
+from pipeline.filter import folded_filter
+from pipeline.fold import fold
+from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
+from pipeline.runs import RunFolder, identity, identity_changes, write_json
+from pipeline.sinks.parts import PartsSink, committed
+from pipeline.sources import pool
+from pipeline.telemetry import Telemetry
+from pipeline.threads import Stop, Waits, every
+from specialized.orders import Order
+
+__all__ = ["Outcome", "Watcher", "label", "run"]
+
+log = logging.getLogger(__name__)
+
+STEP_TOLERANCE = 2.0  # times between grouped frames that differ by more than this from training's are worth a warning
+
+
+class Watcher(Protocol):
+    """Told how a run goes, from its own thread; for progress displays."""
+
+    def begin(self, sources: Sequence[str]) -> None:
+        """All is loaded, decoding begins."""
+
+    def decoded(self, batch: FrameBatch) -> None:
+        """Pictures have left their decoder."""
+
+    def committed(self, end: SegmentEnd) -> None:
+        """A segment is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run left behind.
+
+    Attributes:
+        state: How it ended.
+        folder: Its folder.
+        summary: What `summary.json` holds.
+        error: What broke it, in one line, or None.
+    """
+
+    state: State
+    folder: RunFolder
+    summary: Mapping[str, object]
+    error: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.state]
+
+
+def run(
+    config: RunConfig,
+    *,
+    mode: Literal["new", "overwrite", "resume"] = "new",
+    stop: Stop | None = None,
+    watcher: Watcher | None = None,
+) -> Outcome:
+    """Labels every frame of the configuration's sources.
+
+    Args:
+        config: A checked configuration, see `pipeline.config.load_run_config`.
+        mode: What to do about a run folder that is there: `new` refuses it, `overwrite` replaces it, `resume` goes on
+            with the segments that are not committed.
+        stop: Set it to interrupt the run: what is committed stays, open segments are dropped.
+        watcher: Told how it goes.
+
+    Raises:
+        ConfigError: Nothing was started.
+        ModelError: A model cannot be loaded; nothing was started.
+    """
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    models = open_models(config)
+    plan = _plan(config, models)
+    folder, sha = _open_folder(config, models, plan, mode)
+    with ExitStack() as cleanup:
+        handler = logging.FileHandler(folder.log, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logging.getLogger("pipeline").addHandler(handler)
+        cleanup.callback(handler.close)
+        cleanup.callback(logging.getLogger("pipeline").removeHandler, handler)
+        return _Run(config, models, plan, folder, sha, stop or Stop(), watcher).work()
+
+
+def label(
+    *videos: str | Path,
+    model: str | Path,
+    workers: int = 1,
+    overrides: Sequence[str] = (),
+) -> Iterator[FrameBatch]:
+    """Labels videos and yields their frames, without a run folder.
+
+    Args:
+        videos: Files, folders or globs.
+        model: A model file.
+        workers: Decoders side by side. With one, frames come in order; with more, batches of different segments of a
+            file alternate (`batch.index` says which frames they are).
+        overrides: `key.path=value` each, as `vpipe run --set`.
+
+    Yields:
+        Batches with `frames`, `index`, `pts_s` and `scores` (N, K); the class of column k is `classes[k]` of the
+        model's card. The last batch of a segment carries `end`, whose `error` tells of trouble.
+
+    Raises:
+        ConfigError, ModelError: Before the first batch.
+    """
+    config = run_config_from(videos, model, overrides=[*overrides, f"decode.workers={workers}"])
+    models = open_models(config)
+    plan = _plan(config, models)
+    return _label(plan, models, workers)
+
+
+def _label(plan: _Plan, models: Sequence[Model], workers: int) -> Iterator[FrameBatch]:
+    with closing(plan.decode(workers=workers)) as batches:
+        groups = fold(plan.f, plan.order, seed=plan.seed)(batches)
+        yield from folded_filter([model.filter for model in models])(groups)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be decoded, and how it is folded."""
+
+    sources: Sources
+    f: int
+    order: Order
+    seed: int
+    batch_frames: int
+
+    def tasks(self, done: frozenset[tuple[str, int]]) -> Iterator[pool.Task]:
+        """The work for the decoders, without the segments that are committed already."""
+        if self.order == "streams":
+            for bundle in pool.bundles(self.sources.files, self.f):
+                if not all((name, 0) in done for name in bundle.members):
+                    yield bundle
+        else:
+            finished = {name for name, _ in done}
+            for task in pool.segments(self.sources.files):
+                if task.source not in finished or (task.source, task.first_frame) not in done:
+                    yield task
+
+    def decode(
+        self,
+        *,
+        workers: int,
+        done: frozenset[tuple[str, int]] = frozenset(),
+        stop: Stop | None = None,
+        waits: Waits | None = None,
+    ) -> Generator[FrameBatch]:
+        return pool.decode(self.tasks(done), workers=workers, others=self.sources.others, stop=stop, waits=waits)
+
+
+def _plan(config: RunConfig, models: Sequence[Model]) -> _Plan:
+    card = models[0].card
+    f = config.fold.frames or card.fold
+    order = config.fold.order or card.order
+    batch_frames = f * max(model.engine.groups for model in models)
+    sources = open_sources(config, card=card, order=order, batch_frames=batch_frames)
+    for path in sources.ignored:
+        log.info("%s: passed over, its name is not that of a video", path)
+    return _Plan(sources, f, order, config.fold.seed, batch_frames)
+
+
+def _open_folder(
+    config: RunConfig, models: Sequence[Model], plan: _Plan, mode: Literal["new", "overwrite", "resume"]
+) -> tuple[RunFolder, str]:
+    """Makes the run's folder or opens the one to resume."""
+    document, sha = identity(
+        [(source.name, source.path) for source in plan.sources.files],
+        selection={
+            "limit": config.run.limit,
+            "sources": [section.model_dump(mode="json", exclude={"path"}) for section in config.sources],
+        },
+        decode={"segment_frames": config.decode.segment_frames},
+        fold={"frames": plan.f, "order": plan.order, "seed": plan.seed},
+        filters={
+            model.name: model.identity(section.batch) for model, section in zip(models, config.filters, strict=True)
+        },
+    )
+    if mode == "resume":
+        folder = RunFolder.resume(Path(config.run.dir), config.run.name)
+        changes = identity_changes(folder.read_identity(), document)
+        if changes:
+            raise ConfigError([f"{folder.path}: another run: {change}" for change in changes])
+    else:
+        folder = RunFolder.create(Path(config.run.dir), config.run.name, overwrite=mode == "overwrite")
+    folder.write_run_json(config.resolved(), document)
+    return folder, sha
+
+
+@dataclass
+class _Run:
+    """One run under way."""
+
+    config: RunConfig
+    models: Sequence[Model]
+    plan: _Plan
+    folder: RunFolder
+    sha: str
+    stop: Stop
+    watcher: Watcher | None
+    waits: Waits = field(default_factory=Waits)
+    padded: int = 0
+    sink_s: float = 0.0
+    labelled: int = 0
+    dropped: list[SegmentEnd] = field(default_factory=list)
+    error: str | None = None
+
+    def work(self) -> Outcome:
+        before = list(committed(self.folder.path))
+        done = frozenset((end.segment.source, end.segment.first_frame) for end in before)
+        if before:
+            log.info("going on: %d segments are committed already", len(before))
+        started = time.perf_counter()
+        telemetry = Telemetry(self.folder.telemetry, gpu_uuid=self.models[0].engine.device_uuid)
+        with telemetry, every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"):
+            self._label(done, _Order(before))
+        seconds = time.perf_counter() - started
+        return self._finish(seconds, telemetry)
+
+    def _label(self, done: frozenset[tuple[str, int]], order: _Order) -> None:
+        """Labels what is not done. Afterwards every sink is closed, whatever happened."""
+        names = self.plan.sources.names
+        sinks: list[Sink] = []
+        with ExitStack() as cleanup:
+            try:
+                sinks.append(PartsSink(self.folder.path, [model.labelling for model in self.models], identity=self.sha))
+                sinks += open_sinks(self.config, folder=self.folder.path, sources=names)
+                for sink in sinks:
+                    cleanup.callback(sink.close)
+                if self.watcher is not None:
+                    self.watcher.begin(names)
+                workers = self.config.decode.workers or cores()
+                batches = self.plan.decode(workers=workers, done=done, stop=self.stop, waits=self.waits)
+                cleanup.enter_context(closing(batches))
+                groups = fold(self.plan.f, self.plan.order, seed=self.plan.seed)(self._watched(batches))
+                labelled = folded_filter([model.filter for model in self.models])(self._counted(groups))
+                for batch in labelled:
+                    self._write(sinks, batch, order)
+                if not self.stop:
+                    self._commit(sinks, order.rest())
+                    for sink in sinks:
+                        sink.finish()
+            except VpipeError as error:
+                self.error = str(error)
+                log.error("%s", error)
+
+    def _write(self, sinks: Sequence[Sink], batch: FrameBatch, order: _Order) -> None:
+        began = time.perf_counter()
+        for sink in sinks:
+            sink.write(batch)
+        if batch.end is not None:
+            self._commit(sinks, order.ready(batch.end))
+        self.sink_s += time.perf_counter() - began
+
+    def _commit(self, sinks: Sequence[Sink], ends: Iterable[SegmentEnd]) -> None:
+        for end in ends:
+            for sink in sinks:
+                sink.commit(end)
+            if end.error is not None:
+                log.warning("%s: %s", end.segment.source, end.error)
+            for lost in end.lost:
+                log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
+            if end.retry:
+                self.dropped.append(end)
+            else:
+                self.labelled += end.counts.labelled
+            if self.watcher is not None:
+                self.watcher.committed(end)
+
+    def _watched(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+        """Passes batches on, tells the watcher and compares their frame rate with that of the training."""
+        card = self.models[0].card
+        compare = self.plan.f > 1 and self.plan.order in ("consecutive", "strided") and card.step_s is not None
+        compared: set[str] = set()
+        for batch in batches:
+            if self.watcher is not None:
+                self.watcher.decoded(batch)
+            if compare and len(batch) > 1 and batch.source not in compared:
+                compared.add(batch.source)
+                _compare_step(batch, card.step_s or 0.0)
+            yield batch
+
+    def _counted(self, groups: Iterator[FoldedBatch]) -> Iterator[FoldedBatch]:
+        for folded in groups:
+            self.padded += folded.padded
+            yield folded
+
+    def _finish(self, seconds: float, telemetry: Telemetry) -> Outcome:
+        """Writes ledger and summary, both derived from the committed parts."""
+        ledger = Ledger([*committed(self.folder.path), *self.dropped], sources=self.plan.sources.names)
+        for problem in ledger.check():
+            log.error("the ledger does not add up: %s", problem)
+        state = run_state(ledger, interrupted=bool(self.stop), broken=self.error is not None)
+        compute_s = max(0.0, seconds - self.waits.empty_s - self.sink_s)
+        document = summary(
+            ledger,
+            state=state,
+            seconds=seconds,
+            labelled=self.labelled,
+            stages={
+                "decode": _times(busy=self.waits.producing_s, waiting_out=self.waits.full_s),
+                "compute": _times(busy=compute_s, waiting_in=self.waits.empty_s),
+                "sink": _times(busy=self.sink_s),
+            },
+            fold={"frames": self.plan.f, "order": self.plan.order, "padded_slots": self.padded},
+            filters={model.name: model.facts(frames=self.labelled, seconds=seconds) for model in self.models},
+            gpu=telemetry.gpu(),
+            gpu_absent=telemetry.gpu_absent,
+            process=telemetry.process(),
+        )
+        if self.error is not None:
+            document["error"] = self.error
+        write_json(self.folder.ledger, ledger.as_dict())
+        write_json(self.folder.summary, document)
+        return Outcome(state, self.folder, document, self.error)
+
+
+class _Order:
+    """Lets the segments of each source pass in order: one that is whole early waits for those before it."""
+
+    def __init__(self, committed: Iterable[SegmentEnd]) -> None:
+        self._passed = {(end.segment.source, end.segment.number) for end in committed}
+        self._next: dict[str, int] = {}
+        self._waiting: dict[str, dict[int, SegmentEnd]] = {}
+
+    def ready(self, end: SegmentEnd) -> Iterator[SegmentEnd]:
+        """The segments that may be committed now that this one is whole."""
+        source = end.segment.source
+        waiting = self._waiting.setdefault(source, {})
+        waiting[end.segment.number] = end
+        number = self._next.get(source, 0)
+        while number in waiting or (source, number) in self._passed:
+            self._next[source] = number + 1
+            if number in waiting:
+                yield waiting.pop(number)
+            number += 1
+
+    def rest(self) -> Iterator[SegmentEnd]:
+        """Those that still wait when all is done, because a source left out a number."""
+        for waiting in self._waiting.values():
+            for number in sorted(waiting):
+                yield waiting.pop(number)
+
+
+def _times(*, busy: float, waiting_in: float = 0.0, waiting_out: float = 0.0) -> dict[str, float]:
+    return {"busy_s": busy, "waiting_in_s": waiting_in, "waiting_out_s": waiting_out}
+
+
+def _compare_step(batch: FrameBatch, trained_s: float) -> None:
+    """Warns where the pictures of a group lie much closer or farther apart in time than in training."""
+    step_s = float(np.nanmedian(np.diff(batch.pts_s)))
+    if step_s > 0 and not 1 / STEP_TOLERANCE <= step_s / trained_s <= STEP_TOLERANCE:
+        log.warning(
+            "%s: frames should be about %.3g s apart, as the model was trained, got %.3g s; "
+            "set `every:` or `fps:`, or train for this footage",
+            batch.source,
+            trained_s,
+            step_s,
+        )
