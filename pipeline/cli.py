@@ -107,18 +107,18 @@ def run(
     _log_to_stderr(logging.INFO if verbose else logging.WARNING)
     if not quiet:
         click.echo("loading...", err=True)
-    from pipeline import run as runs
     from pipeline.progress import RunProgress
     from pipeline.report import report
+    from pipeline.runner import run as start
     from pipeline.threads import Stop, stuck_threads
 
     stop = Stop()
     with _signals_stop(stop):
         if quiet:
-            outcome = runs.run(config, mode=mode, stop=stop)
+            outcome = start(config, mode=mode, stop=stop)
         else:
             with RunProgress() as progress:
-                outcome = runs.run(config, mode=mode, stop=stop, watcher=progress)
+                outcome = start(config, mode=mode, stop=stop, watcher=progress)
     if not quiet:
         click.echo(report(outcome.summary, outcome.folder.path), err=True)
     elif outcome.error is not None:

@@ -21,7 +21,7 @@ SHOWN = 3  # active sources that are named
 
 
 class RunProgress:
-    """A `pipeline.run.Watcher` that shows frames labelled, frames/s and the sources at work."""
+    """A `pipeline.runner.Watcher` that shows frames labelled, frames/s and the sources at work."""
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self._stream = stream

@@ -104,7 +104,7 @@ def run(
         logging.getLogger("pipeline").addHandler(handler)
         cleanup.callback(handler.close)
         cleanup.callback(logging.getLogger("pipeline").removeHandler, handler)
-        return _Run(config, models, plan, folder, sha, stop or Stop(), watcher).work()
+        return _Run(config, models, plan, folder, sha, stop if stop is not None else Stop(), watcher).work()
 
 
 def label(

@@ -1,0 +1,289 @@
+"""Whole runs: from files to committed parts."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from pipeline import runner as runs
+from pipeline.config import load_run_config
+from pipeline.errors import ConfigError
+from pipeline.sinks.parts import committed
+from pipeline.threads import Stop, stuck_threads
+from specialized.orders import ORDERS
+from tests.clips import KINDS, clip, write_clip
+from tests.models import BITS, numbers
+
+FRAMES = 60
+READER = {
+    "model": "tests.models:NumberReader",
+    "input": [24, 36],
+    "classes": BITS,
+    "task": "any_of",
+    "mean": [0, 0, 0],
+    "std": [1, 1, 1],
+    "dtype": "float32",
+    "device": "cpu",
+}
+
+
+def configured(folder, sources, *, f=1, order="consecutive", batch=16, filters=("reader",), **sections):
+    """Writes and loads the configuration of a run in `folder`."""
+    content = {
+        "run": {"name": "r", "dir": str(folder / "runs"), "torch_threads": 1},
+        "sources": sources,
+        "decode": {"segment_frames": 1, "workers": 2} | sections.pop("decode", {}),
+        "filters": [READER | {"name": name, "fold": f, "order": order, "batch": batch} for name in filters],
+    } | sections
+    path = folder / "run.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe").dump(content, file)
+    return load_run_config(path)
+
+
+def rows(folder, filter="reader"):
+    """(source, frame) -> (number, source number) read off the picture that the row's scores came from."""
+    table = ds.dataset(folder.frames / filter).to_table()
+    scores = np.array(table["scores"].combine_chunks().flatten()).reshape(len(table), len(BITS))
+    shown, source = numbers(scores)
+    keys = zip(table["source"].to_pylist(), table["frame"].to_pylist(), strict=True)
+    return dict(zip(keys, zip(shown.tolist(), source.tolist(), strict=True), strict=True)), table
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    f=st.integers(1, 8),
+    order=st.sampled_from(ORDERS),
+    batch=st.integers(1, 40),
+    workers=st.integers(1, 4),
+    kinds=st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=4),
+    lengths=st.lists(st.integers(1, FRAMES), min_size=4, max_size=4),
+    filters=st.integers(1, 2),
+    segment_frames=st.sampled_from([1, 20, 4096]),
+)
+def test_no_label_ever_moves(tmp_path_factory, f, order, batch, workers, kinds, lengths, filters, segment_frames):
+    tmp_path = tmp_path_factory.mktemp("run")
+    sources = [{"name": f"s{k}", "path": str(clip(kind, FRAMES, source=k))} for k, kind in enumerate(kinds)]
+    names = [f"reader{k}" for k in range(filters)]
+    config = configured(
+        tmp_path,
+        [source | ({"to": lengths[k] / 25} if k % 2 else {}) for k, source in enumerate(sources)],
+        f=f,
+        order=order,
+        batch=batch,
+        filters=names,
+        decode={"workers": workers, "segment_frames": segment_frames},
+    )
+    outcome = runs.run(config)
+    assert outcome.exit_code == 0
+    assert outcome.summary["problems"] == []
+    counts = outcome.summary["frames"]
+    assert counts["indexed"] == FRAMES * len(kinds)
+    assert counts["labelled"] == counts["decoded"] == counts["written"] == counts["indexed"] - counts["skipped"]
+    for name in names:
+        labels, table = rows(outcome.folder, name)
+        assert len(labels) == len(table) == counts["written"]
+        for (source, frame), shown in labels.items():
+            assert shown == (frame, int(source[1:]))
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("f", range(1, 9))
+def test_no_label_moves_at_any_fold_and_order(tmp_path, f, order):
+    kinds = ["h264-bframes-opengop.mp4", "hevc-bframes.mp4", "vp9.webm", "mjpeg.avi", "h264-variable-rate.mkv"]
+    sources = [{"name": f"s{k}", "path": str(clip(kind, FRAMES, source=k))} for k, kind in enumerate(kinds)]
+    outcome = runs.run(configured(tmp_path, sources, f=f, order=order))
+    labels, _ = rows(outcome.folder)
+    assert labels == {(f"s{k}", n): (n, k) for k in range(len(kinds)) for n in range(FRAMES)}
+    assert outcome.exit_code == 0
+
+
+def test_the_parts_are_the_same_from_any_number_of_workers(tmp_path):
+    sources = [{"name": kind, "path": str(clip(kind, FRAMES))} for kind in ("h264-closed.mp4", "vp9.webm")]
+    tables = []
+    for workers in (1, 2, 5):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        outcome = runs.run(configured(folder, sources, f=3, decode={"workers": workers}))
+        parts = sorted(path.relative_to(outcome.folder.path) for path in outcome.folder.frames.rglob("*.parquet"))
+        assert len(parts) > 6
+        tables.append([(part, ds.dataset(outcome.folder.path / part).to_table()) for part in parts])
+    assert tables[0] == tables[1] == tables[2]
+
+
+def test_skipped_frames_are_counted_and_the_ledger_adds_up(tmp_path):
+    path = str(clip("h264-closed.mp4", FRAMES))
+    config = configured(tmp_path, [{"path": path, "every": 3, "from": 0.5, "to": "0:02"}], f=4)
+    outcome = runs.run(config)
+    labels, _ = rows(outcome.folder)
+    expected = [n for n in range(0, FRAMES, 3) if 12.5 <= n < 50]
+    assert sorted(frame for _, frame in labels) == expected
+    assert outcome.summary["frames"]["skipped"] == FRAMES - len(expected)
+    ledger = json.loads(outcome.folder.ledger.read_text())
+    assert ledger["problems"] == []
+    assert ledger["counts"] == {k: v for k, v in outcome.summary["frames"].items() if k != "dropped"}
+
+
+def test_keep_passes_only_what_reaches_its_threshold(tmp_path):
+    config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
+    data = YAML(typ="safe").load(config.path)
+    data["filters"][0]["keep"] = {BITS[15]: 0.5}  # the lowest bit of the number: odd frames
+    with config.path.open("w") as file:
+        YAML(typ="safe").dump(data, file)
+    outcome = runs.run(load_run_config(config.path))
+    labels, _ = rows(outcome.folder)
+    assert sorted(frame for _, frame in labels) == list(range(1, FRAMES, 2))
+    assert (outcome.summary["frames"]["written"], outcome.summary["frames"]["filtered"]) == (30, 30)
+
+
+def test_a_folder_of_good_and_broken_files_labels_all_the_good_ones(tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name in ("empty.mp4", "not-a-video.mp4", "broken-hole.mp4", "h264.ts", "one-frame.mp4"):
+        shutil.copy(f"tests/data/odd/{name}", folder / name)
+    (folder / "notes.txt").write_text("not a video")
+    outcome = runs.run(configured(tmp_path, [{"path": str(folder), "name": "all"}], f=2))
+    assert outcome.exit_code == 3
+    sources = outcome.summary["sources"]
+    assert set(sources) == {f"all/{p.name}" for p in folder.iterdir() if p.suffix != ".txt"}
+    assert sources["all/h264.ts"]["labelled"] == 96
+    assert sources["all/one-frame.mp4"]["labelled"] == 1
+    assert sources["all/broken-hole.mp4"]["labelled"] >= 85
+    assert "empty" in sources["all/empty.mp4"]["error"]
+    assert outcome.summary["problems"] == []
+
+
+def test_nothing_to_label_is_a_failure(tmp_path):
+    outcome = runs.run(configured(tmp_path, [{"path": str(Path("tests/data/odd/empty.mp4").absolute())}]))
+    assert outcome.exit_code == 1
+
+
+def test_a_run_folder_that_is_there_is_refused_with_the_three_ways_on(tmp_path):
+    config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
+    assert runs.run(config).exit_code == 0
+    with pytest.raises(ConfigError, match=r"--resume.*--overwrite.*--name"):
+        runs.run(config)
+    assert runs.run(config, mode="overwrite").exit_code == 0
+
+
+class StopsAfter:
+    """A watcher that stops the run after a number of commits."""
+
+    def __init__(self, stop, commits):
+        self.stop, self.left = stop, commits
+
+    def begin(self, sources):
+        pass
+
+    def decoded(self, batch):
+        pass
+
+    def committed(self, end):
+        self.left -= 1
+        if self.left == 0:
+            self.stop.set()
+
+
+@pytest.mark.parametrize("order", ["consecutive", "streams"])
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, order):
+    sources = [{"name": f"s{k}", "path": str(clip("h264-closed.mp4", FRAMES, source=k))} for k in range(4)]
+    config = configured(tmp_path, sources, f=2, order=order)
+    stop = Stop()
+    first = runs.run(config, stop=stop, watcher=StopsAfter(stop, 2))
+    assert (first.state, first.exit_code) == ("interrupted", 130)
+    kept = {path: path.stat().st_ino for path in first.folder.frames.rglob("*.parquet")}
+    assert kept
+    second = runs.run(config, mode="resume")
+    assert second.exit_code == 0
+    labels, _ = rows(second.folder)
+    assert labels == {(f"s{k}", n): (n, k) for k in range(4) for n in range(FRAMES)}
+    if order == "consecutive":
+        assert all(path.stat().st_ino == inode for path, inode in kept.items())
+
+
+def test_resuming_another_run_is_refused_with_what_changed(tmp_path):
+    path = str(clip("h264-closed.mp4", FRAMES))
+    runs.run(configured(tmp_path, [{"path": path}], f=2))
+    with pytest.raises(ConfigError, match="fold"):
+        runs.run(configured(tmp_path, [{"path": path}], f=4), mode="resume")
+
+
+def test_a_model_that_fails_breaks_the_run_and_keeps_what_is_committed(tmp_path):
+    config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
+    data = YAML(typ="safe").load(config.path)
+    data["filters"][0]["model"] = "tests.models:Broken"
+    with config.path.open("w") as file:
+        YAML(typ="safe").dump(data, file)
+    outcome = runs.run(load_run_config(config.path))
+    assert outcome.exit_code == 1
+    assert "out of paper" in outcome.error
+    assert stuck_threads() == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "telemetry"))]
+
+
+def test_a_step_far_from_the_trained_one_is_a_loud_warning(tmp_path, caplog):
+    import torch
+
+    from specialized.modelfile import ModelCard, save_model
+    from specialized.models import build
+
+    card = ModelCard(
+        architecture="coral", fold=2, order="consecutive", input=(50, 50), classes=("a", "none"), step_s=0.1
+    )
+    torch.manual_seed(0)
+    module = build("coral", args={}, classes=2, fold=2, input=(50, 50))
+    save_model(tmp_path / "m.safetensors", card, module.state_dict())
+    path = write_clip(tmp_path / "slow.mp4", range(20), rate=2)
+    content = {
+        "run": {"dir": str(tmp_path / "runs")},
+        "sources": [{"path": str(path)}],
+        "filter": {"model": str(tmp_path / "m.safetensors"), "device": "cpu"},
+        "fold": {"order": "strided"},
+    }
+    with (tmp_path / "slow.yaml").open("w") as file:
+        YAML(typ="safe").dump(content, file)
+    config = load_run_config(tmp_path / "slow.yaml")
+    assert "order" in config.warnings[0]
+    runs.run(config)
+    assert "frames should be about 0.1 s apart, as the model was trained, got 0.5 s" in caplog.text
+
+
+def test_label_yields_the_frames_of_a_video_in_order(tmp_path):
+    import torch
+
+    from pipeline import label
+    from specialized.modelfile import ModelCard, save_model
+    from specialized.models import build
+
+    torch.manual_seed(0)
+    card = ModelCard(architecture="coral", fold=4, order="consecutive", input=(50, 50), classes=("a", "none"))
+    save_model(
+        tmp_path / "m.safetensors", card, build("coral", args={}, classes=2, fold=4, input=(50, 50)).state_dict()
+    )
+    batches = list(label(clip("h264-closed.mp4", FRAMES), model=tmp_path / "m.safetensors"))
+    assert [int(n) for batch in batches for n in batch.index] == list(range(FRAMES))
+    assert all(batch.scores.shape == (len(batch), 2) for batch in batches)
+
+
+def test_csv_lines_are_in_order_and_complete(tmp_path):
+    sources = [{"name": f"s{k}", "path": str(clip("h264-closed.mp4", FRAMES, source=k))} for k in range(2)]
+    config = configured(tmp_path, sources, f=2, sinks=[{"type": "csv", "path": str(tmp_path / "out.csv")}])
+    runs.run(config)
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * FRAMES
+    got = [tuple(line.replace('"', "").split(",")[:2]) for line in lines[1:]]
+    assert got == [(f"s{k}", str(n)) for k in range(2) for n in range(FRAMES)]
+
+
+def test_no_temporary_file_is_left(tmp_path):
+    outcome = runs.run(configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}]))
+    assert not [path for path in outcome.folder.path.rglob("*") if path.name.startswith(".")]
+    assert len(list(committed(outcome.folder.path))) > 3
