@@ -1,0 +1,225 @@
+"""The command as a user meets it: what it prints, and its exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+import torch
+from click.testing import CliRunner
+
+from pipeline.cli import main
+from specialized.modelfile import ModelCard, save_model
+from specialized.models import build
+from tests.clips import clip
+
+ODD = Path("tests/data/odd").absolute()
+VPIPE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+
+REFUSED = {"empty.mp4": "it is empty", "not-a-video.mp4": "no known video format", "sound-only.mp4": "no video stream"}
+REFUSED["broken-no-index.mp4"] = "moov atom not found"
+LOSSY = {"broken-hole.mp4": 85, "broken-cut.mp4": 40, "broken-cut.mkv": 38}
+FRAMES = {"h264-720p.mp4": 24, "h264-all-intra.mov": 32, "h264-with-sound.mp4": 48, "mjpeg.avi": 48}
+FRAMES |= {"animated.gif": 41, "one-frame.mp4": 1, "size-change.ts": 80}
+VIDEOS = sorted(path.name for path in ODD.iterdir() if path.suffix != ".md")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model file with the weights that a seed gives: what it says is nonsense, how it is run is not."""
+    path = tmp_path_factory.mktemp("model") / "coral.safetensors"
+    card = ModelCard(architecture="coral", fold=4, order="consecutive", input=(50, 50), classes=("person", "none"))
+    torch.manual_seed(0)
+    save_model(path, card, build("coral", args={}, classes=2, fold=4, input=(50, 50)).state_dict())
+    return path
+
+
+def vpipe(*arguments):
+    """Runs the command in this process: (exit code, stdout, stderr)."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    assert "Traceback" not in result.output
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_every_odd_file_is_labelled_in_full_or_its_loss_is_named(name, model, tmp_path):
+    code, _, err = vpipe("run", ODD / name, "--model", model, "--set", f"run.dir={tmp_path}", "--name", "odd")
+    summary = json.loads((tmp_path / "odd" / "summary.json").read_text())
+    frames = summary["frames"]
+    assert summary["problems"] == []
+    if name in REFUSED:
+        assert code == 1
+        assert frames["labelled"] == 0
+        (line,) = [line for line in err.splitlines() if REFUSED[name] in line and line.startswith("vpipe: ")]
+        assert name in line
+    elif name in LOSSY:
+        assert code == 3
+        assert frames["labelled"] >= LOSSY[name]
+        assert frames["corrupt"] + frames["unread"] > 0 or "its end is missing" in err
+    else:
+        assert code == 0
+        assert frames["labelled"] == frames["indexed"] == FRAMES.get(name, 96)
+    parts = ds.dataset(tmp_path / "odd" / "frames").to_table()
+    assert len(parts) == frames["labelled"]
+
+
+def test_a_folder_of_good_and_broken_files_labels_the_good_ones(model, tmp_path):
+    code, _, err = vpipe("run", ODD, "--model", model, "--set", f"run.dir={tmp_path}", "--name", "odd")
+    summary = json.loads((tmp_path / "odd" / "summary.json").read_text())
+    assert code == 3
+    assert summary["state"] == "partial"
+    assert set(summary["sources"]) == {f"odd/{name}" for name in VIDEOS}
+    for name in VIDEOS:
+        labelled = summary["sources"][f"odd/{name}"]["labelled"]
+        if name in REFUSED:
+            assert labelled == 0
+            assert f"odd/{name}" in err
+        elif name not in LOSSY:
+            assert labelled == FRAMES.get(name, 96)
+
+
+def test_csv_goes_to_stdout_and_everything_else_to_stderr(model, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"run: {{dir: {tmp_path}}}\n"
+        f"sources: [{{path: {clip('h264-closed.mp4')}}}]\n"
+        f"filter: {{model: {model}}}\n"
+        "sinks: [{type: csv, path: '-'}]\n"
+    )
+    done = subprocess.run([*VPIPE, "run", str(config)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 61
+    assert lines[0].startswith('"source","frame","pts_s","captured","filter","label","score"')
+    assert "done: 60 of 60 frames labelled" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_commits_what_is_whole_and_exits_within_5_seconds(number, model, tmp_path):
+    config = tmp_path / "c.yaml"
+    lobby = Path("videos/lobby-person.mp4").absolute()
+    config.write_text(
+        f"run: {{dir: {tmp_path}, name: r}}\n"
+        f"sources: [{', '.join(f'{{name: s{k}, path: {lobby}}}' for k in range(60))}]\n"
+        f"filter: {{model: {model}}}\n"
+    )
+    process = subprocess.Popen([*VPIPE, "run", str(config)], stderr=subprocess.PIPE, text=True)
+    limit = time.monotonic() + 60
+    while not list(tmp_path.glob("r/frames/*/*/*.parquet")):
+        assert time.monotonic() < limit, "no part was committed"
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    process.send_signal(number)
+    asked = time.monotonic()
+    _, err = process.communicate(timeout=30)
+    assert time.monotonic() - asked < 5
+    assert process.returncode == 130
+    assert "Traceback" not in err
+    summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert summary["state"] == "interrupted"
+    assert summary["problems"] == []
+    assert not list(tmp_path.rglob(".*.tmp"))
+    assert len(ds.dataset(tmp_path / "r" / "frames").to_table()) == summary["frames"]["labelled"] > 0
+
+
+def test_all_problems_of_a_configuration_are_named_at_once_with_file_and_line(model, tmp_path):
+    config = tmp_path / "bad.yaml"
+    config.write_text(
+        f"run: {{dir: {tmp_path}}}\n"
+        "sources:\n"
+        "  - {path: gone.mp4}\n"
+        "fold: {frames: 8}\n"
+        "filter:\n"
+        f"  model: {model}\n"
+        "  batch: many\n"
+        "  devise: cpu\n"
+    )
+    for command in ("run", "check"):
+        code, _, err = vpipe(command, config)
+        assert code == 2
+        lines = [line.removeprefix(f"vpipe: {config}:") for line in err.splitlines() if "bad.yaml:" in line]
+        assert [int(line.partition(":")[0]) for line in lines] == [3, 4, 7, 8]
+        assert "gone.mp4" in lines[0]
+        assert "fold.frames" in lines[1]
+        assert "filter.batch" in lines[2]
+        assert "device" in lines[3]
+    assert not (tmp_path / "bad").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "Missing argument"),
+        (["run", "a.yaml", "b.yaml"], "videos with --model FILE"),
+        (["run", "videos/lobby-person.mp4"], "add --model FILE"),
+        (["run", "nothing.yaml"], "nothing.yaml"),
+        (["run", "a.yaml", "--resume", "--overwrite"], "exclude each other"),
+        (["check", "tests/data/odd/h264.ts"], "h264.ts"),
+        (["run", "videos/lobby-person.mp4", "--model", "gone.safetensors"], "gone.safetensors"),
+        (["run", "videos/lobby-person.mp4", "--model", "tests/data/odd/h264.ts"], "safetensors"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2_and_one_clear_line(arguments, message):
+    code, _, err = vpipe(*arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_an_unwritable_run_folder_is_named_before_anything_starts(model, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, err = vpipe("run", clip("h264-closed.mp4"), "--model", model, "--set", f"run.dir={tmp_path / 'file'}")
+    assert code == 2
+    assert "file" in err
+
+
+def test_probe_says_what_a_file_holds_and_what_is_wrong(tmp_path):
+    code, out, _ = vpipe("probe", "--json", ODD / "h264-rotated-flag.mp4")
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["codec"], facts["frames"], facts["width"], facts["height"]) == ("h264", 96, 216, 384)
+    code, out, _ = vpipe("probe", ODD / "broken-cut.mp4", ODD / "empty.mp4")
+    assert code == 1
+    assert "its end is missing" in out
+    assert "it is empty" in out
+
+
+def test_info_says_what_a_model_file_holds(model):
+    code, out, _ = vpipe("info", model, "--json")
+    assert code == 0
+    assert json.loads(out)["classes"] == ["person", "none"]
+    code, _, err = vpipe("info", ODD / "h264.ts")
+    assert code == 1
+    assert "h264.ts" in err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check", "configs/lobby.yaml"]])
+def test_help_and_check_do_not_load_torch(arguments):
+    script = (
+        "import sys; from pipeline.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as e: assert not e.code, e.code\n"
+        "assert not {'torch', 'av', 'cv2'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_that_leaves_ends_the_run_without_a_traceback(model, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"run: {{dir: {tmp_path}}}\nsources: [{{path: {clip('h264-closed.mp4')}}}]\n"
+        f"filter: {{model: {model}}}\nsinks: [{{type: jsonl, path: '-'}}]\n"
+    )
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*VPIPE, "run", str(config)], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "standard output" in done.stderr
