@@ -88,7 +88,9 @@ def open_engine(
         batch: pictures per forward; B = max(1, batch // f) groups.
         dtype: auto is float16 on CUDA, bfloat16 on CPUs with instructions for it, else float32.
         engine: auto is torch.
-        threads: CPU threads of the whole process for forwards; None leaves torch's number, one per core.
+        threads: CPU threads of the whole process for forwards; None leaves torch's number, one per core. Where others
+            want the cores too, two or more pay only with OMP_WAIT_POLICY=passive in the environment before torch is
+            loaded: threads that wait for each other spin otherwise.
 
     Raises:
         ModelError: the device is not there, or the model does not run on it.

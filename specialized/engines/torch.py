@@ -165,6 +165,6 @@ def _fastest(device: torch.device) -> Dtype:
     """By what the device can do, not by a timing: the same machine must choose the same dtype every time."""
     if device.type == "cuda":
         return "float16"
-    # Measured with AVX-512 BF16 on two cores: 2.5 to 5 times float32. Emulated bfloat16 is slower than float32.
+    # Measured with AVX-512 BF16 on two cores: 2.5 (f = 4) to 5 (f = 1) times as quick as float32. Others emulate it.
     supported = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return "bfloat16" if supported else "float32"
