@@ -225,6 +225,20 @@ def info(model: str, as_json: bool) -> None:
     click.echo(json.dumps(card) if as_json else _facts(model, card))
 
 
+@main.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="Draw this source. May be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), help="The PNG to write. Default: RUN/strip.png.")
+def strip(run: Path, sources: tuple[str, ...], out: Path | None) -> None:
+    """Draw what the run in folder RUN said, over time, under frames of its footage."""
+    from pipeline.picture import strip as draw
+
+    out = out or run / "strip.png"
+    for note in draw(run, out, sources=sources):
+        click.echo(note, err=True)
+    click.echo(out)
+
+
 def _facts(title: str, facts: Mapping[str, object]) -> str:
     """A title and `key  value` lines."""
     width = max(map(len, facts))
