@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Literal, cast
 
 from pipeline.config import FileSource as FileSection
-from pipeline.config import FilterSection, RunConfig, SourceObject, card_of, load_object
+from pipeline.config import FilterSection, RunConfig, SourceObject, card_of
 from pipeline.contracts import Sink, Source
 from pipeline.errors import ConfigError
 from pipeline.filter import Filter
 from pipeline.rows import Labelling
+from pipeline.schema import CallbackSink, SinkObject
 from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
 from pipeline.sources.file import FileSource, NamePattern, Start
@@ -26,6 +27,7 @@ from pipeline.sources.selection import Selection
 from specialized.engines import Engine, open_engine
 from specialized.modelfile import ModelCard, file_hash, load_model, load_weights
 from specialized.models import build
+from specialized.objects import load_object
 from specialized.orders import Order
 
 __all__ = ["Model", "Sources", "cores", "open_models", "open_sinks", "open_sources"]
@@ -181,7 +183,7 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
 
 def _own_source(section: SourceObject, config: RunConfig, picture: PictureFormat, batch_frames: int) -> Source:
     """A source of the user's own class, which is offered the pictures' size and the batch length."""
-    make = load_object(section.type, None if config.path is None else config.path.parent)
+    make = load_object(section.type)
     offered: Mapping[str, object] = {"input": (picture.height, picture.width), "batch_frames": batch_frames}
     parameters = inspect.signature(make).parameters
     arguments = {name: value for name, value in offered.items() if name in parameters} | section.arguments
@@ -211,8 +213,13 @@ def open_sinks(config: RunConfig, *, folder: Path, sources: Sequence[str]) -> li
     """
     sinks = []
     for section in config.sinks:
-        options: Mapping[str, object] = (
-            section.arguments if isinstance(section, SourceObject) else {"path": section.path}
-        )
+        options: Mapping[str, object]
+        match section:
+            case SinkObject():
+                options = section.arguments
+            case CallbackSink():
+                options = {"call": section.call}
+            case _:
+                options = {"path": section.path}
         sinks.append(open_sink(section.type, folder=folder, sources=sources, **options))
     return sinks

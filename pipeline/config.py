@@ -17,7 +17,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.configcheck import card_of, check_run_config, check_train_config, load_object
+from pipeline.configcheck import card_of, check_run_config, check_train_config
 from pipeline.errors import ConfigError
 from pipeline.schema import (
     Configuration,
@@ -43,7 +43,6 @@ __all__ = [
     "card_of",
     "check_run_config",
     "check_train_config",
-    "load_object",
     "load_run_config",
     "load_train_config",
     "run_config_from",

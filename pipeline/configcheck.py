@@ -4,7 +4,6 @@ Nothing here raises for a mistake of the user's: each is a line of the report. M
 card, sources are not opened, and torch is loaded only by modules of the user's own that the configuration names.
 """
 
-import importlib
 import inspect
 import os
 import sys
@@ -17,19 +16,23 @@ from pathlib import Path
 from pipeline.errors import ModelError
 from pipeline.schema import (
     OBJECT,
+    CallbackSink,
     Configuration,
-    FileSink,
     FileSource,
     FilterSection,
     RunConfig,
     Selection,
+    SinkObject,
     SourceObject,
     TrainConfig,
 )
 from pipeline.yamlfile import Node, Step, did_you_mean
 from specialized.modelfile import ModelCard, read_card
 from specialized.models import MODELS
+from specialized.objects import load_object
 
+SOURCE_OFFERS = ("input", "batch_frames")  # what `pipeline.assembly` passes where a source's constructor takes it
+SINK_OFFERS = ("folder", "sources")  # what `pipeline.sinks.open_sink` passes likewise
 BUILD_OFFERS = ("fold", "classes", "input")  # what `specialized.models.build` passes where a class takes it
 
 _OWN_MODEL = tuple(FilterSection.model_fields)[tuple(FilterSection.model_fields).index("args") :]
@@ -38,9 +41,8 @@ _OWN_MODEL = tuple(FilterSection.model_fields)[tuple(FilterSection.model_fields)
 class Report:
     """Collects problems and warnings, each with the place of the value it is about."""
 
-    def __init__(self, tree: Node, folder: str) -> None:
+    def __init__(self, tree: Node) -> None:
         self.tree = tree
-        self.folder = folder
         self.problems: list[str] = []
         self.warnings: list[str] = []
 
@@ -92,30 +94,6 @@ def card_of(section: FilterSection) -> ModelCard:
         raise ModelError(f"{section.model}: {exc}") from exc
 
 
-def load_object(name: str, folder: str | os.PathLike[str] | None = None) -> Callable[..., object]:
-    """Imports `package.module:Name`; modules that lie in `folder`, the configuration's, are found as well.
-
-    Raises:
-        ImportError: with one line that says why.
-    """
-    module_name, _, attributes = name.partition(":")
-    if folder is not None and str(folder) not in sys.path:
-        sys.path.append(str(folder))  # at the end: a file beside the configuration never hides an installed module
-    try:
-        found: object = importlib.import_module(module_name)
-    except Exception as exc:  # importing runs the user's code
-        told = " ".join(f"{type(exc).__name__}: {exc}".split())
-        raise ImportError(f"module {module_name!r} must be importable, got {told}") from exc
-    for attribute in attributes.split("."):
-        if not hasattr(found, attribute):
-            close = did_you_mean(attribute, (other for other in dir(found) if not other.startswith("_")))
-            raise ImportError(f"{module_name} must define {attribute!r}, got none of that name{close}")
-        found = getattr(found, attribute)
-    if not callable(found):
-        raise ImportError(f"{name!r} must be a class or function, got {type(found).__name__}")
-    return found
-
-
 def check_run_config(config: RunConfig) -> list[str]:
     """Returns the problems, one line each, that keep a valid configuration from running here."""
     report = _report(config)
@@ -132,7 +110,7 @@ def check_run_config(config: RunConfig) -> list[str]:
                     ("sources", k, "path"), f"must be a file, folder or glob of files, got nothing at {path}"
                 )
         else:
-            _check_object(report, ("sources", k), source)
+            _check_object(report, ("sources", k), source, SOURCE_OFFERS)
     _check_filters(report, config)
     _check_sinks(report, config)
     _check_folder(report, ("run", "dir"), config.run.dir)
@@ -175,7 +153,11 @@ def check_train_config(config: TrainConfig) -> list[str]:
 
 
 def _report(config: Configuration) -> Report:
-    return Report(config._tree, str(config.path.absolute().parent) if config.path else os.getcwd())
+    """An empty report. From here on modules that lie beside the configuration can be imported."""
+    folder = str(config.path.absolute().parent) if config.path else os.getcwd()
+    if folder not in sys.path:
+        sys.path.append(folder)  # at the end: a file beside the configuration never hides an installed module
+    return Report(config._tree)
 
 
 def _check_unique(report: Report, section: str, names: Sequence[object]) -> None:
@@ -192,13 +174,15 @@ def _check_selection(report: Report, steps: tuple[Step, ...], selection: Selecti
         report.problem((*steps, "to"), f"must be after 'from' ({selection.from_ or 0.0:g} s), got {selection.to:g} s")
 
 
-def _check_object(report: Report, steps: tuple[Step, ...], section: SourceObject) -> None:
+def _check_object(
+    report: Report, steps: tuple[Step, ...], section: SourceObject, offered: tuple[str, ...] = ()
+) -> None:
     try:
-        target = load_object(section.type, report.folder)
+        target = load_object(section.type)
     except ImportError as exc:
         report.problem((*steps, "type"), str(exc))
     else:
-        _check_arguments(report, steps, target, section.type, section.arguments)
+        _check_arguments(report, steps, target, section.type, section.arguments, offered)
 
 
 def _check_arguments(
@@ -228,7 +212,7 @@ def _check_model_class(
     report: Report, at: tuple[Step, ...], args_at: tuple[Step, ...], name: str, args: Mapping[str, object]
 ) -> None:
     try:
-        target = load_object(name, report.folder)
+        target = load_object(name)
     except ImportError as exc:
         report.problem(at, str(exc))
     else:
@@ -296,8 +280,14 @@ def _check_agreement(report: Report, config: RunConfig, cards: Sequence[tuple[in
 def _check_sinks(report: Report, config: RunConfig) -> None:
     paths: set[str] = set()
     for k, sink in enumerate(config.sinks):
-        if not isinstance(sink, FileSink):
-            _check_object(report, ("sinks", k), sink)
+        if isinstance(sink, SinkObject):
+            _check_object(report, ("sinks", k), sink, SINK_OFFERS)
+            continue
+        if isinstance(sink, CallbackSink):
+            try:
+                load_object(sink.call)
+            except ImportError as exc:
+                report.problem(("sinks", k, "call"), str(exc))
             continue
         at = ("sinks", k, "path")
         if sink.path in paths:

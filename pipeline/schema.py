@@ -104,6 +104,12 @@ def _zone(name: str) -> str:
     return name
 
 
+def _object(name: str) -> str:
+    if not OBJECT.fullmatch(name):
+        raise ValueError("must be package.module:name")
+    return name
+
+
 def _label(name: str) -> str:
     """A name that also names a file or folder of the run."""
     if not name.strip() or name in (".", "..") or re.search(r"[/\\\x00-\x1f]", name):
@@ -138,6 +144,9 @@ def _source_kind(value: object) -> str:
 
 
 def _sink_kind(value: object) -> str:
+    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+    if kind == "callback":
+        return "<CallbackSink>"
     return _kind(value, ("csv", "jsonl"), "<FileSink>", "<SinkObject>", default="csv")
 
 
@@ -315,17 +324,26 @@ class FilterSection(Section):
 class FileSink(Section):
     """Rows as text."""
 
-    type: Literal["csv", "jsonl"] = Field(description="`csv`, `jsonl`, or `package.module:Name` (see below).")
+    type: Literal["csv", "jsonl"] = Field(description="`csv` or `jsonl`.")
     path: Annotated[str, AfterValidator(_absolute_or_stdout)] = Field(
         description="A file, written at the end from the run's own record; `-` is the standard output, written as the "
         "run goes."
     )
 
 
+class CallbackSink(Section):
+    """A function that is called with the rows of each segment as they are committed."""
+
+    type: Literal["callback"] = Field(description="`callback`.")
+    call: Annotated[str, AfterValidator(_object)] = Field(
+        description="`package.module:function`; its argument is a `pyarrow.Table`."
+    )
+
+
 class SinkObject(SourceObject):
     """A sink of one's own."""
 
-    type: Annotated[str, _object_type("csv", "jsonl")] = Field(
+    type: Annotated[str, _object_type("csv", "jsonl", "callback")] = Field(
         description="`package.module:Name`; every other key is a keyword argument of it."
     )
 
@@ -341,7 +359,10 @@ AnySource = Annotated[
     Discriminator(_source_kind),
 ]
 AnySink = Annotated[
-    Annotated[FileSink, Tag("<FileSink>")] | Annotated[SinkObject, Tag("<SinkObject>")], Discriminator(_sink_kind)
+    Annotated[FileSink, Tag("<FileSink>")]
+    | Annotated[CallbackSink, Tag("<CallbackSink>")]
+    | Annotated[SinkObject, Tag("<SinkObject>")],
+    Discriminator(_sink_kind),
 ]
 
 

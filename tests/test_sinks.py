@@ -389,11 +389,11 @@ def test_a_callback_that_raises_is_named_with_the_segment(tmp_path):
         ("cvs", {}, r"sink 'cvs': must be one of csv, jsonl, callback, or package\.module:Name"),
         ("csv", {}, r"sink 'csv': must be given its own options, got missing .*'path'"),
         ("csv", {"path": "x", "sep": ";"}, r"sink 'csv': .*'sep'"),
-        ("nowhere:Sink", {}, r"nowhere:Sink: must be importable, got ModuleNotFoundError"),
-        ("json:Sink", {}, r"json:Sink: must be importable, got AttributeError"),
-        ("json:__name__", {}, r"json:__name__: must be a class or function, got 'json'"),
+        ("nowhere:Sink", {}, r"module 'nowhere' must be importable, got ModuleNotFoundError"),
+        ("json:Sink", {}, r"json must define 'Sink', got none of that name"),
+        ("json:__name__", {}, r"'json:__name__' must be a class or function, got str"),
         ("pathlib:PurePath", {}, r"sink 'pathlib:PurePath': must be a pipeline\.contracts\.Sink"),
-        ("callback", {"call": "nowhere:f"}, r"nowhere:f: must be importable"),
+        ("callback", {"call": "nowhere:f"}, r"module 'nowhere' must be importable"),
     ],
 )
 def test_a_sink_that_cannot_be_opened_is_named(tmp_path, type, options, message):

@@ -5,16 +5,15 @@ A sink is loaded when it is first asked for, so that naming one costs nothing.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError
+from specialized.objects import load_object
 
-__all__ = ["SINKS", "load", "open_sink", "sink_class"]
+__all__ = ["SINKS", "open_sink", "sink_class"]
 
 SINKS = {
     "csv": "pipeline.sinks.text:CsvSink",
@@ -24,7 +23,7 @@ SINKS = {
 """The short names that `type:` knows; anything else is `package.module:Name`."""
 
 
-def sink_class(type: str) -> Callable[..., Sink]:
+def sink_class(type: str) -> Callable[..., object]:
     """The class behind a sink's `type:`, whose keyword arguments are the keys beside it.
 
     Raises:
@@ -32,7 +31,10 @@ def sink_class(type: str) -> Callable[..., Sink]:
     """
     if type not in SINKS and ":" not in type:
         raise ConfigError([f"sink {type!r}: must be one of {', '.join(SINKS)}, or package.module:Name"])
-    return load(SINKS.get(type, type))
+    try:
+        return load_object(SINKS.get(type, type))
+    except ImportError as exc:
+        raise ConfigError([f"sink {type!r}: {exc}; correct the name or set PYTHONPATH"]) from exc
 
 
 def open_sink(type: str, *, folder: Path, sources: Sequence[str], **options: object) -> Sink:
@@ -55,26 +57,12 @@ def open_sink(type: str, *, folder: Path, sources: Sequence[str], **options: obj
         signature.bind(**arguments)
     except (TypeError, ValueError) as exc:
         raise ConfigError([f"sink {type!r}: must be given its own options, got {exc}"]) from exc
-    sink = make(**arguments)
+    try:
+        sink = make(**arguments)
+    except ImportError as exc:
+        raise ConfigError([f"sink {type!r}: {exc}; correct the name or set PYTHONPATH"]) from exc
     if not isinstance(sink, Sink):
         raise ConfigError(
             [f"sink {type!r}: must be a pipeline.contracts.Sink, got {sink!r}; derive its class from Sink"]
         )
     return sink
-
-
-def load(target: str) -> Callable[..., Any]:
-    """What `package.module:name` names.
-
-    Raises:
-        ConfigError: it cannot be imported or is nothing to call.
-    """
-    module_name, _, name = target.partition(":")
-    try:
-        found: object = getattr(importlib.import_module(module_name), name)
-    except Exception as exc:  # importing runs the user's code
-        cause = " ".join(f"{exc.__class__.__name__}: {exc}".split())
-        raise ConfigError([f"{target}: must be importable, got {cause}; correct the name or set PYTHONPATH"]) from exc
-    if not callable(found):
-        raise ConfigError([f"{target}: must be a class or function, got {found!r}; correct the name"])
-    return found

@@ -14,8 +14,8 @@ import pyarrow as pa
 from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
-from pipeline.sinks import load
 from pipeline.sinks.parts import open_part, part_path
+from specialized.objects import load_object
 
 __all__ = ["CallbackSink"]
 
@@ -32,7 +32,7 @@ class CallbackSink(Sink):
     """
 
     def __init__(self, call: str | Callable[[pa.Table], object], *, folder: Path) -> None:
-        self._call = load(call) if isinstance(call, str) else call
+        self._call = load_object(call) if isinstance(call, str) else call
         self._name = call if isinstance(call, str) else getattr(call, "__qualname__", repr(call))
         self._folder = folder
 

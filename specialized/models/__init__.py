@@ -3,13 +3,13 @@
 Importing this module does not load torch, so that naming and listing models stays cheap.
 """
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specialized.errors import ModelError
+from specialized.objects import load_object
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,25 +84,14 @@ _POSITIONAL_ONLY = inspect.Parameter.POSITIONAL_ONLY
 
 def _resolve(architecture: str) -> tuple[Callable[..., object], Mapping[str, object]]:
     spec = MODELS.get(architecture)
-    module_name, colon, class_name = (spec.target if spec else architecture).partition(":")
-    if not (module_name and colon and class_name):
+    if spec is None and ":" not in architecture:
         raise ModelError(
             f"{architecture}: must be one of {', '.join(MODELS)}, or package.module:Class; correct the name"
         )
     try:
-        module = importlib.import_module(module_name)
-    except Exception as exc:  # importing runs the user's code
-        raise ModelError(
-            f"{architecture}: module {module_name!r} must be importable, got {_told(exc)}; "
-            "install it, or put its folder on PYTHONPATH"
-        ) from exc
-    factory = getattr(module, class_name, None)
-    if not callable(factory):
-        raise ModelError(
-            f"{architecture}: module {module_name!r} must define the class {class_name!r}, got "
-            f"{'none of that name' if factory is None else type(factory).__name__}; correct the name"
-        )
-    return factory, spec.args if spec else {}
+        return load_object(spec.target if spec else architecture), spec.args if spec else {}
+    except ImportError as exc:
+        raise ModelError(f"{architecture}: {exc}; correct the name, or put its folder on PYTHONPATH") from exc
 
 
 def _checked(architecture: str, module: object, *, classes: int, fold: int, input: tuple[int, int]) -> "nn.Module":

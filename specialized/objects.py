@@ -1,0 +1,36 @@
+"""Objects named in configurations: `package.module:Name`. Importing one runs its code."""
+
+import importlib
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+__all__ = ["load_object"]
+
+
+def load_object(name: str) -> Callable[..., object]:
+    """Imports a class or function by `package.module:Name`.
+
+    Raises:
+        ImportError: with one line that says why.
+    """
+    module_name, _, attributes = name.partition(":")
+    if not (module_name and attributes):
+        raise ImportError(f"{name!r} must be package.module:Name")
+    try:
+        found: object = importlib.import_module(module_name)
+    except Exception as exc:  # importing runs the user's code
+        told = " ".join(f"{type(exc).__name__}: {exc}".split())
+        raise ImportError(f"module {module_name!r} must be importable, got {told}") from exc
+    for attribute in attributes.split("."):
+        if not hasattr(found, attribute):
+            close = _close_to(attribute, (other for other in dir(found) if not other.startswith("_")))
+            raise ImportError(f"{module_name} must define {attribute!r}, got none of that name{close}")
+        found = getattr(found, attribute)
+    if not callable(found):
+        raise ImportError(f"{name!r} must be a class or function, got {type(found).__name__}")
+    return found
+
+
+def _close_to(name: str, known: Iterable[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
