@@ -1,0 +1,225 @@
+"""Labelled footage for training and evaluation: boxes and clips in, pictures with answers out.
+
+Clips are read through `pipeline.sources`, so the pixels that training sees are those that running sees.
+
+    labels.csv ──read_labels──▶ Boxes ──answers──┐
+    clip.mp4 ──read_clip──▶ Clip ────────────────┴──▶ Footage ──split──▶ training, validation, test
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.batch import FrameBatch, Pixels, SegmentEnd
+from pipeline.errors import ConfigError, SourceError
+from pipeline.labels import Boxes, answers, read_labels
+from pipeline.sources.file import FileSource
+from pipeline.sources.pool import decode, segments
+from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.selection import ROUNDING_S, Selection
+from specialized.examples import Examples, Runs, split_runs
+from specialized.modelfile import Ask, Task
+
+__all__ = ["Clip", "Footage", "LabelledClip", "read_clip", "read_footage"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Clip:
+    """The selected frames of a video, N of them, in order."""
+
+    pictures: Pixels  # (N, H, W, 3)
+    numbers: NDArray[np.int64]  # (N,) frame number in presentation order, from 0
+    pts_s: NDArray[np.float64]  # (N,) NaN where unknown
+    frames: int  # of the whole video, selected or not
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledClip:
+    """A video, its label file, and which of its frames are taken."""
+
+    video: Path
+    labels: Path
+    selection: Selection = field(default_factory=Selection)
+
+
+def read_clip(
+    video: Path, picture: PictureFormat, selection: Selection | None = None, *, workers: int | None = None
+) -> Clip:
+    """Decodes the selected frames of a video into memory, as a run decodes them.
+
+    Args:
+        video: The file.
+        picture: What a model takes.
+        selection: Which frames; None: all.
+        workers: Decoders that work side by side; None: one per core. The result does not depend on it.
+
+    Raises:
+        SourceError: The file cannot be read, or not every selected frame of it: a loss in the middle would join
+            frames that are no neighbours.
+    """
+    source = FileSource(video, name=video.name, picture=picture, selection=selection)
+    batches: list[FrameBatch] = []
+    ends: list[SegmentEnd] = []
+    with closing(decode(segments([source]), workers=workers or os.cpu_count() or 1)) as decoded:
+        for batch in decoded:
+            batches.append(batch)
+            ends += [batch.end] if batch.end is not None else []
+    _refuse_damage(video, sorted(ends, key=lambda end: end.segment.number))
+    numbers = np.concatenate([batch.index for batch in batches])
+    in_order = np.argsort(numbers)  # segments come as their decoders finish
+    place = np.argsort(in_order)
+    pictures = np.empty((len(numbers), picture.height, picture.width, 3), np.uint8)
+    pts_s = np.concatenate([batch.pts_s for batch in batches])[in_order]
+    stop = len(numbers)
+    while batches:  # from the back, freeing each: two copies of a long clip would not fit in memory
+        batch = batches.pop()
+        pictures[place[stop - len(batch) : stop]] = batch.frames
+        stop -= len(batch)
+    return Clip(pictures, numbers[in_order], pts_s, frames=sum(end.counts.indexed for end in ends))
+
+
+def _refuse_damage(video: Path, ends: Sequence[SegmentEnd]) -> None:
+    told = [f"frames {lost.first} to {lost.last} {lost.why}" for end in ends for lost in end.lost]
+    damaged = sum(end.counts.damaged for end in ends)
+    told += [f"{damaged} frames concealed by the decoder"] if damaged else []
+    told += [end.error.removeprefix(f"{video}: ") for end in ends if end.error is not None]
+    if told:
+        raise SourceError(
+            video.name,
+            f"{video}: training footage must be whole, got {'; '.join(told)}; use a whole copy, or a part without the loss (from, to)",
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Footage:
+    """Labelled clips joined: N pictures, in the order of the clips."""
+
+    examples: Examples  # one run per clip
+    pts_s: NDArray[np.float64]  # (N,)
+    videos: tuple[Path, ...]
+
+    @property
+    def step_s(self) -> float | None:
+        """Median time between successive selected frames, in seconds; None where it is not known."""
+        steps = np.concatenate([np.diff(self.pts_s[start:stop]) for start, stop in self.examples.runs])
+        median = float(np.median(steps)) if len(steps) else math.nan
+        return round(median, 6) if median > 0 else None  # containers round to microseconds at best
+
+    def split(
+        self, *, blocks: int, validation: Collection[int], test: Collection[int], gap_s: float
+    ) -> dict[str, Examples]:
+        """Cuts each clip by time, see `specialized.examples.split_runs`.
+
+        Args:
+            blocks: Equal stretches of each clip, numbered from 0.
+            validation: Blocks that choose the epoch.
+            test: Blocks that measure.
+            gap_s: Seconds between frames of different parts.
+
+        Returns:
+            The parts "training", "validation" and "test"; a run of one never leaves its clip.
+
+        Raises:
+            ConfigError: a clip is too short for the blocks, or has no times to measure the gap by.
+        """
+        parts: dict[str, Runs] = {"training": (), "validation": (), "test": ()}
+        for video, (start, stop) in zip(self.videos, self.examples.runs, strict=True):
+            if stop - start < blocks:
+                raise ConfigError(
+                    [f"{video}: must give a frame to each of {blocks} blocks, got {stop - start}; ask for fewer blocks"]
+                )
+            gap = _frames_within(self.pts_s[start:stop], gap_s)
+            if gap is None:
+                raise ConfigError([f"{video}: must have times to leave a gap of {gap_s:g} s, got none; set gap_s to 0"])
+            cut = split_runs(stop - start, blocks=blocks, validation=validation, test=test, gap=gap)
+            for part, runs in cut.items():
+                parts[part] += tuple((start + a, start + b) for a, b in runs)
+        return {part: self.examples.only(runs) for part, runs in parts.items()}
+
+
+def _frames_within(pts_s: NDArray[np.float64], gap_s: float) -> int | None:
+    """The most successive frames that any stretch of `gap_s` holds, whatever the rate does; None without times."""
+    if gap_s == 0:
+        return 0
+    if not np.isfinite(pts_s).all():
+        return None
+    reached = np.searchsorted(pts_s, pts_s + gap_s - ROUNDING_S)  # the first frame that is far enough away
+    return int((reached - np.arange(len(pts_s))).max())
+
+
+def read_footage(
+    clips: Sequence[LabelledClip],
+    *,
+    picture: PictureFormat,
+    asks: Sequence[Ask],
+    task: Task,
+    workers: int | None = None,
+) -> Footage:
+    """Reads labels and pictures of all clips and joins them.
+
+    Args:
+        clips: One or more, each of another video: frames of one recording must not come into two parts of a split.
+        picture: What the model takes.
+        asks: One question per class.
+        task: See `answers`.
+        workers: Decoders that work side by side; None: one per core.
+
+    Raises:
+        ConfigError: all that is wrong with the label files, or a video is named twice.
+        SourceError: a video is not whole.
+    """
+    labelled = list(_labelled(clips))  # all of them before the first video is decoded, which takes longer
+    read = []
+    for clip, boxes in labelled:
+        pictures = read_clip(clip.video, picture, clip.selection, workers=workers)
+        if not len(pictures.numbers):
+            raise SourceError(
+                clip.video.name, f"{clip.video}: must have frames in the selection, got none; select others"
+            )
+        _refuse_frames_beyond(boxes, pictures.frames)
+        read.append((pictures, answers(boxes, pictures.numbers, asks, task)))
+    stops = np.cumsum([len(pictures.numbers) for pictures, _ in read]).tolist()
+    return Footage(
+        examples=Examples(
+            np.concatenate([pictures.pictures for pictures, _ in read]),
+            np.concatenate([labels for _, labels in read]),
+            tuple(zip([0, *stops[:-1]], stops, strict=True)),
+        ),
+        pts_s=np.concatenate([pictures.pts_s for pictures, _ in read]),
+        videos=tuple(clip.video for clip in clips),
+    )
+
+
+def _labelled(clips: Sequence[LabelledClip]) -> Iterator[tuple[LabelledClip, Boxes]]:
+    problems: list[str] = []
+    seen: set[Path] = set()
+    for clip in clips:
+        if clip.video.resolve() in seen:
+            problems.append(f"{clip.video}: must be given once, got it again; its parts would not be apart in time")
+        seen.add(clip.video.resolve())
+        try:
+            yield clip, read_labels(clip.labels)
+        except ConfigError as exc:
+            problems += exc.problems
+    if problems:
+        raise ConfigError(problems)
+
+
+def _refuse_frames_beyond(boxes: Boxes, frames: int) -> None:
+    beyond = np.flatnonzero(boxes.frame >= frames)
+    if len(beyond):
+        first = beyond[0]
+        raise ConfigError(
+            [
+                f"{boxes.path}:{boxes.line[first]}: frame must be below {frames}, the clip's number of frames, got "
+                f"{boxes.frame[first]}; are these the labels of another clip?"
+            ]
+        )
