@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-FAILED, USAGE = 1, 2
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class Command(click.Group):
@@ -184,8 +184,11 @@ def train(config: str, overrides: tuple[str, ...], overwrite: bool, quiet: bool)
     from pipeline.training import train as fit
 
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-    evaluation = fit(loaded, overwrite=overwrite, say=say)
-    click.echo(evaluation)
+    try:
+        click.echo(fit(loaded, overwrite=overwrite, say=say))
+    except KeyboardInterrupt:
+        _complain(["interrupted: no model file was written"])
+        sys.exit(INTERRUPTED)
 
 
 @main.command(name="eval")

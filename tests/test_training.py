@@ -1,0 +1,271 @@
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click.testing
+import pytest
+
+from pipeline.accuracy import measure
+from pipeline.cli import main
+from pipeline.config import load_run_config, load_train_config
+from pipeline.errors import ConfigError
+from pipeline.schema import TrainConfig
+from pipeline.training import evaluate, footage_of, recipe_of, train
+from specialized.modelfile import ModelCard, read_card, save_model
+from specialized.models import build
+from tests.clips import write_clip
+
+ROOT = Path(__file__).parents[1]
+CONFIG = """\
+model: {architecture: coral, args: {filters: 4, dense: 8}, fold: 2, input: [8, 12]}
+classes:
+  - {name: person, object: person}
+clips:
+  - {video: scene.mp4, labels: scene.csv}
+split: {blocks: 6, validation: [2], test: [4], gap_s: 0.2}
+train: {epochs: 4, lr: 0.01, shift: 0, seed: 3}
+output: made/model.safetensors
+"""
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a clip in which a person (the picture of 65535) comes and goes, and its labels."""
+    folder = tmp_path_factory.mktemp("scene")
+    present = [n for n in range(180) if n // 9 % 2]
+    write_clip(folder / "scene.mp4", [65535 if n in present else 0 for n in range(180)])
+    boxes = [f"{n},person,1,0,0,1,1" for n in present]
+    (folder / "scene.csv").write_text("\n".join(["frame,object_name,confidence,xmin,ymin,xmax,ymax", *boxes]))
+    return folder
+
+
+@pytest.fixture
+def load(scene: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    def loaded(*overrides: str, text: str = CONFIG) -> TrainConfig:
+        (scene / "train.yaml").write_text(text)
+        return load_train_config(scene / "train.yaml", overrides=[f"output={tmp_path / 'm.safetensors'}", *overrides])
+
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def model(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained by CONFIG; tests leave it as it is."""
+    (scene / "train.yaml").write_text(CONFIG)
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    train(load_train_config(scene / "train.yaml", overrides=[f"output={path}"]))
+    return path
+
+
+def test_training_writes_a_model_that_has_learned(load, tmp_path):
+    lines: list[str] = []
+    config = load("output=" + str(tmp_path / "new/m.safetensors"))
+    told = train(config, say=lines.append)
+    accuracy = read_card(tmp_path / "new/m.safetensors").accuracy
+    assert accuracy is not None
+    assert accuracy["accuracy"] > 0.9  # type: ignore[operator]  # always the same answer: 0.5
+    assert f"m.safetensors: accuracy {accuracy['accuracy']:.4f} on 30 pictures" in told
+    assert "part test: blocks [4] of 6" in told
+    assert [line.partition(":")[0] for line in lines[1:5]] == [f"epoch {n} of 4" for n in range(1, 5)]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.safetensors"]
+
+
+def test_the_card_says_what_was_trained_and_nothing_of_this_machine(model, scene):
+    card = read_card(model)
+    assert (card.classes, card.fold, card.input, card.step_s) == (("person", "none"), 2, (8, 12), 1 / 25)
+    assert card.asks[0].object == "person"
+    provenance = json.loads(json.dumps(card.training))
+    assert provenance["recipe"]["seed"] == 3
+    assert provenance["recipe"]["batch"] == 32
+    assert provenance["split"] == {"blocks": 6, "validation": [2], "test": [4], "gap_s": 0.2}
+    assert provenance["clips"][0]["video"] == "scene.mp4"
+    assert len(provenance["clips"][0]["video_sha256"]) == 64
+    assert provenance["versions"]["torch"]
+    assert str(scene) not in repr(card)
+
+
+def test_the_accuracy_in_the_card_is_that_of_the_file_on_the_test_blocks(model, load):
+    card, config = read_card(model), load()
+    part = footage_of(config, card).split(blocks=6, validation=[2], test=[4], gap_s=0.2)["test"]
+    assert part.runs == ((120, 150),)
+    expected = {"part": "test", "blocks": [4], "of_blocks": 6, **measure(model, part).as_dict()}
+    assert card.accuracy == json.loads(json.dumps(expected))
+    told = json.loads(evaluate(model, config, as_json=True))
+    assert {key: told[key] for key in expected} == card.accuracy
+    assert told["warnings"] == []
+
+
+def test_the_same_configuration_gives_the_same_file(model, load, tmp_path):
+    train(load())
+    assert (tmp_path / "m.safetensors").read_bytes() == model.read_bytes()
+
+
+def test_an_existing_file_is_refused_before_training_and_replaced_on_request(load, tmp_path):
+    output = tmp_path / "m.safetensors"
+    output.write_bytes(b"old")
+    lines: list[str] = []
+    with pytest.raises(ConfigError, match=r"output: must not exist yet, got .*; --overwrite replaces it"):
+        train(load("train.epochs=1"), say=lines.append)
+    assert (lines, output.read_bytes()) == ([], b"old")
+    train(load("train.epochs=1"), overwrite=True)
+    assert read_card(output).accuracy is not None
+
+
+def test_an_interrupted_training_leaves_what_was_there(load, tmp_path):
+    output = tmp_path / "m.safetensors"
+    output.write_bytes(b"old")
+
+    def interrupt(line: str) -> None:
+        if line.startswith("epoch 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(load(), overwrite=True, say=interrupt)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("m.safetensors", b"old")]
+
+
+def test_every_mistake_in_a_recipe_is_named_with_its_line(load, scene):
+    text = CONFIG.replace("train: {epochs: 4, lr: 0.01,", "train: {epoch: 4, lr: fast, batch: 0, epochs: 2.5, flip: 1,")
+    text = text.replace("seed: 3}", "seed: 3, optimizer: sgd}")
+    with pytest.raises(ConfigError) as caught:
+        train(load(text=text))
+    assert list(caught.value.problems) == [
+        f"{scene}/train.yaml:7: train.epoch: unknown key; did you mean 'epochs'?",
+        f"{scene}/train.yaml:7: train.lr: must be a valid number, got 'fast'",
+        f"{scene}/train.yaml:7: train.batch: epochs, batch and lr must be over 0, got 0",
+        f"{scene}/train.yaml:7: train.epochs: must be a valid integer, got 2.5",
+        f"{scene}/train.yaml:7: train.flip: must be a valid boolean, got 1",
+        f"{scene}/train.yaml:7: train.optimizer: must be 'adamw', 'adam' or 'rmsprop', got 'sgd'",
+    ]
+
+
+def test_a_whole_number_serves_where_a_recipe_wants_any(load):
+    assert recipe_of(load("train.lr=1", "train.warmup_epochs=2")).warmup_epochs == 2
+
+
+def test_a_class_without_an_example_to_train_on_is_refused(load):
+    config = load("classes.1={name: dog, object: dog}")
+    with pytest.raises(ConfigError, match=r"--set: classes\.1: must have an example of 'dog' to train on, got none"):
+        train(config)
+    config = load("classes.0.min_confidence=0", "clips.0.from=0.36", "clips.0.to=0.72", "split.gap_s=0")
+    with pytest.raises(ConfigError, match=r"yaml:6: split: must have an example of 'none' to train on, got none"):
+        train(config)
+
+
+def test_a_part_without_an_example_of_a_class_is_a_warning(load):
+    lines: list[str] = []
+    train(load("split.blocks=20", "split.validation=[8]", "split.test=[]", "split.gap_s=0"), say=lines.append)
+    assert lines[0] == "warning: validation: has no example of person, so it says nothing about that"
+
+
+def test_a_gap_that_leaves_nothing_is_refused(load):
+    with pytest.raises(ConfigError, match="split: must leave frames for training, got none; lower gap_s"):
+        train(load("split.gap_s=100"))
+
+
+def test_without_test_blocks_nothing_is_measured(load, tmp_path):
+    told = train(load("split.test=[]", "train.epochs=1"))
+    assert told == "m.safetensors: accuracy not measured, since split.test names no block"
+    assert read_card(tmp_path / "m.safetensors").accuracy is None
+
+
+def test_the_step_is_that_between_selected_frames(load, tmp_path):
+    train(load("clips.0.every=3", "train.epochs=1", "split.gap_s=0"))
+    card = read_card(tmp_path / "m.safetensors")
+    assert card.step_s == pytest.approx(3 / 25)
+    assert card.training["clips"][0]["every"] == 3  # type: ignore[index]
+
+
+def test_a_model_of_several_answers_is_trained_and_measured(load, tmp_path):
+    told = train(load("task=any_of", "classes.1={name: crowd, object: person, min_confidence: 0.5}"))
+    card = read_card(tmp_path / "m.safetensors")
+    assert (card.task, card.classes, card.thresholds) == ("any_of", ("person", "crowd"), (0.5, 0.5))
+    assert "crowd" in told
+
+
+def test_evaluation_measures_each_part_and_order(model, load):
+    told = {
+        part: json.loads(evaluate(model, load(), part=part, order=order, as_json=True))
+        for part, order in {"test": None, "validation": "strided", "training": "shuffled", "all": "streams"}.items()
+    }
+    assert {part: one["n"] for part, one in told.items()} == {"test": 30, "validation": 30, "training": 100, "all": 180}
+    assert [one["order"] for one in told.values()] == ["consecutive", "strided", "shuffled", "streams"]
+    assert told["training"]["blocks"] == [0, 1, 3, 5]
+    seen = "the model was trained or chosen on this footage"
+    assert [one["warnings"] for one in told.values()] == [[], [seen], [seen], [seen]]
+
+
+def test_evaluation_warns_of_frames_that_may_have_been_trained_on(model, load):
+    assert "warning: the model was trained on other parts" in evaluate(model, load("split.test=[3]"))
+    assert "warning: the model was trained for other questions" in evaluate(model, load("classes.0.min_confidence=0.2"))
+
+
+@pytest.mark.parametrize(
+    ("override", "options", "problem"),
+    [
+        ("classes.0.name=dog", {}, "classes: must be those of .*, one_of of person, none, got one_of of dog, none"),
+        ("task=any_of", {}, "must be those of .*, one_of of person, none, got any_of of person"),
+        ("split.test=[]", {}, "split: must leave frames for test, got none; choose another --part"),
+        ("split.test=[1]", {"part": "rest"}, "--part: must be one of training, validation, test, all, got 'rest'"),
+        ("split.test=[1]", {"order": "random"}, "--order: must be one of consecutive, .*, got 'random'"),
+    ],
+)
+def test_an_evaluation_that_makes_no_sense_is_refused(model, load, override, options, problem):
+    with pytest.raises(ConfigError, match=problem):
+        evaluate(model, load(override), **options)
+
+
+def test_the_commands_print_the_table_and_refuse_in_one_line(scene, tmp_path):
+    (scene / "train.yaml").write_text(CONFIG)
+    output = tmp_path / "m.safetensors"
+    arguments = [str(scene / "train.yaml"), "--set", f"output={output}", "--set", "train.epochs=1"]
+    runner = click.testing.CliRunner()
+    made = runner.invoke(main, ["train", *arguments])
+    assert (made.exit_code, made.stdout.partition(":")[0]) == (0, "m.safetensors")
+    assert "epoch 1 of 1" in made.stderr
+    again = runner.invoke(main, ["train", *arguments])
+    assert (again.exit_code, again.stdout, again.stderr.count("\n")) == (2, "", 1)
+    measured = runner.invoke(main, ["eval", str(output), *arguments, "--json"])
+    assert measured.exit_code == 0
+    assert json.loads(measured.stdout)["n"] == 30
+
+
+def test_ctrl_c_ends_the_command_with_130_and_no_file(scene, tmp_path):
+    (scene / "train.yaml").write_text(CONFIG)
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "train", str(scene / "train.yaml")]
+    settings = ["--set", f"output={tmp_path}/m.safetensors", "--set", "train.epochs=1000000"]
+    with subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stderr is not None
+        next(line for line in process.stderr if line.startswith("epoch 2"))
+        process.send_signal(signal.SIGINT)
+        last = process.stderr.read().splitlines()[-1]
+    assert (process.returncode, last) == (130, "vpipe: interrupted: no model file was written")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fold", [1, 4])
+def test_the_training_configurations_of_the_lobby_see_both_classes_in_each_part(fold):
+    config = load_train_config(ROOT / f"configs/train-lobby-f{fold}.yaml")
+    card = ModelCard(architecture="coral", fold=fold, order="consecutive", input=(8, 8), classes=("person", "none"))
+    parts = footage_of(config, card).split(**config.split.model_dump())
+    for examples in parts.values():
+        assert set(examples.labels_in_runs().tolist()) == {0, 1}
+    assert (config.model.fold, recipe_of(config).seed) == (fold, 0)
+
+
+def test_the_lobby_runs_with_a_model_of_its_fold(tmp_path):
+    card = ModelCard(architecture="coral", fold=4, order="consecutive", input=(50, 50), classes=("person", "none"))
+    save_model(
+        tmp_path / "f4.safetensors", card, build("coral", args={}, classes=2, fold=4, input=(50, 50)).state_dict()
+    )
+    config = load_run_config(ROOT / "configs/lobby.yaml", overrides=[f"filters.0.model={tmp_path}/f4.safetensors"])
+    assert config.fold.frames == 4
+
+
+@pytest.mark.parametrize("name", ["train-lobby-f1", "train-lobby-f4", "lobby"])
+def test_a_configuration_opens_with_the_command_that_runs_it(name):
+    first = (ROOT / f"configs/{name}.yaml").read_text().partition("\n")[0]
+    assert first.startswith(f"# vpipe {'train' if 'train' in name else 'run'} configs/{name}.yaml ")
