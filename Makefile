@@ -15,8 +15,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .DEFAULT_GOAL := demo
 
 demo: setup
-	$(BIN)/vpipe run configs/lobby.yaml --overwrite
+	@mkdir -p runs
+	$(BIN)/vpipe run configs/lobby.yaml --overwrite > runs/lobby.csv
 	$(BIN)/vpipe strip runs/lobby
+	@echo "a row per frame: runs/lobby.csv; the run's own record: runs/lobby/frames; the picture: runs/lobby/strip.png"
 
 test: setup
 	$(BIN)/python -m pytest
