@@ -94,7 +94,8 @@ def _refuse_damage(video: Path, ends: Sequence[SegmentEnd]) -> None:
     if told:
         raise SourceError(
             video.name,
-            f"{video}: training footage must be whole, got {'; '.join(told)}; use a whole copy, or a part without the loss (from, to)",
+            f"{video}: training footage must be whole, got {'; '.join(told)}; use a whole copy, or a part without the "
+            "loss (from, to)",
         )
 
 

@@ -373,7 +373,8 @@ def _times(*, busy: float, waiting_in: float = 0.0, waiting_out: float = 0.0) ->
 
 def _compare_step(batch: FrameBatch, trained_s: float) -> None:
     """Warns where the pictures of a group lie much closer or farther apart in time than in training."""
-    step_s = float(np.nanmedian(np.diff(batch.pts_s)))
+    steps_s = np.diff(batch.pts_s[np.isfinite(batch.pts_s)])
+    step_s = float(np.median(steps_s)) if len(steps_s) else 0.0
     if step_s > 0 and not 1 / STEP_TOLERANCE <= step_s / trained_s <= STEP_TOLERANCE:
         log.warning(
             "%s: frames should be about %.3g s apart, as the model was trained, got %.3g s; "

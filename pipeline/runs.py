@@ -107,6 +107,10 @@ class RunFolder:
         return self.path / "summary.json"
 
     @property
+    def strip(self) -> Path:
+        return self.path / "strip.png"
+
+    @property
     def log(self) -> Path:
         return self.path / "log.txt"
 
@@ -161,7 +165,7 @@ class RunFolder:
             )
         if self.frames.exists():
             shutil.rmtree(self.frames)
-        for path in (self.telemetry, self.ledger, self.summary, self.log):
+        for path in (self.telemetry, self.ledger, self.summary, self.log, self.strip):
             path.unlink(missing_ok=True)
         self.run_json.unlink()  # last: it marks the folder as one that may be cleared
 
