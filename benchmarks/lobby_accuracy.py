@@ -19,6 +19,8 @@ resemble each other: what the interval of a difference rests on is the number of
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import json
 import statistics
 import subprocess
@@ -38,7 +40,7 @@ from pipeline.runs import machine, make_folder, versions, write_json
 from pipeline.schema import TrainConfig
 from pipeline.training import footage_of, new_card, recipe_of, stored
 from specialized.examples import grouped
-from specialized.modelfile import ModelCard
+from specialized.modelfile import ModelCard, file_hash
 from specialized.train import train
 
 ROOT = Path(__file__).parents[1]
@@ -66,10 +68,21 @@ def settings_of(config: TrainConfig, card: ModelCard, footage: Footage, seed: in
         "recipe": dataclasses.asdict(dataclasses.replace(recipe_of(config), seed=seed)),
         "rotation": rotation,
         "split": {"blocks": BLOCKS, **blocks_of(rotation, footage, len(card.classes)), "gap_s": config.split.gap_s},
+        "classes": [asked.model_dump(mode="json") for asked in config.classes],
+        "clips": [[file_hash(clip.video), file_hash(clip.labels)] for clip in config.clips],
         "versions": versions(),
+        "cpu": machine()["cpu"],
+        "code": code_hash(),
     }
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
+
+
+@functools.cache
+def code_hash() -> str:
+    """Of all code that a cell goes through."""
+    modules = [*(ROOT / "specialized").rglob("*.py"), *(ROOT / "pipeline").rglob("*.py")]
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(modules))).hexdigest()[:16]
 
 
 def run_cell(config: TrainConfig, card: ModelCard, footage: Footage, settings: dict[str, Any]) -> Cell:

@@ -95,7 +95,10 @@ def open_models(config: RunConfig) -> list[Model]:
     Raises:
         ModelError: one of them cannot be loaded or does not run there.
     """
-    return [_open_model(section, threads=config.run.torch_threads) for section in config.filters]
+    # Decoding fills all cores, and a forward pass costs a fraction of it: half of them is plenty, and more threads than
+    # that wait for each other (measured on two cores).
+    threads = config.run.torch_threads or max(1, cores() // 2)
+    return [_open_model(section, threads=threads) for section in config.filters]
 
 
 def _open_model(section: FilterSection, *, threads: int | None) -> Model:

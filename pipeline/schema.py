@@ -194,7 +194,9 @@ class RunSection(Section):
         default=None,
         description="At most this many frames of each source are labelled, the rest is counted as skipped.",
     )
-    torch_threads: Count | None = Field(default=None, description="Threads of the CPU engine. Default: one per core.")
+    torch_threads: Count | None = Field(
+        default=None, description="Threads of the CPU engine. Default: half of the cores."
+    )
 
 
 class Selection(Section):
