@@ -32,7 +32,7 @@ class Filter:
 
     def keeps(self, scores: Scores) -> npt.NDArray[np.bool_]:
         """Which rows of scores (N, K) go on to the sinks."""
-        if not self.keep:
+        if not self.keep or not len(scores):
             return np.ones(len(scores), np.bool_)
         reached: npt.NDArray[np.bool_] = np.logical_or.reduce([scores[:, k] >= least for k, least in self.keep])
         return reached

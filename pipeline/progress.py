@@ -29,7 +29,7 @@ class RunProgress:
         self._task = TaskID(0)
         if stream.isatty():
             self._bar = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("sources"),

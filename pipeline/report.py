@@ -18,9 +18,12 @@ def report(summary: Mapping[str, object], folder: Path) -> str:
     lost = [f"{frames[key]:,} {key}" for key in ("corrupt", "unread", "failed", "dropped") if frames[key]]
     if lost:
         lines.append("not labelled: " + ", ".join(lost))
-    passed = [f"{frames[key]:,} {key}" for key in ("skipped", "filtered", "damaged") if frames[key]]
-    if passed:
-        lines.append("of these: " + ", ".join(passed))
+    if frames["skipped"]:
+        lines.append(f"left out on request: {frames['skipped']:,} of {frames['indexed']:,}")
+    of_these = {"filtered": "not kept", "damaged": "damaged, as the decoder repaired them"}
+    told = [f"{frames[key]:,} {words}" for key, words in of_these.items() if frames[key]]
+    if told:
+        lines.append("of the labelled: " + ", ".join(told))
     sources = cast(Mapping[str, Mapping[str, object]], summary["sources"])
     errors = [f"  {name}: {source['error']}" for name, source in sources.items() if source["error"]]
     lines += errors[:MOST_SOURCES]

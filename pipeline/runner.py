@@ -93,8 +93,6 @@ def run(
         ConfigError: Nothing was started.
         ModelError: A model cannot be loaded; nothing was started.
     """
-    for warning in config.warnings:
-        log.warning("%s", warning)
     models = open_models(config)
     plan = _plan(config, models)
     folder, sha = _open_folder(config, models, plan, mode)
@@ -137,19 +135,22 @@ def label(
 
 def _label(plan: _Plan, models: Sequence[Model], workers: int) -> Iterator[FrameBatch]:
     with closing(plan.decode(workers=workers)) as batches:
-        groups = fold(plan.f, plan.order, seed=plan.seed)(batches)
+        groups = plan.fold(batches)
         yield from folded_filter([model.filter for model in models])(groups)
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is to be decoded, and how it is folded."""
+    """What is to be decoded, and how it is folded.
+
+    `trained_s` holds the steps in time between the frames that the models were trained on, where they matter.
+    """
 
     sources: Sources
     f: int
     order: Order
     seed: int
-    batch_frames: int
+    trained_s: tuple[float, ...]
 
     def tasks(self, done: frozenset[tuple[str, int]]) -> Iterator[pool.Task]:
         """The work for the decoders, without the segments that are committed already."""
@@ -173,6 +174,19 @@ class _Plan:
     ) -> Generator[FrameBatch]:
         return pool.decode(self.tasks(done), workers=workers, others=self.sources.others, stop=stop, waits=waits)
 
+    def fold(self, batches: Iterator[FrameBatch]) -> Iterator[FoldedBatch]:
+        return fold(self.f, self.order, seed=self.seed)(self._compared(batches))
+
+    def _compared(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+        """Passes batches on, and warns once per source whose pictures lie otherwise in time than those of training."""
+        compared: set[str] = set()
+        for batch in batches:
+            if self.trained_s and len(batch) > 1 and batch.source not in compared:
+                compared.add(batch.source)
+                for step_s in self.trained_s:
+                    _compare_step(batch, step_s)
+            yield batch
+
 
 def _plan(config: RunConfig, models: Sequence[Model]) -> _Plan:
     card = models[0].card
@@ -182,7 +196,17 @@ def _plan(config: RunConfig, models: Sequence[Model]) -> _Plan:
     sources = open_sources(config, card=card, order=order, batch_frames=batch_frames)
     for path in sources.ignored:
         log.info("%s: passed over, its name is not that of a video", path)
-    return _Plan(sources, f, order, config.fold.seed, batch_frames)
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    if order == "streams" and len(sources.files) % f:
+        log.warning(
+            "order streams: %d sources do not fill bundles of %d; the last one is padded with repeated pictures",
+            len(sources.files),
+            f,
+        )
+    along_time = f > 1 and order in ("consecutive", "strided")
+    steps = {model.card.step_s for model in models} if along_time else set()
+    return _Plan(sources, f, order, config.fold.seed, tuple(sorted(step for step in steps if step is not None)))
 
 
 def _open_folder(
@@ -236,7 +260,8 @@ class _Run:
         if before:
             log.info("going on: %d segments are committed already", len(before))
         started = time.perf_counter()
-        telemetry = Telemetry(self.folder.telemetry, gpu_uuid=self.models[0].engine.device_uuid)
+        devices = [model.engine.device_uuid for model in self.models if model.engine.device_uuid is not None]
+        telemetry = Telemetry(self.folder.telemetry, gpu_uuid=devices[0] if devices else None)
         with telemetry, every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"):
             self._label(done, _Order(before))
         seconds = time.perf_counter() - started
@@ -257,7 +282,7 @@ class _Run:
                 workers = self.config.decode.workers or cores()
                 batches = self.plan.decode(workers=workers, done=done, stop=self.stop, waits=self.waits)
                 cleanup.enter_context(closing(batches))
-                groups = fold(self.plan.f, self.plan.order, seed=self.plan.seed)(self._watched(batches))
+                groups = self.plan.fold(self._watched(batches))
                 labelled = folded_filter([model.filter for model in self.models])(self._counted(groups))
                 for batch in labelled:
                     self._write(sinks, batch, order)
@@ -293,16 +318,9 @@ class _Run:
                 self.watcher.committed(end)
 
     def _watched(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
-        """Passes batches on, tells the watcher and compares their frame rate with that of the training."""
-        card = self.models[0].card
-        compare = self.plan.f > 1 and self.plan.order in ("consecutive", "strided") and card.step_s is not None
-        compared: set[str] = set()
         for batch in batches:
             if self.watcher is not None:
                 self.watcher.decoded(batch)
-            if compare and len(batch) > 1 and batch.source not in compared:
-                compared.add(batch.source)
-                _compare_step(batch, card.step_s or 0.0)
             yield batch
 
     def _counted(self, groups: Iterator[FoldedBatch]) -> Iterator[FoldedBatch]:
@@ -316,7 +334,8 @@ class _Run:
         for problem in ledger.check():
             log.error("the ledger does not add up: %s", problem)
         state = run_state(ledger, interrupted=bool(self.stop), broken=self.error is not None)
-        compute_s = max(0.0, seconds - self.waits.empty_s - self.sink_s)
+        transfer_s = sum(model.engine.transfer_s for model in self.models)
+        compute_s = max(0.0, seconds - self.waits.empty_s - transfer_s - self.sink_s)
         document = summary(
             ledger,
             state=state,
@@ -324,7 +343,8 @@ class _Run:
             labelled=self.labelled,
             stages={
                 "decode": _times(busy=self.waits.producing_s, waiting_out=self.waits.full_s),
-                "compute": _times(busy=compute_s, waiting_in=self.waits.empty_s),
+                "transfer": _times(busy=transfer_s, waiting_in=self.waits.empty_s),
+                "compute": _times(busy=compute_s),
                 "sink": _times(busy=self.sink_s),
             },
             fold={"frames": self.plan.f, "order": self.plan.order, "padded_slots": self.padded},

@@ -1,4 +1,4 @@
-"""Every thread of the program: `prefetch`, `merge` and `every`, and the one bounded channel between them.
+"""Every thread of the program: `merge` and `every`, and the one bounded channel between them.
 
 A thread owns the iterator that it runs: it alone advances it and it closes it. A consumer that stops early closes the
 channel, the threads notice at their next batch, close their iterators and end. A thread that sits in a native call
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["Stop", "Waits", "every", "merge", "prefetch", "share", "stuck_threads"]
+__all__ = ["Stop", "Waits", "every", "merge", "share", "stuck_threads"]
 
 T = TypeVar("T")
 
@@ -173,27 +173,17 @@ def merge(
             for i, iterable in enumerate(iterables)
         ]
         channel.expect_producers(len(threads))
-        for thread in threads:
-            thread.start()
+        started = []
         try:
+            for thread in threads:
+                thread.start()
+                started.append(thread)
             yield from channel.items(stop)
         finally:
             channel.close()
-            _join(threads)
+            _join(started)
 
     return consume()
-
-
-def prefetch(
-    iterable: Iterable[T],
-    *,
-    depth: int = 2,
-    stop: Stop | None = None,
-    waits: Waits | None = None,
-    name: str = "prefetch",
-) -> Generator[T]:
-    """Runs one iterable in a thread, up to `depth` items ahead. See `merge`."""
-    return merge([iterable], depth=depth, stop=stop, waits=waits, name=name)
 
 
 def share(iterable: Iterable[T]) -> Iterator[T]:

@@ -118,6 +118,11 @@ def test_keep_passes_only_rows_over_its_threshold_and_counts_the_others():
     assert batch.end.filters == {"mean0": 3}
 
 
+def test_keep_by_any_class_takes_a_segment_without_pictures():
+    labelled, _ = label(numbered_batches("a", [0]), 2, "consecutive", keep=((1, 0.5),))
+    assert [len(batch) for batch in labelled] == [0]
+
+
 def bundle(lengths, *, size=(2, 3), rounds=4):
     """Rounds of batches of a bundle: member k has lengths[k] frames."""
     members = tuple(f"s{k}" for k in range(len(lengths)))

@@ -34,6 +34,9 @@ class Failing(nn.Module):
 
 class NotAModule: ...
 
+def not_a_class(command):
+    raise AssertionError("a model file must not call what is no module")
+
 number = 3
 """
 
@@ -80,7 +83,9 @@ def test_a_class_of_ones_own_is_told_fold_classes_and_input_where_it_asks() -> N
         ("broken_models:A", {}, "No module named 'nothing_of_this_name'"),
         ("foreign_models:Fre", {}, "must define 'Fre', got none of that name; did you mean 'Free'"),
         ("foreign_models:number", {}, "must be a class or function, got int"),
-        ("foreign_models:NotAModule", {}, "must be a torch.nn.Module, got NotAModule"),
+        ("foreign_models:NotAModule", {}, "must be a subclass of torch.nn.Module, got <class"),
+        ("foreign_models:not_a_class", {"command": "true"}, "must be a subclass of torch.nn.Module, got <function"),
+        ("os:system", {"command": "true"}, "must be a subclass of torch.nn.Module, got <built-in"),
         ("foreign_models:Failing", {}, "must be constructible with {}, got RuntimeError: no such thing"),
         ("foreign_models:Free", {}, "missing 1 required positional argument: 'outputs'"),
         ("foreign_models:Free", {"outputs": 7}, r"must have shape \(2, 8\), \(groups, fold·classes\), got \(2, 7\)"),

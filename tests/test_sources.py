@@ -2,6 +2,7 @@
 
 import shutil
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -11,8 +12,9 @@ import pytest
 from pipeline.sources.cuts import cut_file
 from pipeline.sources.file import FileSource, NamePattern
 from pipeline.sources.index import index_file
+from pipeline.sources.paths import find_videos
 from pipeline.sources.pool import decode, segments
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, Scaler
 from pipeline.sources.selection import Selection
 from pipeline.testing import check_source
 from tests.clips import KINDS, clip, read, write_clip
@@ -215,3 +217,73 @@ def test_sound_that_lasts_longer_than_the_picture_is_no_damage():
     _, (end,) = decoded(source("tests/data/odd/h264-with-sound.mp4"))
     assert end.error is None
     assert end.counts.decoded == 48
+
+
+def test_a_loss_that_nothing_locates_is_never_silent(tmp_path):
+    data = bytearray(clip("mpeg4-bframes.avi", FRAMES).read_bytes())
+    at = data.index(b"00dc", data.index(b"movi") + 2000)  # a chunk in the middle: its packet vanishes
+    data[at : at + 4] = b"zzzz"
+    path = tmp_path / "clobbered.avi"
+    path.write_bytes(data)
+    rows, (end,) = decoded(source(path))
+    assert len(rows) == end.counts.decoded < FRAMES
+    assert end.counts.indexed == FRAMES
+    assert not end.counts.complete
+    assert "gave no picture" in end.error
+
+
+def test_slow_footage_is_not_taken_for_truncated(tmp_path):
+    path = write_clip(tmp_path / "slow.mp4", range(6), rate=Fraction(1, 3))
+    _, (end,) = decoded(source(path))
+    assert end.error is None
+    assert end.counts.decoded == 6
+
+
+@pytest.mark.parametrize("kind", ["h264-closed.mp4", "mpeg4-bframes.avi"])
+def test_a_picture_that_cannot_be_converted_has_no_row(kind, monkeypatch):
+    real = Scaler.draw
+
+    def draw(self, frame, out):
+        real(self, frame, out)
+        if read(out[None])[0] == 7:
+            raise ValueError("no such format")
+
+    monkeypatch.setattr(Scaler, "draw", draw)
+    rows, (end,) = decoded(source(clip(kind, FRAMES)))
+    assert [n for n, _, _ in rows] == [n for n in range(FRAMES) if n != 7]
+    assert [(lost.first, lost.last, lost.why) for lost in end.lost] == [(7, 7, "corrupt")]
+    assert "frame 7: cannot be converted" in end.error
+
+
+def test_a_missing_end_that_nobody_asked_for_is_no_loss():
+    for selection in (Selection(limit=5), Selection(to_s=2.0)):
+        _, (end,) = decoded(source("tests/data/odd/broken-cut.mp4", selection=selection))
+        assert (end.error, end.counts.unread) == (None, 0)
+
+
+def test_a_time_in_a_name_is_found_behind_other_digits(tmp_path):
+    path = tmp_path / "cam12345678_20260131.mp4"
+    shutil.copy(clip("h264-closed.mp4", 1), path)
+    (batch,) = source(path, start=NamePattern("%Y%m%d"))
+    assert batch.captured_s[0] == 1769817600.0
+    (batch,) = source(tmp_path / "cam12345678_20260131.mp4", start=NamePattern("%H:%M"))
+    assert "its name must hold a time like `%H:%M`" in batch.end.error
+
+
+def test_folders_are_read_through_links_and_each_file_once(tmp_path):
+    (tmp_path / "real").mkdir()
+    shutil.copy(clip("h264-closed.mp4", 1), tmp_path / "real" / "a.mp4")
+    (tmp_path / "top").mkdir()
+    (tmp_path / "top" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "top" / "loop").symlink_to(tmp_path / "top")
+    (tmp_path / "top" / "notes.txt").write_text("")
+    found = find_videos(str(tmp_path / "top"), "cams")
+    assert [name for name, _ in found.videos] == ["cams/link/a.mp4"]
+    assert [path.name for path in found.ignored] == ["notes.txt"]
+    assert find_videos(str(tmp_path / "*" / "a.mp4"), "g").videos == (("g/real/a.mp4", tmp_path / "real" / "a.mp4"),)
+
+
+def test_a_worker_that_yields_nothing_hears_of_a_stop():
+    path = clip("mpeg4-bframes.avi", 1200)  # one segment
+    ticks = [batch for batch in source(path, selection=Selection(every=1000)) if not len(batch) and batch.end is None]
+    assert ticks

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from pipeline.threads import Stop, Waits, every, merge, prefetch, share, stuck_threads
+from pipeline.threads import Stop, Waits, every, merge, share, stuck_threads
 
 
 def names() -> set[str]:
@@ -52,7 +52,7 @@ def test_a_full_channel_holds_the_producer_back():
             made.append(i)
             yield i
 
-    stream = prefetch(produce(), depth=2)
+    stream = merge([produce()], depth=2)
     assert next(stream) == 0
     deadline = time.monotonic() + 5
     while len(made) < 4 and time.monotonic() < deadline:

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.sources.index import NO_PTS, Index
+from pipeline.sources.index import Index
 
 __all__ = ["Cut", "cut_file", "whole_file"]
 
 MOST_SHORT_SEGMENTS = 8
 LEAST_FRAMES = 300  # shorter ones cost more in seeks than they gain in parallelism
 SEGMENT_BYTES = 32 << 20
+MOST_REORDERED = 64  # packets behind an entry that may be shown before it: twice what any codec allows
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,17 @@ def whole_file(index: Index) -> tuple[Cut, ...]:
     return (_cut(index, 0, 0, None),)
 
 
+def _leading(index: Index, entry: int) -> int:
+    """How many packets from an entry on hold its leading pictures, itself included; 0 if it has none."""
+    near = index.pts[entry : entry + MOST_REORDERED]
+    before = np.flatnonzero(near < index.pts[entry])
+    return int(before[-1]) + 1 if len(before) else 0
+
+
 def _cut(index: Index, number: int, start: int, end: int | None) -> Cut:
     low = int(index.pts[start]) if number else None
     high = None if end is None else int(index.pts[end])
-    stop = len(index.pts) if high is None else int(np.flatnonzero((index.pts < high) & (index.pts != NO_PTS))[-1]) + 1
+    stop = len(index.pts) if end is None else end + _leading(index, end)
     first_frame = int(np.searchsorted(index.shown, low)) if low is not None else 0
     last_frame = int(np.searchsorted(index.shown, high)) if high is not None else index.frames
     return Cut(number, start, stop, first_frame, last_frame, low, high, is_last=end is None)

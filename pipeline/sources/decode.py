@@ -21,6 +21,8 @@ from pipeline.sources.tally import Builder, Counted, Ranked
 
 __all__ = ["SegmentTask"]
 
+SILENT_FRAMES = 512
+
 
 @dataclass(frozen=True, slots=True)
 class SegmentTask:
@@ -67,36 +69,47 @@ class SegmentTask:
         builder = Builder(segment, self.picture, self.batch_frames)
         tally: Ranked | Counted
         if self.index.numbering == "pts":
-            tally = Ranked(self.index, self.cut, self.selected)
+            tally = Ranked(self.index, self.cut, self.selected, self.selection)
         else:
             tally = Counted(self.index, self.selection)
         scaler = Scaler(self.picture, self.index.orientation)
         error: str | None = None
         retry = False
+        silent = 0  # frames decoded since something was yielded
         if tally.asks_for_any:
             try:
                 for frame in reader.frames(self.index, self.cut, self.source):
                     if isinstance(frame, av.error.FFmpegError):
-                        retry |= is_io_error(frame)
-                        error = reason(frame, self.index.path) if retry else error
+                        if is_io_error(frame):
+                            retry, error = True, f"{self.index.path}: {reason(frame, self.index.path)}"
                         tally.error()
                         continue
+                    silent += 1
                     number, time_s = tally.place(frame)
                     if number >= 0:
-                        scaler.draw(frame, builder.row(number, time_s))
-                        if builder.is_full:
-                            yield builder.take(self._utc_offset_s(tally))
-            except (SourceError, av.error.FFmpegError, OSError) as failure:
+                        try:
+                            scaler.draw(frame, builder.row(number, time_s))
+                        except (av.error.FFmpegError, ValueError, MemoryError) as failure:
+                            builder.drop_row()
+                            tally.lose(number)
+                            error = error or f"{self.index.path}: frame {number}: cannot be converted: {failure}"
+                    if builder.is_full:
+                        silent = 0
+                        yield builder.take(self._utc_offset_s(tally))
+                    elif silent > SILENT_FRAMES:  # a worker hears of a stop when it yields
+                        silent = 0
+                        yield FrameBatch.tick(segment)
+            except (SourceError, OSError) as failure:
                 reader.close()
                 retry, error = True, str(failure)
-            except (ValueError, MemoryError) as failure:  # a picture that swscale refuses
-                reader.close()
-                error = f"{self.index.path}: frame {tally.next_number}: cannot be converted: {failure}"
-        if self.cut.is_last and self.index.io_error is not None:
-            retry, error = True, f"{self.index.path}: {self.index.io_error}"
-        if self.cut.is_last and self.index.truncated is not None and error is None:
-            error = f"{self.index.path}: {self.index.truncated}"
-        counts, lost = tally.counts(unread=self.index.unread if self.cut.is_last else 0)
+        if self.cut.is_last:
+            if self.index.io_error is not None:
+                retry, error = True, f"{self.index.path}: {self.index.io_error}"
+            if not tally.is_satisfied:
+                missing = tally.close(unread=self.index.unread)
+                told = self.index.truncated or missing
+                error = error or (None if told is None else f"{self.index.path}: {told}")
+        counts, lost = tally.counts()
         yield builder.take(self._utc_offset_s(tally), SegmentEnd(segment, counts, lost, error, retry))
 
     def _utc_offset_s(self, tally: Ranked | Counted) -> float | None:

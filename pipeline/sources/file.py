@@ -90,11 +90,17 @@ class FileSource:
         A file that cannot be read gives one Refusal, never an exception.
         """
         try:
-            yield from self._tasks(index_file(self.path, self.name), whole)
+            tasks = self._tasks(index_file(self.path, self.name), whole)
         except SourceError as error:
             yield Refusal(self.name, str(error), retry=isinstance(error.__cause__, OSError))
+        except (OSError, ValueError, OverflowError) as error:
+            yield Refusal(self.name, f"{self.path}: {error}", retry=isinstance(error, OSError))
+        else:
+            yield from tasks
 
     def _tasks(self, index: Index, whole: bool) -> list[SegmentTask]:
+        if index.frames == 0 and index.io_error is not None:
+            raise SourceError(self.name, f"{self.path}: {index.io_error}") from OSError(index.io_error)
         if index.frames == 0 and index.unread == 0:
             raise SourceError(self.name, f"{self.path}: holds a video stream without a single frame")
         if index.numbering == "pts":
@@ -128,16 +134,27 @@ def _start_utc_s(start: Start, index: Index, source: str) -> float | None:
     if isinstance(start, datetime):
         return _as_utc_s(start, UTC)
     if start == "mtime":  # a recorder closes its file at the end
-        times = index.seconds(index.shown[[0, -1]]) if len(index.shown) else np.zeros(2)
-        return index.path.stat().st_mtime - float(times[1] - times[0])
+        if len(index.shown):
+            first_s, last_s = index.seconds(index.shown[[0, -1]]).tolist()
+        elif index.counted_rate:
+            first_s, last_s = 0.0, float((index.frames - 1) / index.counted_rate)
+        else:
+            raise SourceError(source, f"{index.path}: its length is not known; use another `start` than mtime")
+        return float(index.path.stat().st_mtime - (last_s - first_s))
     if start == "creation_time":
         if index.creation_time is None:
             raise SourceError(source, f"{index.path}: its header has no creation_time; use another `start`")
         return _as_utc_s(datetime.fromisoformat(index.creation_time), UTC)
-    match = re.search(_as_regex(start.pattern), index.path.name)
-    if match is None:
-        raise SourceError(source, f"{index.path}: its name must hold a time like `{start.pattern}`; change `start`")
-    return _as_utc_s(datetime.strptime(match[0], start.pattern), ZoneInfo(start.tz))
+    return _as_utc_s(_time_in_name(start.pattern, index.path, source), ZoneInfo(start.tz))
+
+
+def _time_in_name(pattern: str, path: Path, source: str) -> datetime:
+    for match in re.finditer(f"(?=({_as_regex(pattern)}))", path.name):
+        try:
+            return datetime.strptime(match[1], pattern)
+        except ValueError:
+            continue  # looks like a time and is none: the 45th month, say
+    raise SourceError(source, f"{path}: its name must hold a time like `{pattern}`; change `start`")
 
 
 def _as_utc_s(time: datetime, tz: tzinfo) -> float:
@@ -148,10 +165,10 @@ _DIRECTIVES = {
     "Y": r"\d{4}",
     "j": r"\d{3}",
     "f": r"\d{1,6}",
-    "b": "[^\\W\\d]+",
-    "B": "[^\\W\\d]+",
-    "s": r"\d+",
-    "z": r"[+-]\d\d:?\d\d|Z",
+    "z": r"(?:[+-]\d\d:?\d\d|Z)",
+    "p": "[AaPp][Mm]",
+    "%": "%",
+    **dict.fromkeys("aAbB", r"[^\W\d]+"),
 }
 
 

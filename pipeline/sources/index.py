@@ -38,7 +38,10 @@ CUTTABLE_CODECS = frozenset({"h264", "hevc", "vp8", "vp9", "av1", "mpeg2video", 
 # Containers that store no presentation times: what FFmpeg reports for them is made up.
 TIMELESS_DEMUXERS = frozenset({"avi", "h264", "hevc", "mpegvideo", "m4v", "mjpeg", "obu", "image2"})
 
+LISTING_DEMUXERS = frozenset({"mov", "avi"})  # their own index lists every packet
+
 TRIAL_PACKETS = 64
+NOT_ONE_EACH = "its first packets do not give one frame each"
 TRUNCATION_S = 1.0  # a header that promises this much more than the file holds means that its end is missing
 
 
@@ -132,6 +135,7 @@ def _scan(path: Path, source: str) -> Index:
         silent: list[int] = []
         entries: list[int] = []
         keys = corrupt = parameter_changes = 0
+        last_end = 0  # in units of the time base
         io_error = None
         for packet in packets(container, stream):
             if isinstance(packet, av.error.FFmpegError):
@@ -147,13 +151,16 @@ def _scan(path: Path, source: str) -> Index:
             # Outside the edit list, or a VP8 frame that is not shown.
             if packet.is_discard or (codec == "vp8" and packet.size and not memoryview(packet)[0] & 0x10):
                 silent.append(place)
+            last_end = max(last_end, pts[-1] + (packet.duration or 0))
             if packet.is_keyframe:
                 keys += 1
                 if is_clean_entry(codec, bytes(packet), length_size):
                     entries.append(place)
             corrupt += packet.is_corrupt
             parameter_changes += packet.has_sidedata("new_extradata") or packet.has_sidedata("param_change")
-        promised = sum(not entry.is_discard for entry in stream.index_entries) if demuxer == "mov" else 0
+        promised = 0
+        if demuxer in LISTING_DEMUXERS:
+            promised = sum(not entry.is_discard and entry.size > 0 for entry in stream.index_entries)
         is_silent = np.zeros(len(pts), np.bool_)
         is_silent[silent] = True
         index = Index(
@@ -177,7 +184,7 @@ def _scan(path: Path, source: str) -> Index:
             whole_because=None,
             orientation=UPRIGHT,
             unread=max(0, promised - int(np.count_nonzero(~is_silent))),
-            truncated=_truncation(container, stream, path, source, pts),
+            truncated=_truncation(container, stream, path, source, last_end),
             io_error=io_error,
             creation_time=container.metadata.get("creation_time"),
         )
@@ -237,13 +244,12 @@ def _truncation(
     stream: av.video.stream.VideoStream,
     path: Path,
     source: str,
-    pts: array[int],
+    last_end: int,
 ) -> str | None:
     """Compares the duration in the header with the last packet; the other streams are read only if it looks short."""
-    if stream.time_base is None or not len(pts):
+    if stream.time_base is None:
         return None
-    start = stream.start_time or 0
-    last_s = float((max(pts) - start) * stream.time_base)
+    last_s = float((last_end - (stream.start_time or 0)) * stream.time_base)
     if stream.duration is not None:
         promised_s = float(stream.duration * stream.time_base)
     elif container.duration is not None:
@@ -329,5 +335,5 @@ def _try_head(index: Index, source: str) -> Index:
         index,
         shown=np.empty(0, np.int64),
         numbering="counted",
-        whole_because="its first packets do not give one frame each",
+        whole_because=NOT_ONE_EACH,
     )

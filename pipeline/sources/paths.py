@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipeline.errors import SourceError
 
 __all__ = ["VIDEO_SUFFIXES", "Found", "find_videos"]
 
@@ -39,7 +42,7 @@ def find_videos(path: str, name: str) -> Found:
         name: Name of the source. Videos of a folder or glob are called `<name>/<path below it>`.
     """
     if Path(path).is_dir():
-        return _below(Path(path), sorted(p for p in Path(path).rglob("*") if p.is_file()), name)
+        return _below(Path(path), sorted(_walk(Path(path))), name)
     if Path(path).exists() or not glob.has_magic(path):
         return Found(videos=((name, Path(path)),))
     matches = sorted(Path(match) for match in glob.iglob(path, recursive=True))
@@ -50,6 +53,22 @@ def _files(matches: list[Path]) -> Iterator[Path]:
     for match in matches:
         if match.is_file():
             yield match
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, links followed, each folder once. One that cannot be read is an error, not a gap."""
+    seen: set[tuple[int, int]] = set()
+
+    def refuse(error: OSError) -> None:
+        raise SourceError(str(folder), f"{error.filename}: must be a readable folder, got {error.strerror}") from error
+
+    for top, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        facts = os.stat(top)
+        if (facts.st_dev, facts.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        yield from (Path(top, file) for file in files)
 
 
 def _below(root: Path, files: list[Path], name: str) -> Found:

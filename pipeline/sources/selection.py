@@ -39,6 +39,10 @@ class Selection:
     def needs_times(self) -> bool:
         return self.fps is not None or self.from_s is not None or self.to_s is not None
 
+    def is_over(self, taken: int, since_s: float) -> bool:
+        """Whether no frame behind this place can be selected, after `taken` frames and `since_s` seconds."""
+        return (self.limit is not None and taken >= self.limit) or (self.to_s is not None and since_s >= self.to_s)
+
     def chooser(self) -> Callable[[int, float], bool]:
         """A function to be asked about the frames of a file one by one, from the first, as (number, time in s)."""
         first_s = math.nan
@@ -56,7 +60,7 @@ class Selection:
                 return False
             if self.to_s is not None and since_s >= self.to_s:
                 return False
-            if self.fps is not None:
+            if self.fps is not None and not math.isnan(since_s):
                 stretch = math.floor(since_s * self.fps)
                 if stretch <= last_stretch:
                     return False

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from pipeline.batch import Counts, FrameBatch, Lost, Pixels, Segment, SegmentEnd
 from pipeline.sources.cuts import Cut
-from pipeline.sources.index import TIMELESS_DEMUXERS, Index
+from pipeline.sources.index import NOT_ONE_EACH, TIMELESS_DEMUXERS, Index
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
 
@@ -21,7 +21,7 @@ __all__ = ["Builder", "Counted", "Ranked"]
 class Ranked:
     """Numbers frames by the rank of their time stamp in the index, and notes which came."""
 
-    def __init__(self, index: Index, cut: Cut, selected: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, index: Index, cut: Cut, selected: npt.NDArray[np.bool_], selection: Selection) -> None:
         self._first = cut.first_frame
         self._pts = index.shown[cut.first_frame : cut.last_frame]
         self._times = index.seconds(self._pts)
@@ -29,12 +29,12 @@ class Ranked:
         self._selected = selected[cut.first_frame : cut.last_frame]
         self._came = np.zeros(len(self._pts), np.bool_)
         self._damaged = 0
+        self._unread = 0
         self._next = 0
         self.asks_for_any = bool(self._selected.any())
-
-    @property
-    def next_number(self) -> int:
-        return self._first + self._next
+        # Whether frames behind the last one of the file would be asked for.
+        last_s = float(index.seconds(index.shown[-1:])[0]) - self.file_start_s
+        self.is_satisfied = selection.is_over(int(np.count_nonzero(selected)), last_s)
 
     def place(self, frame: av.VideoFrame) -> tuple[int, float]:
         """The frame's number, or -1 if it is not asked for; and its time in seconds."""
@@ -43,7 +43,7 @@ class Ranked:
         if at >= len(self._pts) or self._pts[at] != pts:
             # A frame is missing before it, or it belongs to a neighbour (a leading picture of the entry).
             at = len(self._pts) if pts is None else int(np.searchsorted(self._pts, pts))
-            if at >= len(self._pts) or self._pts[at] != pts or self._came[at]:
+            if not self._next <= at < len(self._pts) or self._pts[at] != pts:
                 return -1, math.nan
         self._came[at] = True
         self._next = at + 1
@@ -55,21 +55,30 @@ class Ranked:
     def error(self) -> None:
         """A packet gave no picture: its frame will be missing among those that came."""
 
-    def counts(self, *, unread: int) -> tuple[Counts, tuple[Lost, ...]]:
+    def lose(self, number: int) -> None:
+        """A frame that was placed cannot be used after all."""
+        self._came[number - self._first] = False
+
+    def close(self, *, unread: int) -> str | None:
+        """The end of the file was reached; `unread` frames more stand in its index. What else is missing, in words."""
+        self._unread = unread
+        return None
+
+    def counts(self) -> tuple[Counts, tuple[Lost, ...]]:
         if not self.asks_for_any:
             self._came[:] = True
         missing = self._selected & ~self._came
         skipped = int(np.count_nonzero(~self._selected))
         corrupt = int(np.count_nonzero(missing))
         lost = _ranges(np.flatnonzero(missing) + self._first, "corrupt")
-        if unread:
+        if self._unread:
             first = self._first + len(self._pts)
-            lost = (*lost, Lost(first, first + unread - 1, "unread"))
+            lost = (*lost, Lost(first, first + self._unread - 1, "unread"))
         counts = Counts(
-            indexed=len(self._pts) + unread,
+            indexed=len(self._pts) + self._unread,
             skipped=skipped,
             corrupt=corrupt,
-            unread=unread,
+            unread=self._unread,
             decoded=len(self._pts) - skipped - corrupt,
             damaged=self._damaged,
         )
@@ -77,7 +86,11 @@ class Ranked:
 
 
 class Counted:
-    """Numbers frames as they come out of the decoder; a packet that gave none takes a number too."""
+    """Numbers frames as they come out of the decoder; a packet that gave none takes a number too.
+
+    Where packets vanish without an error, nothing tells which: the loss is known at the end, by the number of packets,
+    and the frames behind it are numbered too low. That is said.
+    """
 
     asks_for_any = True
 
@@ -86,15 +99,19 @@ class Counted:
         self._frame_s = None if not rate else float(1 / rate)
         self._time_base = float(index.time_base)
         self._has_times = index.demuxer not in TIMELESS_DEMUXERS
+        self._selection = selection
         self._choose: Callable[[int, float], bool] | None = None if selection.takes_all else selection.chooser()
+        # What the packets promise; unknown where they are known not to give one frame each.
+        self._expected = None if index.whole_because == NOT_ONE_EACH else index.frames
         self._corrupt: list[int] = []
-        self._skipped = self._decoded = self._damaged = 0
-        self.next_number = 0
+        self._skipped = self._decoded = self._damaged = self._unread = 0
+        self._number = 0
+        self._last_s = math.nan
         self.file_start_s = math.nan
 
     def place(self, frame: av.VideoFrame) -> tuple[int, float]:
-        number = self.next_number
-        self.next_number += 1
+        number = self._number
+        self._number += 1
         time_s = math.nan
         if self._frame_s is not None:
             time_s = number * self._frame_s
@@ -102,6 +119,7 @@ class Counted:
             time_s = frame.pts * self._time_base
         if math.isnan(self.file_start_s):
             self.file_start_s = time_s
+        self._last_s = time_s
         if self._choose is not None and not self._choose(number, time_s):
             self._skipped += 1
             return -1, time_s
@@ -110,18 +128,38 @@ class Counted:
         return number, time_s
 
     def error(self) -> None:
-        self._corrupt.append(self.next_number)
-        self.next_number += 1
+        self._corrupt.append(self._number)
+        self._number += 1
 
-    def counts(self, *, unread: int) -> tuple[Counts, tuple[Lost, ...]]:
-        lost = _ranges(np.array(self._corrupt, np.int64), "corrupt")
-        if unread:
-            lost = (*lost, Lost(self.next_number, self.next_number + unread - 1, "unread"))
+    def lose(self, number: int) -> None:
+        self._corrupt.append(number)
+        self._decoded -= 1
+
+    @property
+    def is_satisfied(self) -> bool:
+        return self._selection.is_over(self._decoded, self._last_s - self.file_start_s)
+
+    def close(self, *, unread: int) -> str | None:
+        missing = 0 if self._expected is None else max(0, self._expected - self._number)
+        self._corrupt += range(self._number, self._number + missing)
+        self._number += missing
+        self._unread = unread
+        if not (missing or unread):
+            return None
+        return (
+            f"{missing + unread} of {self._number + unread} frames gave no picture, and nothing tells which: frames "
+            "behind a loss are numbered too low"
+        )
+
+    def counts(self) -> tuple[Counts, tuple[Lost, ...]]:
+        lost = _ranges(np.array(sorted(self._corrupt), np.int64), "corrupt")
+        if self._unread:
+            lost = (*lost, Lost(self._number, self._number + self._unread - 1, "unread"))
         counts = Counts(
-            indexed=self.next_number + unread,
+            indexed=self._number + self._unread,
             skipped=self._skipped,
             corrupt=len(self._corrupt),
-            unread=unread,
+            unread=self._unread,
             decoded=self._decoded,
             damaged=self._damaged,
         )
@@ -164,6 +202,10 @@ class Builder:
         self._pts_s[n] = time_s
         row: Pixels = self._frames[n]
         return row
+
+    def drop_row(self) -> None:
+        """Takes the last row back."""
+        self._n -= 1
 
     def take(self, utc_offset_s: float | None, end: SegmentEnd | None = None) -> FrameBatch:
         """What was filled so far, as a batch; the next row begins another."""

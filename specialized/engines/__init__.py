@@ -61,6 +61,11 @@ class Engine(Protocol):
     @property
     def cost(self) -> "Cost": ...
 
+    @property
+    def transfer_s(self) -> float:
+        """Seconds that submits have spent so far on moving pictures to the device; 0 on a CPU."""
+        ...
+
     def submit(self, frames: NDArray[np.uint8]) -> Handle:
         """Starts a forward of (b, f, H, W, 3) RGB pictures, 1 <= b <= B, and may return before it is done.
 

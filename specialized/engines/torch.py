@@ -1,6 +1,7 @@
 """The torch engine: any torch module, on CPU and CUDA."""
 
 import copy
+import time
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,6 +72,7 @@ class TorchEngine:
         self.device_uuid = _uuid(self._device)
         self.dtype: Dtype = _fastest(self._device) if dtype == "auto" else dtype
         self.groups = groups
+        self.transfer_s = 0.0
         module = copy.deepcopy(module).eval()
         self.cost: Cost = cost(module, fold=card.fold, input=card.input)
         self._module = module.to(self._device, _DTYPES[self.dtype]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -93,9 +95,14 @@ class TorchEngine:
             with torch.inference_mode():
                 if self._stream is None:
                     return TorchHandle(self, self._scores(self._padded(frames)), b)
+                began = time.perf_counter()
+                pinned = self._pinned(frames)
+                self.transfer_s += time.perf_counter() - began
                 with torch.cuda.stream(self._stream):
-                    return self._launch(self._pinned(frames), b, self._stream)
-        except (RuntimeError, TypeError, IndexError) as exc:  # what torch raises for a module that does not fit
+                    return self._launch(pinned, b, self._stream)
+        except ModelError:
+            raise
+        except Exception as exc:  # the user's forward may raise anything
             raise self.failure(exc) from exc
 
     def failure(self, exc: Exception) -> ModelError:
@@ -110,7 +117,9 @@ class TorchEngine:
         scores = self._scores(pinned.to(self._device, non_blocking=True))
         fetched = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
         fetched.copy_(scores, non_blocking=True)
-        return TorchHandle(self, fetched, b, stream.record_event(), pinned)
+        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # waiting for it must not take a core from the decoders
+        stream.record_event(done)
+        return TorchHandle(self, fetched, b, done, pinned)
 
     def _padded(self, frames: NDArray[np.uint8]) -> Tensor:
         """The frames at full batch shape: a view if they fill it, else a copy whose last group is repeated."""
@@ -129,7 +138,9 @@ class TorchEngine:
 
     def _scores(self, pictures: Tensor) -> Tensor:
         """Maps uint8 (B, f, H, W, 3) to float32 (B, f, K)."""
-        logits: Tensor = self._module(self._normalize(pictures, _DTYPES[self.dtype]))
+        # Without this, float32 convolutions on CUDA run in TF32, with 10 bits of mantissa.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.dtype != "float32"):
+            logits: Tensor = self._module(self._normalize(pictures, _DTYPES[self.dtype]))
         expected = (self.groups, self.card.fold * len(self.card.classes))
         if tuple(logits.shape) != expected:
             raise ModelError(
@@ -166,5 +177,6 @@ def _fastest(device: torch.device) -> Dtype:
     if device.type == "cuda":
         return "float16"
     # Measured with AVX-512 BF16 on two cores: 2.5 (f = 4) to 5 (f = 1) times as quick as float32. Others emulate it.
-    supported = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")  # private: another torch may lack them
+    supported = any(getattr(torch.cpu, name, lambda: False)() for name in asked)
     return "bfloat16" if supported else "float32"

@@ -67,6 +67,10 @@ def build(
         ModelError: it cannot be imported or constructed, or its output has another shape.
     """
     factory, named = _resolve(architecture)
+    from torch import nn
+
+    if not (isinstance(factory, type) and issubclass(factory, nn.Module)):  # a model file may name anything
+        raise ModelError(f"{architecture}: must be a subclass of torch.nn.Module, got {factory!r}; name another class")
     offered = {"fold": fold, "classes": classes, "input": input}
     try:
         accepted = inspect.signature(factory).parameters
