@@ -38,7 +38,7 @@ from pipeline.config import load_train_config
 from pipeline.footage import Footage
 from pipeline.runs import machine, make_folder, versions, write_json
 from pipeline.schema import TrainConfig
-from pipeline.training import footage_of, new_card, recipe_of, stored
+from pipeline.training import footage_of, new_card, stored
 from specialized.examples import grouped
 from specialized.modelfile import ModelCard, file_hash
 from specialized.train import train
@@ -65,7 +65,7 @@ def settings_of(config: TrainConfig, card: ModelCard, footage: Footage, seed: in
     """All that decides the result of a cell, for a finished one to be known again."""
     settings = {
         "model": config.model.model_dump(mode="json"),
-        "recipe": dataclasses.asdict(dataclasses.replace(recipe_of(config), seed=seed)),
+        "recipe": config.train.model_copy(update={"seed": seed}).model_dump(mode="json"),
         "rotation": rotation,
         "split": {"blocks": BLOCKS, **blocks_of(rotation, footage, len(card.classes)), "gap_s": config.split.gap_s},
         "classes": [asked.model_dump(mode="json") for asked in config.classes],
@@ -89,7 +89,7 @@ def run_cell(config: TrainConfig, card: ModelCard, footage: Footage, settings: d
     """Trains one model, stores it, and measures the stored one on each test block."""
     began = time.perf_counter()
     parts = footage.split(**settings["split"])
-    recipe = dataclasses.replace(recipe_of(config), seed=settings["recipe"]["seed"])
+    recipe = config.train.model_copy(update={"seed": settings["recipe"]["seed"]})
     trained = train(card, parts["training"], parts["validation"], recipe)
     blocks = []
     with stored(card, trained) as path:

@@ -119,10 +119,7 @@ def check_run_config(config: RunConfig) -> list[str]:
 
 
 def check_train_config(config: TrainConfig) -> list[str]:
-    """Returns the problems, one line each, that keep a valid configuration from training here.
-
-    The keys of `train` are checked by `specialized.train`, which loads torch.
-    """
+    """Returns the problems, one line each, that keep a valid configuration from training here."""
     report = _report(config)
     model = config.model
     if OBJECT.fullmatch(model.architecture):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
@@ -76,6 +76,8 @@ def _default(field: FieldInfo) -> str:
         return ""
     if value in ((), {}):
         return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"  # as YAML has it
     return f"`{list(value) if isinstance(value, tuple) else value}`"
 
 
@@ -117,4 +119,6 @@ def _bounds(metadata: tuple[object, ...]) -> str:
                     said.append(f"over {gt}")
                 case Le(le):
                     said.append(f"at most {le}")
+                case Lt(lt):
+                    said.append(f"under {lt}")
     return f" ({', '.join(said)})" if said else ""

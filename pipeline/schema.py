@@ -32,6 +32,7 @@ from pydantic import (
 from pipeline.yamlfile import Node, Step
 from specialized.modelfile import Fit, Resize, Task
 from specialized.orders import Order
+from specialized.recipe import Recipe
 
 OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")  # package.module:Name
 
@@ -194,9 +195,7 @@ class RunSection(Section):
         default=None,
         description="At most this many frames of each source are labelled, the rest is counted as skipped.",
     )
-    torch_threads: Count | None = Field(
-        default=None, description="Threads of the CPU engine. Default: half of the cores."
-    )
+    torch_threads: Count | None = Field(default=None, description="Threads of the CPU engine. Default: half the cores.")
 
 
 class Selection(Section):
@@ -428,7 +427,9 @@ class RunConfig(Configuration):
 class ArchitectureSection(Section):
     """The network."""
 
-    architecture: str = Field(description="A name that `vpipe models` lists, or `package.module:Class`.")
+    architecture: str = Field(
+        description="A name (coral, night, taipei, roundabout; see docs/models.md), or `package.module:Class`."
+    )
     args: dict[str, JsonValue] = Field(
         default={}, description="Keyword arguments of the class, over those of the name."
     )
@@ -487,12 +488,12 @@ class TrainConfig(Configuration):
         default=(), description="Labelled footage; one or more."
     )
     split: SplitSection = Field(description="How footage is divided by time.")
-    train: dict[str, JsonValue] = Field(default={}, description="Recipe: keys of `specialized.train.Recipe`.")
+    train: Recipe = Field(default=Recipe(), description="How to train.")
     output: SourcePath = Field(description="The model file to write.")
 
 
-def sections_in(annotation: object) -> list[type[Section]]:
+def sections_in(annotation: object) -> list[type[BaseModel]]:
     """The sections that a value of this type can be or hold."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for part in get_args(annotation) for section in sections_in(part)]

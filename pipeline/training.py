@@ -13,10 +13,8 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import get_type_hints
 
 import numpy as np
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from pipeline.accuracy import measure, table
 from pipeline.errors import ConfigError, ModelError, VpipeError
@@ -25,15 +23,14 @@ from pipeline.runs import make_folder, versions
 from pipeline.schema import ClipSection, TrainConfig
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
-from pipeline.yamlfile import did_you_mean, shown
 from specialized.examples import Examples
 from specialized.modelfile import Ask, ModelCard, file_hash, load_model, read_card, save_model
 from specialized.models import MODELS, build
 from specialized.orders import ORDERS, Order
-from specialized.train import Epoch, Recipe, Trained
+from specialized.train import Epoch, Trained
 from specialized.train import train as fit
 
-__all__ = ["evaluate", "footage_of", "new_card", "recipe_of", "stored", "train"]
+__all__ = ["evaluate", "footage_of", "new_card", "stored", "train"]
 
 Document = dict[str, object]
 
@@ -52,14 +49,14 @@ def train(config: TrainConfig, *, overwrite: bool = False, say: Callable[[str], 
         A table of the accuracy.
 
     Raises:
-        ConfigError: the recipe, the labels or the split cannot be used, or `output` exists; before training.
+        ConfigError: the labels or the split cannot be used, or `output` exists; before training.
         SourceError: a clip cannot be read as a whole.
         ModelError: the network cannot be built, or does not learn.
     """
     output = Path(config.output)
     if output.exists() and not overwrite:
         raise ConfigError([config.problem(f"must not exist yet, got {output}; --overwrite replaces it", "output")])
-    recipe, card = recipe_of(config), new_card(config)
+    card = new_card(config)
     footage = footage_of(config, card)
     parts = _split(config, footage)
     for line in _check_examples(config, card, parts):
@@ -69,14 +66,14 @@ def train(config: TrainConfig, *, overwrite: bool = False, say: Callable[[str], 
 
     def report(epoch: Epoch) -> None:
         say(
-            f"epoch {epoch.number + 1} of {recipe.epochs}: loss {epoch.loss:.4f}, "
+            f"epoch {epoch.number + 1} of {config.train.epochs}: loss {epoch.loss:.4f}, "
             f"validation accuracy {epoch.validation_accuracy:.4f}, loss {epoch.validation_loss:.4f}, "
             f"{epoch.seconds:.1f} s"
         )
 
-    trained = fit(card, parts["training"], parts["validation"], recipe, progress=report)
+    trained = fit(card, parts["training"], parts["validation"], config.train, progress=report)
     say(f"kept epoch {trained.best_epoch + 1}")
-    card = dataclasses.replace(card, step_s=footage.step_s, training=_provenance(config, recipe, trained))
+    card = dataclasses.replace(card, step_s=footage.step_s, training=_provenance(config, trained))
     where, accuracy = _where(config, "test"), None
     with stored(card, trained) as path:
         if len(parts["test"]):
@@ -135,32 +132,6 @@ def evaluate(
 
 
 # ------------------------------------------------------------------------------- what a configuration asks for
-
-
-def recipe_of(config: TrainConfig) -> Recipe:
-    """The recipe under `train`.
-
-    Raises:
-        ConfigError: every key that is unknown, or has a value of another type or out of range.
-    """
-    hints = get_type_hints(Recipe)
-    problems = []
-    for key, value in config.train.items():
-        if key not in hints:
-            problems.append(config.problem(f"unknown key{did_you_mean(key, hints)}", "train", key))
-            continue
-        try:
-            TypeAdapter(hints[key], config=ConfigDict(strict=True)).validate_python(value)
-            Recipe(**{key: value})  # type: ignore[arg-type]  # each rule of a recipe is about one value
-        except ValidationError as exc:
-            expected = exc.errors(include_url=False)[0]["msg"].removeprefix("Input should be ")
-            problems.append(config.problem(f"must be {expected}, got {shown(value)}", "train", key))
-        except ValueError as exc:
-            rule = str(exc).removeprefix("Recipe: ").partition(", got ")[0]
-            problems.append(config.problem(f"{rule}, got {shown(value)}", "train", key))
-    if problems:
-        raise ConfigError(problems)
-    return Recipe(**config.train)  # type: ignore[arg-type]
 
 
 def new_card(config: TrainConfig) -> ModelCard:
@@ -292,11 +263,11 @@ def _told(where: Document) -> str:
     return f"part {where['part']}: blocks {where['blocks']} of {where['of_blocks']}, from 0"
 
 
-def _provenance(config: TrainConfig, recipe: Recipe, trained: Trained) -> Document:
+def _provenance(config: TrainConfig, trained: Trained) -> Document:
     """Where the weights come from, without a word about this machine's folders."""
     best = trained.history[trained.best_epoch]
     return {
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": config.train.model_dump(mode="json"),
         "clips": _clips(config),
         "split": config.split.model_dump(mode="json"),
         "best_epoch": best.number,

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -18,46 +17,13 @@ from specialized.examples import Examples, check_examples, grouped, padded
 from specialized.folding import Normalize, unfold
 from specialized.modelfile import ModelCard
 from specialized.models import build
-
-Optimizer = Literal["adamw", "adam", "rmsprop"]
+from specialized.recipe import Optimizer, Recipe
 
 _OPTIMIZERS: Mapping[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     "adamw": partial(torch.optim.AdamW, fused=True),
     "adam": partial(torch.optim.Adam, fused=True),
     "rmsprop": torch.optim.RMSprop,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """How to train. The defaults suit a fixed camera, folded or not."""
-
-    epochs: int = 30
-    batch: int = 32  # pictures per step
-    optimizer: Optimizer = "adamw"
-    lr: float = 1e-3  # its peak
-    weight_decay: float = 0.01
-    warmup_epochs: float = 1.0  # linear from 0, then a cosine back to 0
-    label_smoothing: float = 0.0
-    average_epochs: float = 2.0  # horizon of the moving average of the weights that is validated and kept; 0: none
-    balance: bool = False  # weigh classes by the inverse of their frequency
-    brightness: float = 0.1  # up to this much of the range is added or taken away
-    contrast: float = 0.1  # contrast changes by up to this factor
-    shift: int = 2  # pixels, up to this many in each direction
-    flip: bool = False  # mirror left and right, half of the time
-    vary: Literal["group", "picture"] = "group"  # what is varied together; a group in time shares light and camera
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raises ValueError for a value out of range."""
-        if min(self.epochs, self.batch) < 1 or self.lr <= 0:
-            raise ValueError(f"Recipe: epochs, batch and lr must be over 0, got {self}")
-        if min(self.weight_decay, self.warmup_epochs, self.average_epochs, self.brightness, self.shift) < 0:
-            raise ValueError(f"Recipe: decay, warm-up, averaging and variations must not be negative, got {self}")
-        if not (0 <= self.label_smoothing < 1 and 0 <= self.contrast < 1):
-            raise ValueError(f"Recipe: label_smoothing and contrast must be in 0..1, 1 excluded, got {self}")
-        if self.optimizer not in get_args(Optimizer) or self.vary not in ("group", "picture"):
-            raise ValueError(f"Recipe: optimizer or vary is not among those known, got {self}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from pipeline.configdocs import markdown
 from pipeline.errors import ConfigError
 from pipeline.schema import RunConfig, TrainConfig, sections_in
 from specialized.modelfile import ModelCard, save_model
+from specialized.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -456,7 +457,8 @@ def test_a_training_configuration_is_read(folder):
     config = load(TRAIN, load_train_config)
     assert (config.model.order, config.task, config.classes[0].at_least) == ("consecutive", "one_of", 1)
     assert (config.split.validation, config.split.test, config.split.gap_s) == ((1, 4), (2,), 2.0)
-    assert config.train == {"epochs": 3, "lr": 0.001, "flip": True}
+    assert config.train == Recipe(epochs=3, lr=0.001, flip=True)
+    assert load(TRAIN, load_train_config, overrides=["train={lr: 1}"]).train == Recipe(lr=1.0)
     assert config.problem("must be over 0", "train", "lr") == "cam.yaml:6: train.lr: must be over 0"
     assert config.output == str(folder / "new.safetensors")
     assert config.clips[0].labels == str(folder / "clip.csv")
@@ -487,6 +489,31 @@ output: new.pt
         "cam.yaml:7: split.test.0: must be a block that is named once, got 1 again",
         "cam.yaml:7: split.test.3: must be below 4, the number of blocks, got 7",
         f"cam.yaml:8: output: must end in .safetensors, got {folder}/new.pt",
+    ]
+
+
+def test_every_mistake_in_a_recipe_is_named_with_its_line(folder):
+    (folder / "clip.csv").write_text("")
+    recipe = """\
+train:
+  epoch: 4
+  lr: fast
+  batch: 0
+  epochs: 2.5
+  flip: 1
+  optimizer: adamm
+  contrast: 1
+  shift: -1
+"""
+    assert problems(TRAIN.replace("train: {epochs: 3, lr: 0.001, flip: true}\n", recipe), load_train_config) == [
+        "cam.yaml:7: train.epoch: unknown key; did you mean 'epochs'?",
+        "cam.yaml:8: train.lr: must be a number, got 'fast'",
+        "cam.yaml:9: train.batch: must be at least 1, got 0",
+        "cam.yaml:10: train.epochs: must be a whole number, got 2.5",
+        "cam.yaml:11: train.flip: must be true or false, got 1",
+        "cam.yaml:12: train.optimizer: must be adamw or adam or rmsprop, got 'adamm'; did you mean 'adam'?",
+        "cam.yaml:13: train.contrast: must be under 1, got 1",
+        "cam.yaml:14: train.shift: must be at least 0, got -1",
     ]
 
 
