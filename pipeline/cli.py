@@ -146,12 +146,11 @@ def _refuse_video(path: str) -> None:
 @main.command()
 @click.argument("config", type=click.Path())
 @set_option
-@click.option("--training", is_flag=True, help="CONFIG is one for `vpipe train`.")
-def check(config: str, overrides: tuple[str, ...], training: bool) -> None:
-    """Check CONFIG: names every problem with its file and line, opens no source, starts nothing."""
-    from pipeline.config import load_run_config, load_train_config
+def check(config: str, overrides: tuple[str, ...]) -> None:
+    """Check CONFIG, of a run or a training: names every problem with file and line, opens no source, starts nothing."""
+    from pipeline.config import load_config
 
-    loaded = (load_train_config if training else load_run_config)(config, overrides=overrides)
+    loaded = load_config(config, overrides=overrides)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{config}: fine")

@@ -43,12 +43,15 @@ __all__ = [
     "card_of",
     "check_run_config",
     "check_train_config",
+    "load_config",
     "load_run_config",
     "load_train_config",
     "run_config_from",
 ]
 
 Loaded = TypeVar("Loaded", bound=Configuration)
+
+_TRAINING = ("clips", "output", "train")  # keys that only a configuration for training has
 
 
 def load_run_config(
@@ -64,14 +67,26 @@ def load_run_config(
     Raises:
         ConfigError: all that is wrong with it.
     """
-    return _load(RunConfig, Path(path), overrides, env, check_run_config)
+    content, problems = _read(Path(path))
+    return _made(RunConfig, content, Path(path), overrides, env, problems, check_run_config)
 
 
 def load_train_config(
     path: str | os.PathLike[str], *, overrides: Sequence[str] = (), env: Mapping[str, str] = os.environ
 ) -> TrainConfig:
     """Loads and checks the configuration of a training or an evaluation; see `load_run_config`."""
-    return _load(TrainConfig, Path(path), overrides, env, check_train_config)
+    content, problems = _read(Path(path))
+    return _made(TrainConfig, content, Path(path), overrides, env, problems, check_train_config)
+
+
+def load_config(
+    path: str | os.PathLike[str], *, overrides: Sequence[str] = (), env: Mapping[str, str] = os.environ
+) -> RunConfig | TrainConfig:
+    """Loads and checks a configuration of either kind, which its keys tell; see `load_run_config`."""
+    content, problems = _read(Path(path))
+    if any(content.child(key) for key in _TRAINING) and not content.child("sources"):
+        return _made(TrainConfig, content, Path(path), overrides, env, problems, check_train_config)
+    return _made(RunConfig, content, Path(path), overrides, env, problems, check_run_config)
 
 
 def run_config_from(
@@ -96,18 +111,13 @@ def run_config_from(
     return _made(RunConfig, content, None, overrides, env, [], check_run_config)
 
 
-def _load(
-    kind: type[Loaded],
-    path: Path,
-    overrides: Sequence[str],
-    env: Mapping[str, str],
-    check: Callable[[Loaded], list[str]],
-) -> Loaded:
+def _read(path: Path) -> tuple[Node, list[str]]:
+    """A file's tree, and what is wrong with its text."""
     problems: list[str] = []
     content = read(path, problems)
     if content is None:
         raise ConfigError(problems)
-    return _made(kind, content, path, overrides, env, problems, check)
+    return content, problems
 
 
 def _made(

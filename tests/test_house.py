@@ -136,7 +136,15 @@ def test_every_folder_with_modules_is_a_package_that_gets_installed():
     assert [str(folder) for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check", str(ROOT / "configs" / "lobby.yaml")]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["check", str(ROOT / "configs" / "lobby.yaml")],
+        ["check", str(ROOT / "configs" / "train-lobby-f4.yaml")],
+    ],
+)
 def test_help_and_check_load_nothing_heavy(arguments, tmp_path):
     code = (
         "import sys\n"
