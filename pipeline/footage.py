@@ -9,7 +9,6 @@ Clips are read through `pipeline.sources`, so the pixels that training sees are 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -59,16 +58,18 @@ def read_clip(
         video: The file.
         picture: What a model takes.
         selection: Which frames; None: all.
-        workers: Decoders that work side by side; None: one per core. The result does not depend on it.
+        workers: Decoders that work side by side; None: as many as a run has. The result does not depend on it.
 
     Raises:
         SourceError: The file cannot be read, or not every selected frame of it: a loss in the middle would join
             frames that are no neighbours.
     """
+    from pipeline.assembly import cores  # here, for it loads all that a run is made of
+
     source = FileSource(video, name=video.name, picture=picture, selection=selection)
     batches: list[FrameBatch] = []
     ends: list[SegmentEnd] = []
-    with closing(decode(segments([source]), workers=workers or os.cpu_count() or 1)) as decoded:
+    with closing(decode(segments([source]), workers=workers or cores())) as decoded:
         for batch in decoded:
             batches.append(batch)
             ends += [batch.end] if batch.end is not None else []
@@ -171,7 +172,7 @@ def read_footage(
         picture: What the model takes.
         asks: One question per class.
         task: See `answers`.
-        workers: Decoders that work side by side; None: one per core.
+        workers: Decoders that work side by side; None: as many as a run has.
 
     Raises:
         ConfigError: all that is wrong with the label files, or a video is named twice.
@@ -180,21 +181,22 @@ def read_footage(
     labelled = list(_labelled(clips))  # all of them before the first video is decoded, which takes longer
     read = []
     for clip, boxes in labelled:
-        pictures = read_clip(clip.video, picture, clip.selection, workers=workers)
-        if not len(pictures.numbers):
+        found = read_clip(clip.video, picture, clip.selection, workers=workers)
+        if not len(found.numbers):
             raise SourceError(
                 clip.video.name, f"{clip.video}: must have frames in the selection, got none; select others"
             )
-        _refuse_frames_beyond(boxes, pictures.frames)
-        read.append((pictures, answers(boxes, pictures.numbers, asks, task)))
-    stops = np.cumsum([len(pictures.numbers) for pictures, _ in read]).tolist()
+        _refuse_frames_beyond(boxes, found.frames)
+        read.append((found, answers(boxes, found.numbers, asks, task)))
+    stops = np.cumsum([len(found.numbers) for found, _ in read]).tolist()
+    pictures = [found.pictures for found, _ in read]
     return Footage(
         examples=Examples(
-            np.concatenate([pictures.pictures for pictures, _ in read]),
+            pictures[0] if len(pictures) == 1 else np.concatenate(pictures),  # a long clip may not fit in memory twice
             np.concatenate([labels for _, labels in read]),
             tuple(zip([0, *stops[:-1]], stops, strict=True)),
         ),
-        pts_s=np.concatenate([pictures.pts_s for pictures, _ in read]),
+        pts_s=np.concatenate([found.pts_s for found, _ in read]),
         videos=tuple(clip.video for clip in clips),
     )
 

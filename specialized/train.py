@@ -83,7 +83,7 @@ class _Training:
     """The state that the steps of one training share."""
 
     def __init__(self, card: ModelCard, training: Examples, validation: Examples, recipe: Recipe) -> None:
-        self.card, self.training, self.recipe = card, training, recipe
+        self.card, self.training, self.validation, self.recipe = card, training, validation, recipe
         self.rng = np.random.default_rng(recipe.seed)
         self.module = build(
             card.architecture, args=card.args, classes=len(card.classes), fold=card.fold, input=card.input
@@ -92,7 +92,6 @@ class _Training:
             f=card.fold, size=card.input, mean=card.mean, std=card.std, device=torch.device("cpu")
         )
         self.weights = _class_weights(card, training) if recipe.balance else None
-        self.bordered = np.pad(training.pictures, [(0, 0), *[(recipe.shift,) * 2] * 2, (0, 0)], mode="edge")
         self.per_step = max(1, recipe.batch // card.fold)  # groups
         self.steps = math.ceil(len(grouped(training.runs, card.fold, card.order)) / self.per_step)  # of an epoch
         self.optimizer = _OPTIMIZERS[recipe.optimizer](
@@ -102,9 +101,7 @@ class _Training:
         decay = math.exp(-1 / (recipe.average_epochs * self.steps)) if recipe.average_epochs else 0.0
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.module, multi_avg_fn=average, use_buffers=True)
-        held_out = grouped(validation.runs, card.fold, card.order, seed=recipe.seed)
-        self.held_out_pictures = torch.from_numpy(validation.pictures[padded(held_out)])
-        self.held_out_labels = _labels(validation, held_out)
+        self.held_out = grouped(validation.runs, card.fold, card.order, seed=recipe.seed)
 
     def run(self, progress: Callable[[Epoch], None] | None) -> Trained:
         history: list[Epoch] = []
@@ -169,10 +166,12 @@ class _Training:
         drawn = (*self._draw(len(batch)), 3)
         shifts = self.rng.integers(0, [2 * self.recipe.shift + 1] * 2 + [2], drawn)
         shifts = np.broadcast_to(shifts, (*batch.shape, 3))
+        border = (self.recipe.shift,) * 2
+        bordered = np.pad(self.training.pictures[batch], [(0, 0), (0, 0), border, border, (0, 0)], mode="edge")
         gathered = np.empty((*batch.shape, height, width, 3), np.uint8)
         for at in np.ndindex(batch.shape):
             down, right, mirrored = shifts[at]
-            picture = self.bordered[batch[at], down : down + height, right : right + width]
+            picture = bordered[at][down : down + height, right : right + width]
             gathered[at] = picture[:, ::-1] if mirrored and self.recipe.flip else picture
         return gathered
 
@@ -199,11 +198,13 @@ class _Training:
         """Returns loss and accuracy of the averaged weights."""
         self.average.eval()
         with torch.inference_mode():
-            parts = torch.split(self.held_out_pictures, self.per_step)
-            logits = torch.cat([self.average(self.normalize(part, torch.float32)) for part in parts])
-            loss = self._loss(logits, self.held_out_labels).item()
+            filled = padded(self.held_out)
+            parts = [filled[start : start + self.per_step] for start in range(0, len(filled), self.per_step)]
+            pictures = (torch.from_numpy(self.validation.pictures[part]) for part in parts)
+            logits = torch.cat([self.average(self.normalize(part, torch.float32)) for part in pictures])
+            labels = _labels(self.validation, self.held_out)
+            loss = self._loss(logits, labels).item()
             answers = unfold(logits, self.card.fold).flatten(0, 1)
-            labels = self.held_out_labels
             if self.card.task == "one_of":
                 right = (answers.argmax(1) == labels)[labels >= 0]
             else:
