@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,21 +21,19 @@ Labels = NDArray[np.int64] | NDArray[np.float32]
 Value = TypeVar("Value")
 
 COLUMNS = ("frame", "object_name", "confidence", "xmin", "ymin", "xmax", "ymax")
-OPTIONAL = ("ind",)
+OPTIONAL = ("ind",)  # number of the object's track
 MOST_PROBLEMS = 10  # named of one label file: a file of another kind is wrong in every row
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Boxes:
-    """The boxes of a clip: M rows of a label file, in its order."""
+    """The boxes of a clip: M rows of a label file, in its order. Where in the picture they are does not matter here."""
 
     path: Path
     line: NDArray[np.int64]  # (M,) where in the file each stands, from 1
     frame: NDArray[np.int64]  # (M,) number of the frame, from 0
     object_name: NDArray[np.str_]  # (M,)
     confidence: NDArray[np.float64]  # (M,) 0..1
-    corners: NDArray[np.float64]  # (M, 4) xmin, ymin, xmax, ymax
-    track: NDArray[np.int64] | None  # (M,) column `ind`; None where the file has none
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -47,7 +44,8 @@ def read_labels(path: Path) -> Boxes:
 
         frame,object_name,confidence,xmin,ymin,xmax,ymax,ind        (ind may be missing)
 
-    A file with that line alone says that no frame shows anything.
+    The corners and the track must have their columns, and what stands there is not looked at. A file with that line
+    alone says that no frame shows anything.
 
     Raises:
         ConfigError: the first problems of the file, each with its line.
@@ -75,8 +73,6 @@ def read_labels(path: Path) -> Boxes:
     frame = column("frame", "a whole number from 0", _whole)
     names = column("object_name", "a name", lambda text: text.strip() or None)
     confidence = column("confidence", "a number in 0..1", _share)
-    corners = [column(name, "a number", _number) for name in ("xmin", "ymin", "xmax", "ymax")]
-    track = column("ind", "a whole number from 0", _whole) if "ind" in header else None
     if problems:
         more = [f"{path}: and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
         raise ConfigError(problems[:MOST_PROBLEMS] + more)
@@ -86,8 +82,6 @@ def read_labels(path: Path) -> Boxes:
         frame=np.array(frame, np.int64),
         object_name=np.array(names, np.str_),
         confidence=np.array(confidence, np.float64),
-        corners=np.array(corners, np.float64).T,
-        track=None if track is None else np.array(track, np.int64),
     )
 
 
@@ -124,17 +118,12 @@ def _whole(text: str) -> int | None:
     return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= 18 else None
 
 
-def _number(text: str) -> float | None:
+def _share(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and "_" not in text else None
-
-
-def _share(text: str) -> float | None:
-    value = _number(text)
-    return value if value is not None and 0 <= value <= 1 else None
+    return value if 0 <= value <= 1 and "_" not in text else None
 
 
 def answers(boxes: Boxes, numbers: NDArray[np.int64], asks: Sequence[Ask], task: Task) -> Labels:
