@@ -7,6 +7,7 @@ from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.filter import Filter, folded_filter
 from pipeline.fold import fold
 from pipeline.testing import MeanEngine, check_fold, numbered_batches, numbers_in
+from specialized.examples import grouped, padded
 from specialized.orders import WINDOW_GROUPS
 
 ALONG = ("consecutive", "strided", "shuffled")
@@ -58,6 +59,24 @@ def test_every_label_is_its_own_frames(f, order, segments, choices, groups, filt
     for end in ends:
         assert end.counts.imbalance() is None
         assert end.filters == dict.fromkeys((f"mean{k}" for k in range(filters)), end.counts.decoded)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    f=st.integers(1, 5),
+    order=st.sampled_from(ALONG),
+    lengths=st.lists(st.integers(0, 3 * WINDOW_GROUPS), max_size=8),
+    last=st.integers(1, 3 * WINDOW_GROUPS),
+    seed=st.integers(0, 3),
+)
+def test_training_forms_and_pads_the_groups_that_running_forms_and_pads(f, order, lengths, last, seed):
+    batches = numbered_batches("a", [*lengths, last])
+    folded = list(fold(f, order, seed=seed)(iter(batches)))
+    pictures = np.concatenate([batch.frames for batch in batches])
+    trained_on = grouped(((0, len(pictures)),), f, order, seed=seed)
+    assert sum(batch.padded for batch in folded) == np.count_nonzero(trained_on < 0)
+    running = np.concatenate([batch.frames for batch in folded])
+    assert np.array_equal(running, pictures[padded(trained_on)])
 
 
 def test_consecutive_groups_are_a_view_of_the_decoded_memory():

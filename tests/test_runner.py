@@ -144,23 +144,6 @@ def test_keep_passes_only_what_reaches_its_threshold(tmp_path):
     assert (outcome.summary["frames"]["written"], outcome.summary["frames"]["filtered"]) == (30, 30)
 
 
-def test_a_folder_of_good_and_broken_files_labels_all_the_good_ones(tmp_path):
-    folder = tmp_path / "mixed"
-    folder.mkdir()
-    for name in ("empty.mp4", "not-a-video.mp4", "broken-hole.mp4", "h264.ts", "one-frame.mp4"):
-        shutil.copy(f"tests/data/odd/{name}", folder / name)
-    (folder / "notes.txt").write_text("not a video")
-    outcome = runs.run(configured(tmp_path, [{"path": str(folder), "name": "all"}], f=2))
-    assert outcome.exit_code == 3
-    sources = outcome.summary["sources"]
-    assert set(sources) == {f"all/{p.name}" for p in folder.iterdir() if p.suffix != ".txt"}
-    assert sources["all/h264.ts"]["labelled"] == 96
-    assert sources["all/one-frame.mp4"]["labelled"] == 1
-    assert sources["all/broken-hole.mp4"]["labelled"] >= 85
-    assert "empty" in sources["all/empty.mp4"]["error"]
-    assert outcome.summary["problems"] == []
-
-
 def test_nothing_to_label_is_a_failure(tmp_path):
     outcome = runs.run(configured(tmp_path, [{"path": str(Path("tests/data/odd/empty.mp4").absolute())}]))
     assert outcome.exit_code == 1
