@@ -21,13 +21,15 @@ from pipeline.schema import CallbackSink, SinkObject
 from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
 from pipeline.sources.file import FileSource, NamePattern, Start
+from pipeline.sources.own import OwnSource
 from pipeline.sources.paths import find_videos
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
+from pipeline.threads import Stop
 from specialized.engines import Engine, open_engine
 from specialized.modelfile import ModelCard, file_hash, load_model, load_weights
 from specialized.models import build
-from specialized.objects import load_object
+from specialized.objects import load_object, one_line
 from specialized.orders import Order
 
 __all__ = ["Model", "Sources", "cores", "open_models", "open_sinks", "open_sources"]
@@ -60,17 +62,16 @@ class Model:
     filter: Filter
     labelling: Labelling
 
-    def identity(self, batch: int) -> dict[str, object]:
-        """What decides its labels."""
-        return {
-            "model": self.sha256 or self.path,
-            "args": dict(self.card.args),
+    def identity(self, written: Mapping[str, object]) -> dict[str, object]:
+        """What decides its labels: its section as it was written, its weights, and what runs it."""
+        settled = {
+            "sha256": self.sha256,
             "engine": self.engine.name,
             "dtype": self.engine.dtype,
             "device": self.engine.device.partition(":")[0],
-            "batch": batch,
-            "keep": [list(pair) for pair in self.filter.keep],
         }
+        by_content = () if self.sha256 is None else ("weights",) if ":" in self.card.architecture else ("model",)
+        return {key: value for key, value in written.items() if key not in by_content} | settled
 
     def facts(self, *, frames: int, seconds: float) -> dict[str, object]:
         """What the summary says of it, given the frames it labelled."""
@@ -138,6 +139,7 @@ class Sources:
 
     files: tuple[FileSource, ...]
     others: tuple[Source, ...]
+    others_facts: tuple[Mapping[str, object], ...]  # their sections, as they were written
     ignored: tuple[Path, ...]
 
     @property
@@ -154,10 +156,13 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
     picture = PictureFormat(*card.input, resize=card.resize, fit=card.fit)
     files: list[FileSource] = []
     others: list[Source] = []
+    others_facts: list[Mapping[str, object]] = []
     ignored: list[Path] = []
-    for section in config.sources:
+    written = cast(Sequence[Mapping[str, object]], config.resolved()["sources"])
+    for section, facts in zip(config.sources, written, strict=True):
         if isinstance(section, SourceObject):
-            others.append(_own_source(section, config, picture, batch_frames))
+            others.append(OwnSource(_own_source(section, picture, batch_frames)))
+            others_facts.append(facts)
             continue
         found = find_videos(section.path, section.name)
         ignored += found.ignored
@@ -175,7 +180,7 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
         ]
     if order == "streams" and others:
         raise ConfigError(["sources: order streams must have files only, got a source of another type"])
-    sources = Sources(tuple(files), tuple(others), tuple(ignored))
+    sources = Sources(tuple(files), tuple(others), tuple(others_facts), tuple(ignored))
     twice = sorted(name for name, times in Counter(sources.names).items() if times > 1)
     if twice:
         raise ConfigError([f"sources: names must differ, got {', '.join(twice)} more than once; set `name:`"])
@@ -184,13 +189,19 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
     return sources
 
 
-def _own_source(section: SourceObject, config: RunConfig, picture: PictureFormat, batch_frames: int) -> Source:
+def _own_source(section: SourceObject, picture: PictureFormat, batch_frames: int) -> Source:
     """A source of the user's own class, which is offered the pictures' size and the batch length."""
     make = load_object(section.type)
     offered: Mapping[str, object] = {"input": (picture.height, picture.width), "batch_frames": batch_frames}
     parameters = inspect.signature(make).parameters
     arguments = {name: value for name, value in offered.items() if name in parameters} | section.arguments
-    return cast(Source, make(**arguments))
+    try:
+        source = make(**arguments)
+    except Exception as exc:  # the user's constructor may raise anything
+        raise ConfigError([f"source {section.type}: must be made of its arguments, got {one_line(exc)}"]) from exc
+    if not isinstance(source, Source) or not isinstance(source.name, str):
+        raise ConfigError([f"source {section.type}: must be iterable and have a `name`, got {source!r}"])
+    return source
 
 
 def _selection(section: FileSection, limit: int | None) -> Selection:
@@ -208,7 +219,7 @@ def _start(section: FileSection) -> Start:
     return datetime.fromisoformat(start)
 
 
-def open_sinks(config: RunConfig, *, folder: Path, sources: Sequence[str]) -> list[Sink]:
+def open_sinks(config: RunConfig, *, folder: Path, sources: Sequence[str], stop: Stop) -> list[Sink]:
     """The sinks beside the run's own parts.
 
     Raises:
@@ -224,5 +235,5 @@ def open_sinks(config: RunConfig, *, folder: Path, sources: Sequence[str]) -> li
                 options = {"call": section.call}
             case _:
                 options = {"path": section.path}
-        sinks.append(open_sink(section.type, folder=folder, sources=sources, **options))
+        sinks.append(open_sink(section.type, folder=folder, sources=sources, stop=stop, **options))
     return sinks

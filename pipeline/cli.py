@@ -5,6 +5,7 @@ Nothing heavy is imported before a subcommand needs it.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -14,14 +15,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
-from pipeline.errors import ConfigError, VpipeError
-
-if TYPE_CHECKING:
-    from pipeline.threads import Stop
+from pipeline.errors import ConfigError, Interrupted, VpipeError
+from pipeline.threads import Stop, stuck_threads
 
 # Read when torch is loaded. A thread pool that spins while it waits takes the cores from the decoders: with both cores
 # busy, a forward pass of coral at f = 4 on two threads took five times as long.
@@ -33,7 +32,12 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 class Command(click.Group):
-    """Turns what goes wrong into one line and an exit code. No traceback reaches a user unless asked for."""
+    """Turns what goes wrong into one line and an exit code, so that no traceback reaches a user."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _make_streams_safe()
+        logging.raiseExceptions = False  # a log that cannot be written must not stop what it tells of
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -41,12 +45,31 @@ class Command(click.Group):
         except ConfigError as error:
             _complain(error.problems)
             ctx.exit(USAGE)
+        except Interrupted as error:
+            _complain([str(error)])
+            ctx.exit(INTERRUPTED)
         except VpipeError as error:
             _complain([str(error)])
             ctx.exit(FAILED)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; so do we
             ctx.exit(FAILED)
+
+
+def _make_streams_safe() -> None:
+    """Opens what the shell closed, lest a file of the run takes its number, and lets any file name be printed."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _complain(problems: object) -> None:
@@ -98,7 +121,7 @@ def run(
     from pipeline.config import load_run_config, run_config_from
 
     settings = [*overrides]
-    settings += [f"run.name={json.dumps(name)}"] if name is not None else []
+    settings += [f"run.name={json.dumps(name, ensure_ascii=False)}"] if name is not None else []
     settings += [f"run.limit={limit}"] if limit is not None else []
     if model is not None:
         config = run_config_from(paths, model, overrides=settings)
@@ -109,24 +132,20 @@ def run(
         raise click.UsageError("give one CONFIG, or videos with --model FILE")
     mode: Literal["new", "overwrite", "resume"] = "resume" if resume else "overwrite" if overwrite else "new"
     _log_to_stderr(logging.INFO if verbose else logging.WARNING)
-    if not quiet:
-        click.echo("loading...", err=True)
-    from pipeline.progress import RunProgress
-    from pipeline.report import report
-    from pipeline.runner import run as start
-    from pipeline.threads import Stop, stuck_threads
-
     stop = Stop()
     with _signals_stop(stop):
+        if not quiet:
+            click.echo("loading...", err=True)
+        from pipeline.progress import RunProgress
+        from pipeline.report import report
+        from pipeline.runner import run as start
+
         if quiet:
             outcome = start(config, mode=mode, stop=stop)
         else:
             with RunProgress() as progress:
                 outcome = start(config, mode=mode, stop=stop, watcher=progress)
-    if not quiet:
-        click.echo(report(outcome.summary, outcome.folder.path), err=True)
-    elif outcome.error is not None:
-        _complain([outcome.error])
+            click.echo(report(outcome.summary, outcome.folder.path), err=True)
     if stuck := stuck_threads():
         logging.getLogger("pipeline").warning("left while in a native call: %s", ", ".join(stuck))
         logging.shutdown()

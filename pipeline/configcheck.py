@@ -32,7 +32,7 @@ from specialized.models import MODELS
 from specialized.objects import load_object
 
 SOURCE_OFFERS = ("input", "batch_frames")  # what `pipeline.assembly` passes where a source's constructor takes it
-SINK_OFFERS = ("folder", "sources")  # what `pipeline.sinks.open_sink` passes likewise
+SINK_OFFERS = ("folder", "sources", "stop")  # what `pipeline.sinks.open_sink` passes likewise
 BUILD_OFFERS = ("fold", "classes", "input")  # what `specialized.models.build` passes where a class takes it
 
 _OWN_MODEL = tuple(FilterSection.model_fields)[tuple(FilterSection.model_fields).index("args") :]

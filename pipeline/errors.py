@@ -17,6 +17,10 @@ class ConfigError(VpipeError):
         self.problems = tuple(problems)
 
 
+class Interrupted(VpipeError):  # noqa: N818
+    """The user asked to stop before anything was started."""
+
+
 class SourceError(VpipeError):
     """One source of frames cannot be read."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -71,6 +72,13 @@ class RunProgress:
         self._show()
 
     def _show(self) -> None:
+        try:
+            self._print()
+        except OSError:  # nobody reads any more; the run goes on
+            self._stream = open(os.devnull, "w")  # noqa: SIM115
+            self._bar = None
+
+    def _print(self) -> None:
         now = time.monotonic()
         if now - self._rate_at >= RATE_S:
             self._rate = (self._frames - self._rate_from) / (now - self._rate_at)

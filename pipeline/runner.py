@@ -7,36 +7,31 @@ Everything behind `merge` happens in the calling thread.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
-import numpy as np
-
-from pipeline.assembly import Model, Sources, cores, open_models, open_sinks, open_sources
+from pipeline.assembly import Model, cores, open_models, open_sinks
 from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import RunConfig, run_config_from
 from pipeline.contracts import Sink
-from pipeline.errors import ConfigError, VpipeError
+from pipeline.errors import ConfigError, Interrupted, VpipeError
 from pipeline.filter import folded_filter
-from pipeline.fold import fold
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
-from pipeline.runs import RunFolder, identity, identity_changes, write_json
-from pipeline.sinks.parts import PartsSink, committed
-from pipeline.sources import pool
+from pipeline.plan import Plan, make_plan
+from pipeline.runs import RunFolder, identity, identity_changes, stamp, write_json
+from pipeline.sinks.parts import PartsSink, committed, disk_errors
 from pipeline.telemetry import Telemetry
 from pipeline.threads import Stop, Waits, every
-from specialized.orders import Order
 
 __all__ = ["Outcome", "Watcher", "label", "run"]
 
 log = logging.getLogger(__name__)
-
-STEP_TOLERANCE = 2.0  # times between grouped frames that differ by more than this from training's are worth a warning
 
 
 class Watcher(Protocol):
@@ -92,17 +87,22 @@ def run(
     Raises:
         ConfigError: Nothing was started.
         ModelError: A model cannot be loaded; nothing was started.
+        Interrupted: `stop` was set before anything was started.
+        SinkError: The disk does not take the run's own files.
     """
+    stop = stop if stop is not None else Stop()
     models = open_models(config)
-    plan = _plan(config, models)
-    folder, sha = _open_folder(config, models, plan, mode)
-    with ExitStack() as cleanup:
-        handler = logging.FileHandler(folder.log, encoding="utf-8")
+    plan = make_plan(config, models)
+    if stop:
+        raise Interrupted("stopped before anything was started")
+    with disk_errors(Path(config.run.dir) / config.run.name), ExitStack() as cleanup:
+        folder, sha = _open_folder(config, models, plan, mode)
+        handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logging.getLogger("pipeline").addHandler(handler)
         cleanup.callback(handler.close)
         cleanup.callback(logging.getLogger("pipeline").removeHandler, handler)
-        return _Run(config, models, plan, folder, sha, stop if stop is not None else Stop(), watcher).work()
+        return _Run(config, models, plan, folder, sha, stop, watcher).work()
 
 
 def label(
@@ -129,102 +129,43 @@ def label(
     """
     config = run_config_from(videos, model, overrides=[*overrides, f"decode.workers={workers}"])
     models = open_models(config)
-    plan = _plan(config, models)
+    plan = make_plan(config, models)
     return _label(plan, models, workers)
 
 
-def _label(plan: _Plan, models: Sequence[Model], workers: int) -> Iterator[FrameBatch]:
+def _label(plan: Plan, models: Sequence[Model], workers: int) -> Iterator[FrameBatch]:
     with closing(plan.decode(workers=workers)) as batches:
         groups = plan.fold(batches)
         yield from folded_filter([model.filter for model in models])(groups)
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What is to be decoded, and how it is folded.
-
-    `trained_s` holds the steps in time between the frames that the models were trained on, where they matter.
-    """
-
-    sources: Sources
-    f: int
-    order: Order
-    seed: int
-    trained_s: tuple[float, ...]
-
-    def tasks(self, done: frozenset[tuple[str, int]]) -> Iterator[pool.Task]:
-        """The work for the decoders, without the segments that are committed already."""
-        if self.order == "streams":
-            for bundle in pool.bundles(self.sources.files, self.f):
-                if not all((name, 0) in done for name in bundle.members):
-                    yield bundle
-        else:
-            finished = {name for name, _ in done}
-            for task in pool.segments(self.sources.files):
-                if task.source not in finished or (task.source, task.first_frame) not in done:
-                    yield task
-
-    def decode(
-        self,
-        *,
-        workers: int,
-        done: frozenset[tuple[str, int]] = frozenset(),
-        stop: Stop | None = None,
-        waits: Waits | None = None,
-    ) -> Generator[FrameBatch]:
-        return pool.decode(self.tasks(done), workers=workers, others=self.sources.others, stop=stop, waits=waits)
-
-    def fold(self, batches: Iterator[FrameBatch]) -> Iterator[FoldedBatch]:
-        return fold(self.f, self.order, seed=self.seed)(self._compared(batches))
-
-    def _compared(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
-        """Passes batches on, and warns once per source whose pictures lie otherwise in time than those of training."""
-        compared: set[str] = set()
-        for batch in batches:
-            if self.trained_s and len(batch) > 1 and batch.source not in compared:
-                compared.add(batch.source)
-                for step_s in self.trained_s:
-                    _compare_step(batch, step_s)
-            yield batch
+def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[dict[str, object], str]:
+    """What decides the labels, from the configuration as it was written: secrets stay `${VARIABLE}`."""
+    written = config.resolved()
+    of_name = dict(zip((section.name for section in config.filters), _sections(written, "filters"), strict=True))
+    own = {source.name: facts for source, facts in zip(plan.sources.others, plan.sources.others_facts, strict=True)}
+    files = {
+        source.name: stamp(source.path)
+        | {"selection": dataclasses.asdict(source.selection), "start": str(source.start)}
+        for source in plan.sources.files
+    }
+    return identity(
+        {**files, **own},
+        decode={"segment_frames": config.decode.segment_frames},
+        fold={"frames": plan.f, "order": plan.order, "seed": plan.seed},
+        filters={model.name: model.identity(of_name[model.name]) for model in models},
+    )
 
 
-def _plan(config: RunConfig, models: Sequence[Model]) -> _Plan:
-    card = models[0].card
-    f = config.fold.frames or card.fold
-    order = config.fold.order or card.order
-    batch_frames = f * max(model.engine.groups for model in models)
-    sources = open_sources(config, card=card, order=order, batch_frames=batch_frames)
-    for path in sources.ignored:
-        log.info("%s: passed over, its name is not that of a video", path)
-    for warning in config.warnings:
-        log.warning("%s", warning)
-    if order == "streams" and len(sources.files) % f:
-        log.warning(
-            "order streams: %d sources do not fill bundles of %d; the last one is padded with repeated pictures",
-            len(sources.files),
-            f,
-        )
-    along_time = f > 1 and order in ("consecutive", "strided")
-    steps = {model.card.step_s for model in models} if along_time else set()
-    return _Plan(sources, f, order, config.fold.seed, tuple(sorted(step for step in steps if step is not None)))
+def _sections(written: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
+    return cast(list[Mapping[str, object]], written[key])
 
 
 def _open_folder(
-    config: RunConfig, models: Sequence[Model], plan: _Plan, mode: Literal["new", "overwrite", "resume"]
+    config: RunConfig, models: Sequence[Model], plan: Plan, mode: Literal["new", "overwrite", "resume"]
 ) -> tuple[RunFolder, str]:
     """Makes the run's folder or opens the one to resume."""
-    document, sha = identity(
-        [(source.name, source.path) for source in plan.sources.files],
-        selection={
-            "limit": config.run.limit,
-            "sources": [section.model_dump(mode="json", exclude={"path"}) for section in config.sources],
-        },
-        decode={"segment_frames": config.decode.segment_frames},
-        fold={"frames": plan.f, "order": plan.order, "seed": plan.seed},
-        filters={
-            model.name: model.identity(section.batch) for model, section in zip(models, config.filters, strict=True)
-        },
-    )
+    document, sha = _identity(config, models, plan)
     if mode == "resume":
         folder = RunFolder.resume(Path(config.run.dir), config.run.name)
         changes = identity_changes(folder.read_identity(), document)
@@ -242,7 +183,7 @@ class _Run:
 
     config: RunConfig
     models: Sequence[Model]
-    plan: _Plan
+    plan: Plan
     folder: RunFolder
     sha: str
     stop: Stop
@@ -274,7 +215,7 @@ class _Run:
         with ExitStack() as cleanup:
             try:
                 sinks.append(PartsSink(self.folder.path, [model.labelling for model in self.models], identity=self.sha))
-                sinks += open_sinks(self.config, folder=self.folder.path, sources=names)
+                sinks += open_sinks(self.config, folder=self.folder.path, sources=names, stop=self.stop)
                 for sink in sinks:
                     cleanup.callback(sink.close)
                 if self.watcher is not None:
@@ -290,6 +231,8 @@ class _Run:
                     self._commit(sinks, order.rest())
                     for sink in sinks:
                         sink.finish()
+            except ConfigError:
+                raise
             except VpipeError as error:
                 self.error = str(error)
                 log.error("%s", error)
@@ -389,17 +332,3 @@ class _Order:
 
 def _times(*, busy: float, waiting_in: float = 0.0, waiting_out: float = 0.0) -> dict[str, float]:
     return {"busy_s": busy, "waiting_in_s": waiting_in, "waiting_out_s": waiting_out}
-
-
-def _compare_step(batch: FrameBatch, trained_s: float) -> None:
-    """Warns where the pictures of a group lie much closer or farther apart in time than in training."""
-    steps_s = np.diff(batch.pts_s[np.isfinite(batch.pts_s)])
-    step_s = float(np.median(steps_s)) if len(steps_s) else 0.0
-    if step_s > 0 and not 1 / STEP_TOLERANCE <= step_s / trained_s <= STEP_TOLERANCE:
-        log.warning(
-            "%s: frames should be about %.3g s apart, as the model was trained, got %.3g s; "
-            "set `every:` or `fps:`, or train for this footage",
-            batch.source,
-            trained_s,
-            step_s,
-        )

@@ -20,9 +20,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import ConfigError, VpipeError
+from pipeline.errors import ConfigError
 
-__all__ = ["RunFolder", "WholeFile", "identity", "identity_changes", "machine", "make_folder", "versions", "write_json"]
+__all__ = [
+    "RunFolder",
+    "WholeFile",
+    "identity",
+    "identity_changes",
+    "machine",
+    "make_folder",
+    "stamp",
+    "versions",
+    "write_json",
+]
 
 Document = dict[str, object]
 
@@ -199,49 +209,53 @@ class RunFolder:
 
 
 def identity(
-    footage: Iterable[tuple[str, Path]],
+    sources: Mapping[str, Mapping[str, object]],
     *,
-    selection: Mapping[str, object],
     decode: Mapping[str, object],
     fold: Mapping[str, object],
     filters: Mapping[str, Mapping[str, object]],
 ) -> tuple[Document, str]:
-    """What decides a run's labels: an earlier run may only be resumed with the same.
+    """What decides a run's labels: an earlier run may only be resumed with the same. It holds no secrets.
 
     Args:
-        footage: Name of each source and its file.
-        selection: Which frames are taken (`every`, `fps`, `from`, `to`, `limit`), per source where they differ.
+        sources: Per source what it is and which of its frames are taken; of a file its `stamp`.
         decode: The options of decoding that change pixels or cuts.
         fold: Frames per group, order, seed.
-        filters: Per filter: hash of its model, engine, dtype, device type, batch, keep.
+        filters: Per filter its model, how it is run and what is kept.
 
     Returns:
-        The identity as a JSON document, and a short hash of all of it but the footage: files may be added to a run
-        when it is resumed, and the parts it holds by then are still parts of the same run.
-
-    Raises:
-        VpipeError: a file is not there.
+        The identity as a JSON document, and a short hash of all of it but the sources: some may be added to a run when
+        it is resumed, and the parts it holds by then are still parts of the same run.
     """
-    settings = {"selection": selection, "decode": decode, "fold": fold, "filters": filters}
-    settings = json.loads(json.dumps(settings, allow_nan=False))  # as it is read back: tuples become lists
-    sha = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    return {**settings, "footage": {name: _stamp(path) for name, path in footage}, "sha": sha}, sha
+    settings = {"decode": decode, "fold": fold, "filters": filters}
+    sha = hashlib.sha256(json.dumps(settings, allow_nan=False, sort_keys=True).encode()).hexdigest()[:16]
+    document: Document = json.loads(json.dumps({**settings, "sources": sources, "sha": sha}))  # as it is read back
+    return document, sha
+
+
+def stamp(path: Path) -> Document:
+    """What tells whether a file is still the same; without size and time where there is none."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return {"path": str(path)}
+    return {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
 
 
 def identity_changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Why a run with identity `now` may not go on with one of identity `before`: a line per difference, none if it may.
 
-    Files may be added; one that is changed or missing is a difference.
+    Sources may be added; one that is changed or missing is a difference.
     """
-    problems = list(_differences({**before, "footage": None, "sha": None}, {**now, "footage": None, "sha": None}))
-    then, present = before.get("footage"), now.get("footage")
+    problems = list(_differences({**before, "sources": None, "sha": None}, {**now, "sources": None, "sha": None}))
+    then, present = before.get("sources"), now.get("sources")
     if not isinstance(then, Mapping) or not isinstance(present, Mapping):
-        return [*problems, "footage: must be known of both runs; use --overwrite or another --name"]
-    for name, stamp in then.items():
+        return [*problems, "sources: must be known of both runs; use --overwrite or another --name"]
+    for name, facts in then.items():
         if name not in present:
             problems.append(f"{name}: must still be a source of the run to resume, got none of that name")
-        elif present[name] != stamp:
-            problems.append(f"{name}: must be unchanged since the run began, got {present[name]}, then {stamp}")
+        else:
+            problems += _differences(facts, present[name], name)
     return problems
 
 
@@ -251,14 +265,6 @@ def _differences(before: object, now: object, where: str = "") -> Iterable[str]:
             yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
     elif before != now:
         yield f"{where}: must be {before!r} as in the run to resume, got {now!r}"
-
-
-def _stamp(path: Path) -> Document:
-    try:
-        facts = path.stat()
-    except OSError as exc:
-        raise VpipeError(f"{path}: must be a readable file, got {_cause(exc)}; correct the path") from exc
-    return {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
 
 
 def versions() -> Document:

@@ -87,7 +87,7 @@ def read_timelines(run: RunFolder, sources: Sequence[str]) -> list[Timeline]:
     Raises:
         VpipeError: A part of the run cannot be read.
     """
-    footage = run.read_identity().get("footage")
+    footage = run.read_identity().get("sources")
     timelines = []
     for source in sources:
         timeline = _labels(run.path, source)

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-__all__ = ["load_object"]
+__all__ = ["load_object", "one_line"]
 
 
 def load_object(name: str) -> Callable[..., object]:
@@ -19,8 +19,7 @@ def load_object(name: str) -> Callable[..., object]:
     try:
         found: object = importlib.import_module(module_name)
     except Exception as exc:  # importing runs the user's code
-        told = " ".join(f"{type(exc).__name__}: {exc}".split())
-        raise ImportError(f"module {module_name!r} must be importable, got {told}") from exc
+        raise ImportError(f"module {module_name!r} must be importable, got {one_line(exc)}") from exc
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
             close = _close_to(attribute, (other for other in dir(found) if not other.startswith("_")))
@@ -34,3 +33,8 @@ def load_object(name: str) -> Callable[..., object]:
 def _close_to(name: str, known: Iterable[str]) -> str:
     close = get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def one_line(exc: BaseException) -> str:
+    """What an exception of the user's code says, in one line."""
+    return " ".join(f"{type(exc).__name__}: {exc}".split())

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from pipeline.contracts import Sink
+from pipeline.testing import numbered_batches
 from tests.clips import COLUMNS, NUMBER_BITS, ROWS, SOURCE_BITS, centres
 
 BITS = [f"b{place:02}" for place in range(ROWS * COLUMNS)]
@@ -36,3 +38,21 @@ def numbers(scores):
     """Frame numbers and sources (N,) from the scores (N, 24) of NumberReader."""
     word = (scores > 0.5) @ (1 << torch.arange(ROWS * COLUMNS).flip(0).numpy())
     return word >> (ROWS * COLUMNS - NUMBER_BITS), word >> (ROWS * COLUMNS - NUMBER_BITS - SOURCE_BITS) & 15
+
+
+class RaisingSource:
+    """A source of the user's own that breaks after its first segment."""
+
+    def __init__(self, *, url: str = "") -> None:
+        self.name = "mine"
+
+    def __iter__(self):
+        yield from numbered_batches("mine", [3], size=(24, 36))
+        raise KeyError("lost the camera")
+
+
+class RaisingSink(Sink):
+    """A sink of the user's own that takes nothing."""
+
+    def write(self, batch):
+        raise KeyError("no room")

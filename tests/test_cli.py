@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -228,3 +229,46 @@ def test_a_reader_that_leaves_ends_the_run_without_a_traceback(model, tmp_path):
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "standard output" in done.stderr
+
+
+def test_rows_never_go_into_a_file_that_took_the_number_of_a_closed_stdout(model, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"run: {{dir: {tmp_path}, name: r}}\nsources: [{{path: {clip('h264-closed.mp4')}}}]\n"
+        f"filter: {{model: {model}}}\nsinks: [{{type: csv, path: '-'}}]\n"
+    )
+    command = " ".join(map(shlex.quote, [*VPIPE, "run", str(config)]))
+    for closed in (">&-", "2>&-", ">&- 2>&-"):
+        done = subprocess.run(
+            f"{command} --overwrite {closed}", shell=True, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "h264-closed" not in (tmp_path / "r" / "log.txt").read_text()
+
+
+def test_a_reader_that_does_not_read_cannot_hold_up_a_stop(model, tmp_path):
+    config = tmp_path / "c.yaml"
+    lobby = Path("videos/lobby-person.mp4").absolute()
+    config.write_text(
+        f"run: {{dir: {tmp_path}, name: r}}\nsources: [{{path: {lobby}}}]\n"
+        f"filter: {{model: {model}}}\nsinks: [{{type: jsonl, path: '-'}}]\n"
+    )
+    process = subprocess.Popen([*VPIPE, "run", str(config)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    limit = time.monotonic() + 60
+    while len(list(tmp_path.glob("r/frames/*/*/*.parquet"))) < 2:  # with the second, the pipe is full
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    process.wait(timeout=30)
+    assert time.monotonic() - asked < 5
+    process.stdout.close()
+    process.stderr.close()
+
+
+def test_any_name_can_be_given_and_printed(model, tmp_path):
+    odd = tmp_path / "[b]\udcff 😀.mp4"
+    odd.write_bytes((ODD / "one-frame.mp4").read_bytes())
+    code, _, err = vpipe("run", odd, "--model", model, "--set", f"run.dir={tmp_path}", "--name", "😀")
+    assert code == 0, err
+    assert (tmp_path / "😀" / "summary.json").is_file()

@@ -9,7 +9,7 @@ from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.errors import VpipeError
 from pipeline.picture import strip
 from pipeline.rows import Labelling
-from pipeline.runs import RunFolder, identity
+from pipeline.runs import RunFolder, identity, stamp
 from pipeline.sinks.parts import PartsSink
 from pipeline.timeline import CELLS, COLUMNS, read_timelines
 from tests.clips import clip, read, write_clip
@@ -29,7 +29,8 @@ def make_run(root, footage, *, labellings=(PERSON,), segment=25, rate=25.0, star
     run = RunFolder.create(root, "lobby")
     files = [(name, path) for name, (path, _) in footage.items() if path is not None]
     fold = {"frames": 4, "order": "consecutive"}
-    document, sha = identity(files, selection={}, decode={}, fold=fold, filters={})
+    sources = {name: stamp(path) for name, path in files}
+    document, sha = identity(sources, decode={}, fold=fold, filters={})
     models = [{"name": labelling.name, "model": f"models/{labelling.name}.safetensors"} for labelling in labellings]
     run.write_run_json({"filters": models}, document)
     sink = PartsSink(run.path, labellings, identity=sha)

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from pipeline import runner as runs
 from pipeline.config import load_run_config
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, Interrupted
 from pipeline.sinks.parts import committed
 from pipeline.threads import Stop, stuck_threads
 from specialized.orders import ORDERS
@@ -270,3 +270,69 @@ def test_no_temporary_file_is_left(tmp_path):
     outcome = runs.run(configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}]))
     assert not [path for path in outcome.folder.path.rglob("*") if path.name.startswith(".")]
     assert len(list(committed(outcome.folder.path))) > 3
+
+
+def test_a_source_that_raises_does_not_stop_the_others(tmp_path):
+    path = str(clip("h264-closed.mp4", FRAMES))
+    config = configured(tmp_path, [{"path": path, "name": "file"}, {"type": "tests.models:RaisingSource"}])
+    outcome = runs.run(config)
+    assert outcome.exit_code == 3
+    sources = outcome.summary["sources"]
+    assert sources["file"]["labelled"] == FRAMES
+    assert sources["mine"]["labelled"] == 3
+    assert "lost the camera" in sources["mine"]["error"]
+
+
+def test_a_sink_that_raises_is_named(tmp_path):
+    config = configured(
+        tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}], sinks=[{"type": "tests.models:RaisingSink"}]
+    )
+    outcome = runs.run(config)
+    assert outcome.exit_code == 1
+    assert "tests.models:RaisingSink" in outcome.error
+    assert "no room" in outcome.error
+
+
+def test_a_secret_from_the_environment_is_written_nowhere(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("CANARY", "hunter2hunter2")
+    path = str(clip("h264-closed.mp4", FRAMES))
+    own = {"type": "tests.models:RaisingSource", "url": "rtsp://me:${CANARY}@camera"}
+    config = configured(tmp_path, [{"path": path, "name": "file"}, own])
+    runs.run(config)
+    runs.run(config, mode="resume")
+    written = b"".join(file.read_bytes() for file in (tmp_path / "runs").rglob("*") if file.is_file())
+    assert b"${CANARY}" in written
+    assert b"hunter2hunter2" not in written
+    assert "hunter2hunter2" not in "".join(capfd.readouterr())
+
+
+def test_sources_may_be_added_when_a_run_is_resumed(tmp_path):
+    one = {"name": "s0", "path": str(clip("h264-closed.mp4", FRAMES))}
+    two = {"name": "s1", "path": str(clip("vp9.webm", FRAMES, source=1))}
+    assert runs.run(configured(tmp_path, [one])).exit_code == 0
+    outcome = runs.run(configured(tmp_path, [one, two]), mode="resume")
+    assert outcome.exit_code == 0
+    assert outcome.summary["frames"]["labelled"] == 2 * FRAMES
+    with pytest.raises(ConfigError, match="every"):
+        runs.run(configured(tmp_path, [one | {"every": 2}, two]), mode="resume")
+
+
+def test_another_preparation_of_the_pictures_is_another_run(tmp_path):
+    config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
+    runs.run(config)
+    data = YAML(typ="safe").load(config.path)
+    data["filters"][0]["resize"] = "point"
+    with config.path.open("w") as file:
+        YAML(typ="safe").dump(data, file)
+    with pytest.raises(ConfigError, match="resize"):
+        runs.run(load_run_config(config.path), mode="resume")
+
+
+def test_a_stop_before_the_start_leaves_the_earlier_run_alone(tmp_path):
+    config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
+    before = runs.run(config)
+    stop = Stop()
+    stop.set()
+    with pytest.raises(Interrupted):
+        runs.run(config, mode="overwrite", stop=stop)
+    assert len(rows(before.folder)[0]) == FRAMES

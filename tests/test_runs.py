@@ -5,11 +5,10 @@ import sys
 
 import pytest
 
-from pipeline.errors import ConfigError, VpipeError
-from pipeline.runs import RunFolder, WholeFile, identity, identity_changes, machine, versions, write_json
+from pipeline.errors import ConfigError
+from pipeline.runs import RunFolder, WholeFile, identity, identity_changes, machine, stamp, versions, write_json
 
 SETTINGS = {
-    "selection": {"every": 2},
     "decode": {"resize": "area", "input": (50, 50)},
     "fold": {"frames": 4, "order": "consecutive"},
     "filters": {"person": {"model": "0123", "engine": "torch", "dtype": "bf16", "device": "cpu"}},
@@ -18,15 +17,19 @@ SETTINGS = {
 
 @pytest.fixture
 def clips(tmp_path):
-    found = [("a", tmp_path / "a.mp4"), ("b", tmp_path / "b.mp4")]
-    for name, path in found:
+    found = {"a": tmp_path / "a.mp4", "b": tmp_path / "b.mp4"}
+    for name, path in found.items():
         path.write_bytes(name.encode() * 10)
     return found
 
 
+def stamped(clips):
+    return {name: stamp(path) for name, path in clips.items()}
+
+
 def begun(directory, name):
     run = RunFolder.create(directory, name)
-    run.write_run_json({"run": {"name": name}}, {"footage": {}})
+    run.write_run_json({"run": {"name": name}}, {"sources": {}})
     return run
 
 
@@ -36,7 +39,7 @@ def test_a_new_run_gets_a_folder_with_what_was_asked_and_where_it_runs(tmp_path)
     assert written["config"] == {"run": {"name": "lobby"}}
     assert written["versions"] == versions()
     assert written["machine"] == machine()
-    assert run.read_identity() == {"footage": {}}
+    assert run.read_identity() == {"sources": {}}
 
 
 def test_an_earlier_run_is_kept_and_the_three_ways_on_are_named(tmp_path):
@@ -86,7 +89,7 @@ def test_only_a_run_can_be_resumed(tmp_path):
     with pytest.raises(ConfigError, match=r"lobby.*--resume"):
         RunFolder.resume(tmp_path, "lobby")
     begun(tmp_path, "lobby")
-    assert RunFolder.resume(tmp_path, "lobby").read_identity() == {"footage": {}}
+    assert RunFolder.resume(tmp_path, "lobby").read_identity() == {"sources": {}}
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"identity": 3}'])
@@ -99,34 +102,33 @@ def test_a_damaged_run_json_is_named(tmp_path, text):
 
 def test_identity_survives_being_written_and_read(tmp_path, clips):
     run = RunFolder.create(tmp_path, "lobby")
-    now, _ = identity(clips, **SETTINGS)
+    now, _ = identity(stamped(clips), **SETTINGS)
     run.write_run_json({}, now)
     assert run.read_identity() == now
     assert identity_changes(run.read_identity(), now) == []
 
 
 def test_a_changed_setting_is_another_identity_and_is_named(clips):
-    before, sha = identity(clips, **SETTINGS)
-    now, other = identity(clips, **{**SETTINGS, "fold": {"frames": 8, "order": "consecutive"}})
+    before, sha = identity(stamped(clips), **SETTINGS)
+    now, other = identity(stamped(clips), **{**SETTINGS, "fold": {"frames": 8, "order": "consecutive"}})
     assert sha != other
     assert identity_changes(before, now) == ["fold.frames: must be 4 as in the run to resume, got 8"]
 
 
 def test_files_may_be_added_but_not_changed_or_removed(clips):
-    before, sha = identity(clips, **SETTINGS)
-    added, same = identity([*clips, ("c", clips[0][1])], **SETTINGS)
+    before, sha = identity(stamped(clips), **SETTINGS)
+    added, same = identity(stamped(clips | {"c": clips["a"]}), **SETTINGS)
     assert identity_changes(before, added) == []
     assert same == sha
     assert identity_changes(added, before) == ["c: must still be a source of the run to resume, got none of that name"]
-    os.utime(clips[1][1], ns=(0, 0))
-    changed, _ = identity(clips, **SETTINGS)
+    os.utime(clips["b"], ns=(0, 0))
+    changed, _ = identity(stamped(clips), **SETTINGS)
     problems = identity_changes(before, changed)
-    assert [problem.partition(":")[0] for problem in problems] == ["b"]
+    assert [problem.partition(":")[0] for problem in problems] == ["b.mtime_ns"]
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(VpipeError, match=r"gone\.mp4: must be a readable file, got No such file"):
-        identity([("gone", tmp_path / "gone.mp4")], **SETTINGS)
+def test_a_file_that_is_gone_has_neither_size_nor_time(tmp_path):
+    assert stamp(tmp_path / "gone.mp4") == {"path": str(tmp_path / "gone.mp4")}
 
 
 def test_a_whole_file_appears_at_its_commit(tmp_path):

@@ -6,12 +6,15 @@ A sink is loaded when it is first asked for, so that naming one costs nothing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Sink
-from pipeline.errors import ConfigError
-from specialized.objects import load_object
+from pipeline.errors import ConfigError, SinkError, VpipeError
+from pipeline.threads import Stop
+from specialized.objects import load_object, one_line
 
 __all__ = ["SINKS", "open_sink", "sink_class"]
 
@@ -37,20 +40,21 @@ def sink_class(type: str) -> Callable[..., object]:
         raise ConfigError([f"sink {type!r}: {exc}; correct the name or set PYTHONPATH"]) from exc
 
 
-def open_sink(type: str, *, folder: Path, sources: Sequence[str], **options: object) -> Sink:
+def open_sink(type: str, *, folder: Path, sources: Sequence[str], stop: Stop | None = None, **options: object) -> Sink:
     """A sink as the configuration asks for it.
 
     Args:
         type: Short name, or `package.module:Name`.
         folder: The run's folder; given to a sink whose constructor has a parameter `folder`.
         sources: Names of the run's sources in the order given; likewise.
+        stop: Set when the run is asked to stop; likewise.
         options: The sink's own keyword arguments.
 
     Raises:
         ConfigError: there is no such sink, or it does not take these options.
     """
     make = sink_class(type)
-    offered = {"folder": folder, "sources": sources}
+    offered = {"folder": folder, "sources": sources, "stop": stop}
     try:
         signature = inspect.signature(make)
         arguments = {name: value for name, value in offered.items() if name in signature.parameters} | options
@@ -59,10 +63,45 @@ def open_sink(type: str, *, folder: Path, sources: Sequence[str], **options: obj
         raise ConfigError([f"sink {type!r}: must be given its own options, got {exc}"]) from exc
     try:
         sink = make(**arguments)
-    except ImportError as exc:
-        raise ConfigError([f"sink {type!r}: {exc}; correct the name or set PYTHONPATH"]) from exc
+    except VpipeError:
+        raise
+    except Exception as exc:  # the constructor of a user's sink may raise anything
+        raise ConfigError([f"sink {type!r}: must be made of its options, got {one_line(exc)}"]) from exc
     if not isinstance(sink, Sink):
         raise ConfigError(
             [f"sink {type!r}: must be a pipeline.contracts.Sink, got {sink!r}; derive its class from Sink"]
         )
-    return sink
+    return sink if type in SINKS else GuardedSink(type, sink)
+
+
+class GuardedSink(Sink):
+    """A sink of the user's own, whose exceptions become SinkErrors that name it."""
+
+    def __init__(self, name: str, sink: Sink) -> None:
+        self._name = name
+        self._sink = sink
+
+    def write(self, batch: FrameBatch) -> None:
+        with self._guarded():
+            self._sink.write(batch)
+
+    def commit(self, end: SegmentEnd) -> None:
+        with self._guarded():
+            self._sink.commit(end)
+
+    def finish(self) -> None:
+        with self._guarded():
+            self._sink.finish()
+
+    def close(self) -> None:
+        with self._guarded():
+            self._sink.close()
+
+    @contextmanager
+    def _guarded(self) -> Generator[None]:
+        try:
+            yield
+        except VpipeError:
+            raise
+        except Exception as exc:  # the user's code may raise anything
+            raise SinkError(f"sink {self._name}: must take what a run sends, got {one_line(exc)}; mend it") from exc

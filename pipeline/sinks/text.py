@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,12 +37,14 @@ from pipeline.errors import SinkError
 from pipeline.rows import Labelling, labelling_of
 from pipeline.runs import WholeFile, make_folder
 from pipeline.sinks.parts import committed, disk_errors, open_part, part_path
+from pipeline.threads import Stop
 
 __all__ = ["CsvSink", "JsonlSink"]
 
 ROWS = 1 << 15  # rendered at once
 
 STDOUT = 1
+WAIT_S = 0.2  # for a slow reader, before looking whether the run is to stop
 
 
 class TextSink(Sink):
@@ -51,12 +54,16 @@ class TextSink(Sink):
         path: A file, or "-" for the standard output.
         folder: The run's folder.
         sources: Names of the sources, in the order in which a file holds them.
+        stop: Ends a wait for a reader of the standard output that does not read.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, folder: Path, sources: Sequence[str]) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, folder: Path, sources: Sequence[str], stop: Stop | None = None
+    ) -> None:
         self._path = None if path == "-" else Path(path)
         self._folder = folder
         self._sources = tuple(sources)
+        self._stop = stop
         self._file: WholeFile | None = None
         self._begun = False
 
@@ -68,7 +75,7 @@ class TextSink(Sink):
             self._open(self._path)  # now, so that a path that cannot be written is known early
         elif not end.retry:
             for data in self._render(end):
-                _to_stdout(data)
+                _to_stdout(data, self._stop)
 
     def finish(self) -> None:
         """Writes the file. To be called before `close` when the run came to its own end.
@@ -228,11 +235,14 @@ def _joined(lists: pa.ListArray) -> pa.Array:
     return pc.binary_join(pa.ListArray.from_arrays(lists.offsets, quoted), ",")
 
 
-def _to_stdout(data: pa.Buffer) -> None:
+def _to_stdout(data: pa.Buffer, stop: Stop | None) -> None:
     rest = memoryview(data)
     try:
         while rest:
-            rest = rest[os.write(STDOUT, rest) :]
+            if stop:
+                raise SinkError("standard output: must be read to its end, got a stop before that; use a path")
+            if select.select([], [STDOUT], [], WAIT_S)[1]:
+                rest = rest[os.write(STDOUT, rest[: select.PIPE_BUF]) :]  # so much never blocks a writable pipe
     except BrokenPipeError as exc:
         raise SinkError(
             "standard output: must be read to its end, got a reader that left; read all, or use a path"

@@ -75,9 +75,9 @@ class FileSource:
         self.name = name
         self._picture = picture
         self._batch_frames = batch_frames
-        self._selection = selection or Selection()
+        self.selection = selection or Selection()
         self._segment_frames = segment_frames
-        self._start = start
+        self.start = start
 
     def __iter__(self) -> Iterator[FrameBatch]:
         with Reader() as reader:
@@ -104,21 +104,21 @@ class FileSource:
         if index.frames == 0 and index.unread == 0:
             raise SourceError(self.name, f"{self.path}: holds a video stream without a single frame")
         if index.numbering == "pts":
-            selected = self._selection.mask(index.seconds(index.shown))
-        elif self._selection.needs_times and index.counted_rate is None and index.demuxer in TIMELESS_DEMUXERS:
+            selected = self.selection.mask(index.seconds(index.shown))
+        elif self.selection.needs_times and index.counted_rate is None and index.demuxer in TIMELESS_DEMUXERS:
             raise SourceError(
                 self.name, f"{self.path}: stores neither times nor a frame rate; select frames with `every` instead"
             )
         else:
             selected = np.empty(0, np.bool_)
-        start_utc_s = _start_utc_s(self._start, index, self.name)
+        start_utc_s = _start_utc_s(self.start, index, self.name)
         return [
             SegmentTask(
                 source=self.name,
                 index=index,
                 cut=cut,
                 selected=selected,
-                selection=self._selection,
+                selection=self.selection,
                 picture=self._picture,
                 batch_frames=self._batch_frames,
                 start_utc_s=start_utc_s,

@@ -1,0 +1,114 @@
+"""What a run decodes, and how it is folded: the part of it that `vpipe run` and `pipeline.label` share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.assembly import Model, Sources, open_sources
+from pipeline.batch import FoldedBatch, FrameBatch
+from pipeline.config import RunConfig
+from pipeline.fold import fold
+from pipeline.sources import pool
+from pipeline.threads import Stop, Waits
+from specialized.orders import Order
+
+__all__ = ["Plan", "make_plan"]
+
+log = logging.getLogger(__name__)
+
+STEP_TOLERANCE = 2.0  # times between grouped frames that differ by more than this from training's are worth a warning
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be decoded, and how it is folded.
+
+    `trained_s` holds the steps in time between the frames that the models were trained on, where they matter.
+    """
+
+    sources: Sources
+    f: int
+    order: Order
+    seed: int
+    trained_s: tuple[float, ...]
+
+    def tasks(self, done: frozenset[tuple[str, int]]) -> Iterator[pool.Task]:
+        """The work for the decoders, without the segments that are committed already."""
+        if self.order == "streams":
+            for bundle in pool.bundles(self.sources.files, self.f):
+                if not all((name, 0) in done for name in bundle.members):
+                    yield bundle
+        else:
+            finished = {name for name, _ in done}
+            for task in pool.segments(self.sources.files):
+                if task.source not in finished or (task.source, task.first_frame) not in done:
+                    yield task
+
+    def decode(
+        self,
+        *,
+        workers: int,
+        done: frozenset[tuple[str, int]] = frozenset(),
+        stop: Stop | None = None,
+        waits: Waits | None = None,
+    ) -> Generator[FrameBatch]:
+        return pool.decode(self.tasks(done), workers=workers, others=self.sources.others, stop=stop, waits=waits)
+
+    def fold(self, batches: Iterator[FrameBatch]) -> Iterator[FoldedBatch]:
+        return fold(self.f, self.order, seed=self.seed)(self._compared(batches))
+
+    def _compared(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+        """Passes batches on, and warns once per source whose pictures lie otherwise in time than those of training."""
+        compared: set[str] = set()
+        for batch in batches:
+            if self.trained_s and len(batch) > 1 and batch.source not in compared:
+                compared.add(batch.source)
+                for step_s in self.trained_s:
+                    _compare_step(batch, step_s)
+            yield batch
+
+
+def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
+    """Finds the sources and settles how their frames are grouped; opens nothing.
+
+    Raises:
+        ConfigError: There is nothing to label, or two sources have one name.
+    """
+    card = models[0].card
+    f = config.fold.frames or card.fold
+    order = config.fold.order or card.order
+    groups = max(model.engine.groups for model in models)
+    # A batch is a forward pass: of one source's pictures, or across streams of those of f sources.
+    batch_frames = groups if order == "streams" else f * groups
+    sources = open_sources(config, card=card, order=order, batch_frames=batch_frames)
+    for path in sources.ignored:
+        log.info("%s: passed over, its name is not that of a video", path)
+    for warning in config.warnings:
+        log.warning("%s", warning)
+    if order == "streams" and len(sources.files) % f:
+        log.warning(
+            "order streams: %d sources do not fill bundles of %d; the last one is padded with repeated pictures",
+            len(sources.files),
+            f,
+        )
+    along_time = f > 1 and order in ("consecutive", "strided")
+    steps = {model.card.step_s for model in models} if along_time else set()
+    return Plan(sources, f, order, config.fold.seed, tuple(sorted(step for step in steps if step is not None)))
+
+
+def _compare_step(batch: FrameBatch, trained_s: float) -> None:
+    """Warns where the pictures of a group lie much closer or farther apart in time than in training."""
+    steps_s = np.diff(batch.pts_s[np.isfinite(batch.pts_s)])
+    step_s = float(np.median(steps_s)) if len(steps_s) else 0.0
+    if step_s > 0 and not 1 / STEP_TOLERANCE <= step_s / trained_s <= STEP_TOLERANCE:
+        log.warning(
+            "%s: frames should be about %.3g s apart, as the model was trained, got %.3g s; "
+            "set `every:` or `fps:`, or train for this footage",
+            batch.source,
+            trained_s,
+            step_s,
+        )
