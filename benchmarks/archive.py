@@ -4,7 +4,7 @@
 
 The arms, each a process of its own, measured in alternation:
 
-    vpipe     `vpipe run`, a FoldedCNN at f = 4, every frame labelled, parts committed to disk
+    vpipe     `vpipe run` on the CPU, a FoldedCNN at f = 4, every frame labelled, parts committed to disk
     opencv    VideoCapture.read, cv2.resize INTER_AREA to 50x50, the same family at f = 1 in torch bf16 channels_last,
               batches of 256, all cores
     wall      decoding alone: one single-threaded decoder per core, no resize, no model
@@ -44,8 +44,7 @@ def main() -> None:
         {"opencv": opencv_loop, "wall": decode_only}[options.arm](options.videos)
         return
     with tempfile.TemporaryDirectory() as folder:
-        results = measure(Path(folder), options.rounds)
-    results = facts() | results
+        results = {**facts(), **measure(Path(folder), options.rounds)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
     print_table(results)
@@ -68,7 +67,9 @@ def measure(folder: Path, rounds: int) -> dict[str, object]:
             seconds, frames, peaks = [], [], []
             for footage in (short, long):
                 command, n = command_for(footage)
-                wall_s, peak_bytes = timed(command)
+                wall_s, peak_bytes, counted = timed(command)
+                if counted != n:
+                    raise SystemExit(f"{name}: must take {n} frames, got {counted}")
                 seconds.append(wall_s)
                 frames.append(n)
                 peaks.append(peak_bytes)
@@ -123,8 +124,14 @@ def repeated(path: Path, least: int) -> tuple[Path, int]:
 
 
 def vpipe_command(video: Path, folder: Path) -> list[str]:
-    run = "import sys; from pipeline.cli import main; main()"
-    where = ["--set", f"run.dir={folder / 'runs'}", "--overwrite", "-q"]
+    # What the run's summary says is printed, so that this arm too tells how many frames it took.
+    summary = folder / "runs" / video.stem / "summary.json"
+    run = (
+        "import json; from pipeline.cli import main\n"
+        "try: main()\n"
+        f"finally: print(json.load(open({str(summary)!r}))['frames']['labelled'])"
+    )
+    where = ["--set", f"run.dir={folder / 'runs'}", "--set", "filters.0.device=cpu", "--overwrite", "-q"]
     return [
         sys.executable,
         "-c",
@@ -141,16 +148,18 @@ def arm_command(name: str, videos: list[Path]) -> list[str]:
     return [sys.executable, str(Path(__file__).resolve()), "--arm", name, *map(str, videos)]
 
 
-def timed(command: list[str]) -> tuple[float, int]:
-    """Wall time of a process in seconds, and its peak resident memory in bytes."""
+def timed(command: list[str]) -> tuple[float, int, int]:
+    """Wall time of a process in seconds, its peak resident memory in bytes, and the frames it says it took."""
     started = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    process.returncode = os.waitstatus_to_exitcode(status)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
-    return seconds, usage.ru_maxrss * 1024
+    return seconds, usage.ru_maxrss * 1024, int(said)
 
 
 def opencv_loop(videos: list[Path]) -> None:
@@ -207,7 +216,8 @@ def facts() -> dict[str, object]:
     """The command, the machine, the versions and the commit."""
     from pipeline.runs import machine, versions
 
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    git = ["git", "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
+    commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "command": " ".join(["python", "benchmarks/archive.py", *sys.argv[1:]]),
         "commit": commit.stdout.strip() or None,
