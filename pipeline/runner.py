@@ -226,7 +226,9 @@ class _Run:
                 groups = self.plan.fold(self._watched(batches))
                 labelled = folded_filter([model.filter for model in self.models])(self._counted(groups))
                 for batch in labelled:
-                    self._write(sinks, batch, order)
+                    # Of a bundle or a source of the user's own, what is committed comes again on resuming.
+                    if (batch.source, batch.segment.first_frame) not in done:
+                        self._write(sinks, batch, order)
                 if not self.stop:
                     self._commit(sinks, order.rest())
                     for sink in sinks:
