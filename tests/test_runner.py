@@ -336,3 +336,28 @@ def test_a_stop_before_the_start_leaves_the_earlier_run_alone(tmp_path):
     with pytest.raises(Interrupted):
         runs.run(config, mode="overwrite", stop=stop)
     assert len(rows(before.folder)[0]) == FRAMES
+
+
+@pytest.mark.gpu
+def test_cuda_gives_the_labels_of_the_cpu_and_telemetry_shows_the_gpu(tmp_path):
+    labels = {}
+    for device in ("cpu", "cuda"):
+        content = {
+            "run": {"name": device, "dir": str(tmp_path / "runs")},
+            "sources": [{"path": str(Path("videos/lobby-person.mp4").absolute())}],
+            "filter": {
+                "model": str(Path("specialized/weights/lobby-person-f4.safetensors").absolute()),
+                "device": device,
+                "dtype": "float32",
+                "name": "person",
+            },
+            "telemetry": {"interval_s": 0.05},
+        }
+        with (tmp_path / "c.yaml").open("w") as file:
+            YAML(typ="safe").dump(content, file)
+        outcome = runs.run(load_run_config(tmp_path / "c.yaml"))
+        table = ds.dataset(outcome.folder.frames / "person").to_table().sort_by("frame")
+        labels[device] = table["label"].to_pylist()
+    differing = sum(a != b for a, b in zip(labels["cpu"], labels["cuda"], strict=True))
+    assert differing <= 1  # a score that lies at the border, in another order of additions
+    assert outcome.summary["gpu"]["memory_max_bytes"] > 0
