@@ -118,9 +118,7 @@ def _group(parts: Sequence[FrameBatch], positions: npt.NDArray[np.int32]) -> Fol
     """
     count, f = positions.shape
     slot = positions.reshape(count * f, copy=False)
-    with_pictures = [part.frames for part in parts if len(part)]
-    if not with_pictures:
-        return FoldedBatch(np.empty((0, f, 1, 1, 3), np.uint8), tuple(parts), slot)
+    with_pictures = [part.frames for part in parts if len(part)] or [parts[0].frames]
     pictures = with_pictures[0] if len(with_pictures) == 1 else np.concatenate(with_pictures)
     if np.array_equal(slot, np.arange(len(pictures))):
         frames = pictures.reshape(count, f, *pictures.shape[1:], copy=False)
