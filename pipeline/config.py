@@ -68,6 +68,8 @@ def load_run_config(
         ConfigError: all that is wrong with it.
     """
     content, problems = _read(Path(path))
+    if _is_training(content):
+        raise ConfigError([f"{path}: must be the configuration of a run, got one for training; use `vpipe train`"])
     return _made(RunConfig, content, Path(path), overrides, env, problems, check_run_config)
 
 
@@ -76,6 +78,8 @@ def load_train_config(
 ) -> TrainConfig:
     """Loads and checks the configuration of a training or an evaluation; see `load_run_config`."""
     content, problems = _read(Path(path))
+    if content.child("sources") and not any(content.child(key) for key in _TRAINING):
+        raise ConfigError([f"{path}: must be a configuration for training, got that of a run; use `vpipe run`"])
     return _made(TrainConfig, content, Path(path), overrides, env, problems, check_train_config)
 
 
@@ -84,9 +88,13 @@ def load_config(
 ) -> RunConfig | TrainConfig:
     """Loads and checks a configuration of either kind, which its keys tell; see `load_run_config`."""
     content, problems = _read(Path(path))
-    if any(content.child(key) for key in _TRAINING) and not content.child("sources"):
+    if _is_training(content):
         return _made(TrainConfig, content, Path(path), overrides, env, problems, check_train_config)
     return _made(RunConfig, content, Path(path), overrides, env, problems, check_run_config)
+
+
+def _is_training(content: Node) -> bool:
+    return any(content.child(key) for key in _TRAINING) and not content.child("sources")
 
 
 def run_config_from(

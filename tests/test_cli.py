@@ -178,6 +178,8 @@ def test_check_knows_a_training_configuration_by_its_keys(tmp_path):
         (["run", "videos/lobby-person.mp4"], "add --model FILE"),
         (["run", "nothing.yaml"], "nothing.yaml"),
         (["run", "a.yaml", "--resume", "--overwrite"], "exclude each other"),
+        (["run", "configs/train-lobby-f4.yaml"], "got one for training; use `vpipe train`"),
+        (["train", "configs/lobby.yaml"], "got that of a run; use `vpipe run`"),
         (["check", "tests/data/odd/h264.ts"], "h264.ts"),
         (["run", "videos/lobby-person.mp4", "--model", "gone.safetensors"], "gone.safetensors"),
         (["run", "videos/lobby-person.mp4", "--model", "tests/data/odd/h264.ts"], "safetensors"),
