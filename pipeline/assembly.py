@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Literal, cast
 from pipeline.config import FileSource as FileSection
 from pipeline.config import FilterSection, RunConfig, SourceObject, card_of
 from pipeline.contracts import Sink, Source
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.filter import Filter
 from pipeline.rows import Labelling
 from pipeline.schema import CallbackSink, SinkObject
@@ -33,6 +34,9 @@ from specialized.objects import load_object, one_line
 from specialized.orders import Order
 
 __all__ = ["Model", "Sources", "cores", "open_models", "open_sinks", "open_sources"]
+
+
+log = logging.getLogger(__name__)
 
 
 def cores() -> int:
@@ -99,7 +103,13 @@ def open_models(config: RunConfig) -> list[Model]:
     # Decoding fills all cores, and a forward pass costs a fraction of it: half of them is plenty, and more threads than
     # that wait for each other (measured on two cores).
     threads = config.run.torch_threads or max(1, cores() // 2)
-    return [_open_model(section, threads=threads) for section in config.filters]
+    models = []
+    for section in config.filters:
+        try:
+            models.append(_open_model(section, threads=threads))
+        except ModelError as error:
+            raise ModelError(f"filter {section.name}: {error}") from error
+    return models
 
 
 def _open_model(section: FilterSection, *, threads: int | None) -> Model:
@@ -110,6 +120,10 @@ def _open_model(section: FilterSection, *, threads: int | None) -> Model:
         module = build(card.architecture, args=card.args, classes=len(card.classes), fold=card.fold, input=card.input)
         if weights is not None:
             load_weights(module, weights)
+        else:
+            log.warning(
+                "filter %s: no `weights` are given: it answers with those that %s makes", section.name, section.model
+            )
     else:
         card, module = load_model(section.model)
     engine = open_engine(

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import click
 
-from pipeline.errors import ConfigError, Interrupted, VpipeError
+from pipeline.errors import ConfigError, Interrupted, ModelError, VpipeError
 from pipeline.threads import Stop, stuck_threads
 
 # Read when torch is loaded. A thread pool that spins while it waits takes the cores from the decoders: with both cores
@@ -124,6 +124,10 @@ def run(
     settings += [f"run.name={json.dumps(name, ensure_ascii=False)}"] if name is not None else []
     settings += [f"run.limit={limit}"] if limit is not None else []
     if model is not None:
+        if configs := [path for path in paths if path.lower().endswith((".yaml", ".yml"))]:
+            raise click.UsageError(
+                f"--model goes with videos, and {configs[0]} is a configuration: name the model in it"
+            )
         config = run_config_from(paths, model, overrides=settings)
     elif len(paths) == 1:
         _refuse_video(paths[0])
@@ -140,12 +144,15 @@ def run(
         from pipeline.report import report
         from pipeline.runner import run as start
 
-        if quiet:
-            outcome = start(config, mode=mode, stop=stop)
-        else:
-            with RunProgress() as progress:
-                outcome = start(config, mode=mode, stop=stop, watcher=progress)
-            click.echo(report(outcome.summary, outcome.folder.path), err=True)
+        try:
+            if quiet:
+                outcome = start(config, mode=mode, stop=stop)
+            else:
+                with RunProgress() as progress:
+                    outcome = start(config, mode=mode, stop=stop, watcher=progress)
+                click.echo(report(outcome.summary, outcome.folder.path), err=True)
+        except ModelError as error:  # one that a run meets on its way is part of its outcome
+            raise ConfigError([str(error)]) from error
     if stuck := stuck_threads():
         logging.getLogger("pipeline").warning("left while in a native call: %s", ", ".join(stuck))
         logging.shutdown()

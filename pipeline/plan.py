@@ -85,8 +85,9 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
     # A batch is a forward pass: of one source's pictures, or across streams of those of f sources.
     batch_frames = groups if order == "streams" else f * groups
     sources = open_sources(config, card=card, order=order, batch_frames=batch_frames)
-    for path in sources.ignored:
-        log.info("%s: passed over, its name is not that of a video", path)
+    if sources.ignored:
+        some = ", ".join(path.name for path in sources.ignored[:5]) + (", ..." if len(sources.ignored) > 5 else "")
+        log.warning("passed over: %d files whose names are not those of videos: %s", len(sources.ignored), some)
     for warning in config.warnings:
         log.warning("%s", warning)
     if order == "streams" and len(sources.files) % f:

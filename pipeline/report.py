@@ -19,16 +19,20 @@ def report(summary: Mapping[str, object], folder: Path) -> str:
     if lost:
         lines.append("not labelled: " + ", ".join(lost))
     if frames["skipped"]:
-        lines.append(f"left out on request: {frames['skipped']:,} of {frames['indexed']:,}")
+        nothing = "; every, fps, from, to and limit leave nothing" if frames["skipped"] == frames["indexed"] else ""
+        lines.append(f"left out on request: {frames['skipped']:,} of {frames['indexed']:,}{nothing}")
     of_these = {"filtered": "not kept", "damaged": "damaged, as the decoder repaired them"}
-    told = [f"{frames[key]:,} {words}" for key, words in of_these.items() if frames[key]]
-    if told:
-        lines.append("of the labelled: " + ", ".join(told))
+    passed = [f"{frames[key]:,} {words}" for key, words in of_these.items() if frames[key]]
+    if passed:
+        lines.append("of the labelled: " + ", ".join(passed))
     sources = cast(Mapping[str, Mapping[str, object]], summary["sources"])
-    errors = [f"  {name}: {source['error']}" for name, source in sources.items() if source["error"]]
+    errors = [f"  {name}: {told}" for name, source in sources.items() if (told := _trouble(source))]
     lines += errors[:MOST_SOURCES]
     if len(errors) > MOST_SOURCES:
         lines.append(f"  and {len(errors) - MOST_SOURCES} more, see ledger.json")
+    if summary["state"] == "interrupted":
+        waiting = sum(not source["indexed"] and not source["error"] for source in sources.values())
+        lines.append(f"{waiting} of {len(sources)} sources were not begun; --resume goes on, csv files come at the end")
     if summary.get("error"):
         lines.append(f"broken off: {summary['error']}")
     lines += [f"DOES NOT ADD UP: {problem}" for problem in cast(list[str], summary["problems"])]
@@ -38,6 +42,15 @@ def report(summary: Mapping[str, object], folder: Path) -> str:
         lines.append(f"bound by {summary['bound_by']}; {_gpu(summary)}")
     lines.append(f"results: {folder}")
     return "\n".join(lines)
+
+
+def _trouble(source: Mapping[str, object]) -> str | None:
+    """What went wrong with a source, in words."""
+    keys = ("corrupt", "unread", "failed", "dropped", "damaged")
+    counted = ", ".join(f"{source[key]:,} {key}" for key in keys if source[key])
+    if source["error"] is None:
+        return f"{counted} frames, see ledger.json for which" if counted else None
+    return f"{source['error']}" + (f" ({counted} frames)" if counted else "")
 
 
 def _headline(summary: Mapping[str, object], frames: Mapping[str, int]) -> str:

@@ -267,7 +267,8 @@ def override(root: Node, assignment: str, problems: list[str]) -> None:
         problems.append(target.problem(f"must have the form key.path=value, got {got}; example: --set fold.frames=8"))
         return
     found: list[str] = []
-    value = parse(text, where, found)
+    # A bare dash is YAML for a list of nothing; who types it means the standard output.
+    value = parse('"-"' if text.strip() == "-" else text, where, found)
     if value is None or found:
         problems.append(target.problem("must be given a YAML value, got text that is none; put it in quotes"))
         return

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +181,11 @@ def test_check_knows_a_training_configuration_by_its_keys(tmp_path):
         (["run", "a.yaml", "--resume", "--overwrite"], "exclude each other"),
         (["run", "configs/train-lobby-f4.yaml"], "got one for training; use `vpipe train`"),
         (["train", "configs/lobby.yaml"], "got that of a run; use `vpipe run`"),
+        (["run", "configs/lobby.yaml", "--model", "m.safetensors"], "configs/lobby.yaml is a configuration"),
+        (
+            ["run", "configs/lobby.yaml", "--name", "never", "--set", "filters.0.device=cuda:99"],
+            "filter person: device",
+        ),
         (["check", "tests/data/odd/h264.ts"], "h264.ts"),
         (["run", "videos/lobby-person.mp4", "--model", "gone.safetensors"], "gone.safetensors"),
         (["run", "videos/lobby-person.mp4", "--model", "tests/data/odd/h264.ts"], "safetensors"),
@@ -274,3 +280,29 @@ def test_any_name_can_be_given_and_printed(model, tmp_path):
     code, _, err = vpipe("run", odd, "--model", model, "--set", f"run.dir={tmp_path}", "--name", "😀")
     assert code == 0, err
     assert (tmp_path / "😀" / "summary.json").is_file()
+
+
+def test_what_a_folder_holds_besides_videos_and_what_cannot_be_read_is_said(model, tmp_path):
+    folder = tmp_path / "footage"
+    (folder / "a").mkdir(parents=True)
+    shutil.copy(clip("h264-closed.mp4"), folder / "a" / "one.mp4")
+    (folder / "notes.txt").write_text("")
+    (folder / "gone.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    for number, path in enumerate((folder, folder / "*", folder / "**" / "*")):
+        code, _, err = vpipe("run", path, "--model", model, "--set", f"run.dir={tmp_path}", "--name", f"r{number}")
+        assert "notes.txt" in err
+        assert "gone.mp4" in err
+        assert code == (1 if number == 1 else 3)  # the second has nothing but the link
+
+
+def test_the_summary_names_every_file_with_a_loss(model, tmp_path):
+    code, _, err = vpipe("run", ODD / "broken-hole.mp4", "--model", model, "--set", f"run.dir={tmp_path}")
+    assert code == 3
+    assert "broken-hole: 6 corrupt frames, see ledger.json" in err
+
+
+def test_a_selection_that_leaves_nothing_is_said(model, tmp_path):
+    settings = ["--set", f"run.dir={tmp_path}", "--set", "sources.0.from=500"]
+    code, _, err = vpipe("run", clip("h264-closed.mp4"), "--model", model, *settings)
+    assert code == 1
+    assert "leave nothing" in err

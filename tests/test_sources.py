@@ -1,5 +1,6 @@
 """Every frame of every kind of file, with its own number and time, cut in one segment or many."""
 
+import os
 import shutil
 import zlib
 from fractions import Fraction
@@ -287,3 +288,20 @@ def test_a_worker_that_yields_nothing_hears_of_a_stop():
     path = clip("mpeg4-bframes.avi", 1200)  # one segment
     ticks = [batch for batch in source(path, selection=Selection(every=1000)) if not len(batch) and batch.end is None]
     assert ticks
+
+
+def test_a_folder_that_cannot_be_read_is_a_source_that_is_refused(tmp_path, monkeypatch):
+    shutil.copy(clip("h264-closed.mp4", 1), tmp_path / "a.mp4")
+    (tmp_path / "lost+found").mkdir()
+    real = os.scandir
+
+    def scandir(path):  # the tests may run as root, whom no mode keeps out
+        if str(path).endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    found = find_videos(str(tmp_path), "mnt")
+    assert [name for name, _ in found.videos] == ["mnt/a.mp4", "mnt/lost+found"]
+    (batch,) = source(tmp_path / "lost+found")
+    assert "lost+found: cannot be opened" in batch.end.error

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import SourceError
-
 __all__ = ["VIDEO_SUFFIXES", "Found", "find_videos"]
 
 VIDEO_SUFFIXES = frozenset(
@@ -51,29 +49,33 @@ def find_videos(path: str, name: str) -> Found:
 
 def _files(matches: list[Path]) -> Iterator[Path]:
     for match in matches:
-        if match.is_file():
+        if not match.is_dir():  # also a link to nothing: it was meant to be a file, and will be refused by name
             yield match
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """All files below a folder, links followed, each folder once. One that cannot be read is an error, not a gap."""
+    """All files below a folder, links followed, each folder once; and the folders that cannot be read."""
     seen: set[tuple[int, int]] = set()
+    unreadable: list[Path] = []
 
-    def refuse(error: OSError) -> None:
-        raise SourceError(str(folder), f"{error.filename}: must be a readable folder, got {error.strerror}") from error
+    def note(error: OSError) -> None:
+        unreadable.append(Path(error.filename))
 
-    for top, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+    for top, folders, files in os.walk(folder, onerror=note, followlinks=True):
         facts = os.stat(top)
         if (facts.st_dev, facts.st_ino) in seen:
             folders.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))
         yield from (Path(top, file) for file in files)
+    yield from unreadable
 
 
 def _below(root: Path, files: list[Path], name: str) -> Found:
-    videos = tuple((f"{name}/{p.relative_to(root).as_posix()}", p) for p in files if p.suffix.lower() in VIDEO_SUFFIXES)
-    return Found(videos, tuple(p for p in files if p.suffix.lower() not in VIDEO_SUFFIXES))
+    """Tells videos from other files. A folder among them cannot be read: as a video it will be refused by name."""
+    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES or path.is_dir()]
+    ignored = tuple(path for path in files if path not in set(videos))
+    return Found(tuple((f"{name}/{path.relative_to(root).as_posix()}", path) for path in videos), ignored)
 
 
 def _fixed_part(pattern: str) -> Path:
