@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pipeline.contracts import Sink, Source
 from pipeline.errors import ConfigError, ModelError
 from pipeline.filter import Filter
 from pipeline.rows import Labelling
+from pipeline.runs import cores
 from pipeline.schema import CallbackSink, SinkObject
 from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
@@ -33,15 +33,9 @@ from specialized.models import build
 from specialized.objects import load_object, one_line
 from specialized.orders import Order
 
-__all__ = ["Model", "Sources", "cores", "open_models", "open_sinks", "open_sources"]
-
+__all__ = ["Model", "Sources", "open_models", "open_sinks", "open_sources"]
 
 log = logging.getLogger(__name__)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)

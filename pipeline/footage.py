@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.batch import FrameBatch, Pixels, SegmentEnd
 from pipeline.errors import ConfigError, SourceError
 from pipeline.labels import Boxes, answers, read_labels
+from pipeline.runs import cores
 from pipeline.sources.file import FileSource
 from pipeline.sources.pool import decode, segments
 from pipeline.sources.scaler import PictureFormat
@@ -64,8 +65,6 @@ def read_clip(
         SourceError: The file cannot be read, or not every selected frame of it: a loss in the middle would join
             frames that are no neighbours.
     """
-    from pipeline.assembly import cores  # here, for it loads all that a run is made of
-
     source = FileSource(video, name=video.name, picture=picture, selection=selection)
     batches: list[FrameBatch] = []
     ends: list[SegmentEnd] = []

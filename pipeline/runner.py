@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
-from pipeline.assembly import Model, cores, open_models, open_sinks
+from pipeline.assembly import Model, open_models, open_sinks
 from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import RunConfig, run_config_from
 from pipeline.contracts import Sink
@@ -24,7 +24,7 @@ from pipeline.errors import ConfigError, Interrupted, VpipeError
 from pipeline.filter import folded_filter
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
 from pipeline.plan import Plan, make_plan
-from pipeline.runs import RunFolder, identity, identity_changes, stamp, write_json
+from pipeline.runs import RunFolder, cores, identity, identity_changes, stamp, write_json
 from pipeline.sinks.parts import PartsSink, committed, disk_errors
 from pipeline.telemetry import Telemetry
 from pipeline.threads import Stop, Waits, every

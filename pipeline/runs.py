@@ -25,6 +25,7 @@ from pipeline.errors import ConfigError
 __all__ = [
     "RunFolder",
     "WholeFile",
+    "cores",
     "identity",
     "identity_changes",
     "machine",
@@ -272,11 +273,16 @@ def versions() -> Document:
     return {name: _version(name) for name in ("vpipe", "torch", "av", "numpy", "pyarrow")}
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> Document:
     """The machine that runs this."""
     return {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "os": platform.platform(),
         "python": platform.python_version(),

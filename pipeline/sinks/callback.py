@@ -15,7 +15,7 @@ from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
 from pipeline.sinks.parts import open_part, part_path
-from specialized.objects import load_object
+from specialized.objects import load_object, one_line
 
 __all__ = ["CallbackSink"]
 
@@ -53,7 +53,7 @@ class CallbackSink(Sink):
             try:
                 self._call(rows)
             except Exception as exc:  # the user's function may raise anything
-                cause = " ".join(f"{type(exc).__name__}: {exc}".split())
+                cause = one_line(exc)
                 raise SinkError(
                     f"callback {self._name}: must take the rows of every segment, got {cause} at {end.segment.source} "
                     f"from frame {end.segment.first_frame}; mend it, the rows are in {self._folder}"

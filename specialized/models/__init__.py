@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specialized.errors import ModelError
-from specialized.objects import load_object
+from specialized.objects import load_object, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -78,7 +78,7 @@ def build(
         module = factory(**{**named, **chosen, **args})
     except Exception as exc:  # the user's constructor may raise anything
         raise ModelError(
-            f"{architecture}: must be constructible with {dict(args)}, got {_told(exc)}; change its arguments"
+            f"{architecture}: must be constructible with {dict(args)}, got {one_line(exc)}; change its arguments"
         ) from exc
     return _checked(architecture, module, classes=classes, fold=fold, input=input)
 
@@ -112,7 +112,7 @@ def _checked(architecture: str, module: object, *, classes: int, fold: int, inpu
             output = module(torch.zeros(shape))
     except Exception as exc:  # the user's forward may raise anything
         raise ModelError(
-            f"{architecture}: must accept float32 {shape}, (groups, fold·3, H, W), got {_told(exc)}; "
+            f"{architecture}: must accept float32 {shape}, (groups, fold·3, H, W), got {one_line(exc)}; "
             "change its arguments, fold or input"
         ) from exc
     got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
@@ -122,8 +122,3 @@ def _checked(architecture: str, module: object, *, classes: int, fold: int, inpu
             f"got {got}; change its last layer, fold or classes"
         )
     return module
-
-
-def _told(exc: Exception) -> str:
-    """An exception in one line."""
-    return f"{type(exc).__name__}: {' '.join(str(exc).split())}"
