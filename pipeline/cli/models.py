@@ -1,0 +1,71 @@
+"""The commands about models: train, eval, info."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+import click
+
+from pipeline.cli.shell import INTERRUPTED, complain, facts, log_to_stderr, set_option
+
+
+@click.command()
+@click.argument("config", type=click.Path())
+@set_option
+@click.option("--overwrite", is_flag=True, help="Replace the model file if it exists.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def train(config: str, overrides: tuple[str, ...], overwrite: bool, quiet: bool) -> None:
+    """Train the model that CONFIG describes on its labelled clips, and write it with its measured accuracy."""
+    from pipeline.config import load_train_config
+
+    loaded = load_train_config(config, overrides=overrides)
+    log_to_stderr(logging.WARNING)
+    from pipeline.training import train as fit
+
+    say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+    try:
+        click.echo(fit(loaded, overwrite=overwrite, say=say))
+    except KeyboardInterrupt:
+        complain(["interrupted: no model file was written"])
+        sys.exit(INTERRUPTED)
+
+
+@click.command(name="eval")
+@click.argument("model", type=click.Path())
+@click.argument("config", type=click.Path())
+@set_option
+@click.option(
+    "--part",
+    type=click.Choice(["test", "validation", "training", "all"]),
+    default="test",
+    show_default=True,
+    help="Which part of the footage, by the split of CONFIG.",
+)
+@click.option("--order", help="Form the groups in another order than the model was trained for.")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def evaluate(model: str, config: str, overrides: tuple[str, ...], part: str, order: str | None, as_json: bool) -> None:
+    """Measure MODEL on the labelled clips of CONFIG (one for `vpipe train`): per class and per fold slot."""
+    from pipeline.config import load_train_config
+
+    loaded = load_train_config(config, overrides=overrides)
+    log_to_stderr(logging.WARNING)
+    from pipeline.training import evaluate as measure
+
+    click.echo(measure(model, loaded, part=part, order=order, as_json=as_json))
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def info(model: str, as_json: bool) -> None:
+    """Say what a MODEL file holds."""
+    import dataclasses
+
+    from specialized.modelfile import file_hash, read_card
+
+    card = dataclasses.asdict(read_card(model)) | {"sha256": file_hash(model), "bytes": os.path.getsize(model)}
+    click.echo(json.dumps(card) if as_json else facts(model, card))

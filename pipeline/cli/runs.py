@@ -1,0 +1,164 @@
+"""The commands about runs: run, check, probe, strip."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import click
+
+from pipeline.cli.shell import FAILED, facts, log_to_stderr, set_option
+from pipeline.errors import ConfigError, ModelError
+from pipeline.threads import Stop, stuck_threads
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="CONFIG | VIDEO...")
+@click.option("--model", type=click.Path(), help="A model file; the arguments are then videos.")
+@set_option
+@click.option("--resume", is_flag=True, help="Go on with the run of this name.")
+@click.option("--overwrite", is_flag=True, help="Replace the run of this name.")
+@click.option("--name", help="Name of the run.")
+@click.option("--limit", type=click.IntRange(min=1), help="Label at most so many frames of each source.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+@click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
+def run(
+    paths: tuple[str, ...],
+    model: str | None,
+    overrides: tuple[str, ...],
+    resume: bool,
+    overwrite: bool,
+    name: str | None,
+    limit: int | None,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Label every frame of the sources of CONFIG, or of VIDEOs with --model.
+
+    Results go to runs/NAME: frames/**/*.parquet, ledger.json, summary.json, telemetry.parquet, log.txt.
+
+    Exit codes: 0 every frame labelled; 1 nothing labelled, or the run broke; 2 wrong usage or configuration; 3 some
+    frames or sources could not be labelled, the summary says which; 130 interrupted.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other")
+    from pipeline.config import load_run_config, run_config_from
+
+    settings = [*overrides]
+    settings += [f"run.name={json.dumps(name, ensure_ascii=False)}"] if name is not None else []
+    settings += [f"run.limit={limit}"] if limit is not None else []
+    if model is not None:
+        if configs := [path for path in paths if path.lower().endswith((".yaml", ".yml"))]:
+            raise click.UsageError(
+                f"--model goes with videos, and {configs[0]} is a configuration: name the model in it"
+            )
+        config = run_config_from(paths, model, overrides=settings)
+    elif len(paths) == 1:
+        _refuse_video(paths[0])
+        config = load_run_config(paths[0], overrides=settings)
+    else:
+        raise click.UsageError("give one CONFIG, or videos with --model FILE")
+    mode: Literal["new", "overwrite", "resume"] = "resume" if resume else "overwrite" if overwrite else "new"
+    log_to_stderr(logging.INFO if verbose else logging.WARNING)
+    stop = Stop()
+    with _signals_stop(stop):
+        if not quiet:
+            click.echo("loading...", err=True)
+        from pipeline.progress import RunProgress
+        from pipeline.report import report
+        from pipeline.runner import run as start
+
+        try:
+            if quiet:
+                outcome = start(config, mode=mode, stop=stop)
+            else:
+                with RunProgress() as progress:
+                    outcome = start(config, mode=mode, stop=stop, watcher=progress)
+                click.echo(report(outcome.summary, outcome.folder.path), err=True)
+        except ModelError as error:  # one that a run meets on its way is part of its outcome
+            raise ConfigError([str(error)]) from error
+    if stuck := stuck_threads():
+        logging.getLogger("pipeline").warning("left while in a native call: %s", ", ".join(stuck))
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(outcome.exit_code)
+    sys.exit(outcome.exit_code)
+
+
+def _refuse_video(path: str) -> None:
+    """A video where a configuration is expected is a common slip; YAML's own complaint would not help."""
+    from pipeline.sources.paths import VIDEO_SUFFIXES
+
+    if Path(path).suffix.lower() in VIDEO_SUFFIXES:
+        raise ConfigError([f"{path}: must be a configuration, got a video; add --model FILE to label it"])
+
+
+@click.command()
+@click.argument("config", type=click.Path())
+@set_option
+def check(config: str, overrides: tuple[str, ...]) -> None:
+    """Check CONFIG, of a run or a training: names every problem with file and line, opens no source, starts nothing."""
+    from pipeline.config import load_config
+
+    loaded = load_config(config, overrides=overrides)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(f"{config}: fine")
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable, one object a line.")
+def probe(paths: tuple[str, ...], as_json: bool) -> None:
+    """Say what a video holds, what is wrong with it, and what vpipe would do with it."""
+    from pipeline.probe import probe as look
+    from pipeline.sources.paths import find_videos
+
+    bad = 0
+    for path in paths:
+        for _, video in find_videos(os.path.abspath(path), "").videos:
+            found = look(video)
+            bad += "error" in found
+            click.echo(json.dumps(found) if as_json else facts(str(video), found))
+    sys.exit(FAILED if bad else 0)
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--source", "sources", multiple=True, metavar="NAME", help="Draw this source. May be repeated.")
+@click.option("--out", type=click.Path(path_type=Path), help="The PNG to write. Default: RUN/strip.png.")
+def strip(run: Path, sources: tuple[str, ...], out: Path | None) -> None:
+    """Draw what the run in folder RUN said, over time, under frames of its footage."""
+    from pipeline.picture import strip as draw
+    from pipeline.runs import RunFolder
+
+    out = out or RunFolder(run).strip
+    for note in draw(run, out, sources=sources):
+        click.echo(note, err=True)
+    click.echo(out)
+
+
+@contextmanager
+def _signals_stop(stop: Stop) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the run to stop, the second leaves at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop:
+            os._exit(130)
+        stop.set()
+        os.write(2, b"\nvpipe: stopping: what is committed stays; once more to leave at once\n")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,95 @@
+"""What all commands share: errors in one line, exit codes, tables of facts, the log on stderr."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from pipeline.errors import ConfigError, Interrupted, VpipeError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class Command(click.Group):
+    """Turns what goes wrong into one line and an exit code, so that no traceback reaches a user."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _make_streams_safe()
+        logging.raiseExceptions = False  # a log that cannot be written must not stop what it tells of
+        return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ConfigError as error:
+            complain(error.problems)
+            ctx.exit(USAGE)
+        except Interrupted as error:
+            complain([str(error)])
+            ctx.exit(INTERRUPTED)
+        except VpipeError as error:
+            complain([str(error)])
+            ctx.exit(FAILED)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; so do we
+            ctx.exit(FAILED)
+
+
+def _make_streams_safe() -> None:
+    """Opens what the shell closed, lest a file of the run takes its number, and lets any file name be printed."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def complain(problems: object) -> None:
+    """Says one line or several on stderr."""
+    for problem in problems if isinstance(problems, (list, tuple)) else [problems]:
+        click.echo(f"vpipe: {problem}", err=True)
+
+
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, as fold.frames=8. May be repeated."
+)
+
+
+def facts(title: str, of: Mapping[str, object]) -> str:
+    """A title and `key  value` lines."""
+    width = max(map(len, of))
+    lines = [f"  {key:<{width}}  {_shown(value)}" for key, value in of.items() if value not in (None, (), {}, [])]
+    return "\n".join([title, *lines])
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_shown(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    return str(value)
+
+
+def log_to_stderr(level: int) -> None:
+    """From this level on, what the pipeline logs is said on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("vpipe: %(message)s"))
+    handler.setLevel(level)
+    logger = logging.getLogger("pipeline")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
