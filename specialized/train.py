@@ -1,18 +1,23 @@
 """Training: labelled pictures in, weights out."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from specialized.augment import lit, moved
+from specialized.checkpoint import read_checkpoint, training_id, write_checkpoint
+from specialized.errors import ModelError
 from specialized.examples import Examples, check_examples, grouped, padded
 from specialized.folding import Normalize, unfold
 from specialized.modelfile import ModelCard
@@ -24,6 +29,8 @@ _OPTIMIZERS: Mapping[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "rmsprop": torch.optim.RMSprop,
 }
+_AVERAGE_EVERY = 4  # steps: averaging all weights at each one costs a fifth of the training of a large f
+_CHECKPOINT_S = 10.0  # seconds of training that a killed one loses at most, beside the epoch under way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,147 +53,182 @@ class Trained:
     best_epoch: int
 
 
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """An unfolded model of the same classes, whose logits a folded one learns from."""
+
+    card: ModelCard
+    module: nn.Module  # maps (N, 3, H, W) to (N, K); used in evaluation mode
+
+
 def train(
     card: ModelCard,
     training: Examples,
     validation: Examples,
     recipe: Recipe,
     *,
+    teacher: Teacher | None = None,
+    checkpoint: Path | None = None,
     progress: Callable[[Epoch], None] | None = None,
 ) -> Trained:
     """Trains the card's architecture from scratch, on the CPU, in groups formed as the card's order says.
 
-    Runs on one thread, so that the same arguments give the same weights on the same machine. The global generators of
-    numpy and torch, and torch's number of threads, are left as they were.
+    Runs on one thread, so that the same arguments give the same weights on the same machine, interrupted or not. The
+    global generators of numpy and torch, and torch's number of threads, are left as they were.
 
     Args:
         card: architecture, fold, order, classes, task and preprocessing.
         training: examples to learn from.
         validation: examples to choose the epoch by, apart in time from those of training and of any later test.
         recipe: how.
-        progress: called after each epoch.
+        teacher: whose logits to learn from, with the weight `recipe.distill`.
+        checkpoint: where the state is kept after epochs, and taken up again if it is that of this very training.
+        progress: called after each epoch, those of a checkpoint too.
+
+    Raises:
+        ValueError: the examples or the teacher do not fit the card.
+        ModelError: the network cannot be built, or the checkpoint is of another training.
     """
     check_examples(card, training, "training")
     check_examples(card, validation, "validation")
+    _check_teacher(card, teacher)
     threads = torch.get_num_threads()
     # The steps are small: a second thread gains little, and loses ten times that when another process wants the core.
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            return _Training(card, training, validation, recipe).run(progress)
+            return _Training(card, training, validation, recipe, teacher).run(checkpoint, progress)
     finally:
         torch.set_num_threads(threads)
+
+
+def _check_teacher(card: ModelCard, teacher: Teacher | None) -> None:
+    if teacher is None:
+        return
+    other = teacher.card
+    for name in ("task", "classes", "input", "resize", "fit", "mean", "std"):
+        if getattr(other, name) != getattr(card, name):
+            raise ModelError(
+                f"teacher: must have {name} {getattr(card, name)} as the model to train has, got {getattr(other, name)}"
+            )
+    if other.fold != 1:
+        raise ModelError(f"teacher: must not be folded, got f = {other.fold}; train one with fold: 1")
 
 
 class _Training:
     """The state that the steps of one training share."""
 
-    def __init__(self, card: ModelCard, training: Examples, validation: Examples, recipe: Recipe) -> None:
+    def __init__(
+        self, card: ModelCard, training: Examples, validation: Examples, recipe: Recipe, teacher: Teacher | None
+    ) -> None:
         self.card, self.training, self.validation, self.recipe = card, training, validation, recipe
         self.rng = np.random.default_rng(recipe.seed)
         self.module = build(
             card.architecture, args=card.args, classes=len(card.classes), fold=card.fold, input=card.input
         ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.teacher = None if teacher is None or not recipe.distill else teacher.module.eval()
         self.normalize = Normalize(
             f=card.fold, size=card.input, mean=card.mean, std=card.std, device=torch.device("cpu")
         )
         self.weights = _class_weights(card, training) if recipe.balance else None
         self.per_step = max(1, recipe.batch // card.fold)  # groups
-        self.steps = math.ceil(len(grouped(training.runs, card.fold, card.order)) / self.per_step)  # of an epoch
+        pass_steps = math.ceil(len(grouped(training.runs, card.fold, card.order)) / self.per_step)
+        self.passes = math.ceil(recipe.least_steps / pass_steps)  # over the pictures, in an epoch
         self.optimizer = _OPTIMIZERS[recipe.optimizer](
             self.module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._rate)
-        decay = math.exp(-1 / (recipe.average_epochs * self.steps)) if recipe.average_epochs else 0.0
-        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        horizon = recipe.average_epochs * self.passes * pass_steps
+        average = get_ema_multi_avg_fn(math.exp(-_AVERAGE_EVERY / horizon) if horizon else 0.0)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(self.module, multi_avg_fn=average, use_buffers=True)
         self.held_out = grouped(validation.runs, card.fold, card.order, seed=recipe.seed)
+        self.history: list[Epoch] = []
+        self.best_epoch = 0
+        self.best_state: dict[str, Tensor] = {}
 
-    def run(self, progress: Callable[[Epoch], None] | None) -> Trained:
-        history: list[Epoch] = []
-        best, best_epoch = (-1.0, 0.0), 0
-        state: dict[str, Tensor] = {}
-        for number in range(self.recipe.epochs):
-            began = time.perf_counter()
-            loss = self._epoch()
-            validation_loss, accuracy = self._validate()
-            history.append(
-                Epoch(
-                    number=number,
-                    loss=loss,
-                    validation_loss=validation_loss,
-                    validation_accuracy=accuracy,
-                    seconds=time.perf_counter() - began,
-                )
-            )
-            if (accuracy, -validation_loss) > best or not state:
-                best, best_epoch = (accuracy, -validation_loss), number
-                state = {
+    def run(self, checkpoint: Path | None, progress: Callable[[Epoch], None] | None) -> Trained:
+        if checkpoint is not None and checkpoint.exists():
+            self._restore(checkpoint)
+        for epoch in self.history:
+            if progress:
+                progress(epoch)
+        saved = time.monotonic()
+        while not self._done():
+            self.history.append(self._epoch())
+            if not self.best_state or _merit(self.history[-1]) > _merit(self.history[self.best_epoch]):
+                self.best_epoch = len(self.history) - 1
+                self.best_state = {
                     k: v.clone(memory_format=torch.contiguous_format)
                     for k, v in self.average.module.state_dict().items()
                 }
+            if checkpoint is not None and (self._done() or time.monotonic() - saved > _CHECKPOINT_S):
+                self._save(checkpoint)
+                saved = time.monotonic()
             if progress:
-                progress(history[-1])
-        return Trained(state_dict=state, history=tuple(history), best_epoch=best_epoch)
+                progress(self.history[-1])
+        return Trained(state_dict=self.best_state, history=tuple(self.history), best_epoch=self.best_epoch)
 
-    def _rate(self, step: int) -> float:
-        warmup = self.recipe.warmup_epochs * self.steps
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        done = (step - warmup) / max(1.0, self.recipe.epochs * self.steps - warmup)
-        return (1 + math.cos(math.pi * min(1.0, done))) / 2
+    def _done(self) -> bool:
+        done = len(self.history)
+        waited = done - 1 - self.best_epoch
+        return done >= self.recipe.epochs or bool(self.recipe.patience and waited >= self.recipe.patience)
 
-    def _epoch(self) -> float:
-        f = self.card.fold
-        offsets = [int(self.rng.integers(min(f, stop - start))) for start, stop in self.training.runs]
-        formed = grouped(self.training.runs, f, self.card.order, seed=int(self.rng.integers(2**31)), offsets=offsets)
+    def _epoch(self) -> Epoch:
+        began = time.perf_counter()
+        number = len(self.history)
+        formed = np.concatenate([self._formed(number) for _ in range(self.passes)])
         formed = self.rng.permutation(formed)  # groups change places, pictures stay in their groups
-        losses = []
+        steps = range(0, len(formed), self.per_step)
         self.module.train()
-        for start in range(0, len(formed), self.per_step):
-            batch = formed[start : start + self.per_step]
-            x = self._varied(self.normalize(torch.from_numpy(self._pictures(padded(batch))), torch.float32))
-            loss = self._loss(self.module(x), _labels(self.training, batch), self.recipe.label_smoothing)
-            self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            self.schedule.step()
-            self.average.update_parameters(self.module)
-            losses.append(loss.item())
-        return float(np.mean(losses))
+        losses = []
+        for done, start in enumerate(steps):
+            for options in self.optimizer.param_groups:
+                options["lr"] = self.recipe.lr * _rate(self.recipe, number, done, len(steps))
+            losses.append(self._step(formed[start : start + self.per_step]))
+            if done % _AVERAGE_EVERY == 0:
+                self.average.update_parameters(self.module)
+        validation_loss, accuracy = self._validate()
+        return Epoch(
+            number=number,
+            loss=float(np.mean(losses)),
+            validation_loss=validation_loss,
+            validation_accuracy=accuracy,
+            seconds=time.perf_counter() - began,
+        )
 
-    def _draw(self, b: int) -> tuple[int, int]:
-        """The shape (B, f) in which variations are drawn: (b, 1) is one draw per group."""
-        return b, self.card.fold if self.recipe.vary == "picture" else 1
+    def _formed(self, number: int) -> NDArray[np.int32]:
+        """The groups of one pass over the pictures; every pass has other neighbours together."""
+        f, runs = self.card.fold, self.training.runs
+        taken = _learned(self.recipe, self.card, self.training, number)  # positions in the pictures, int32 (n,)
+        ends = np.searchsorted(taken, [stop for _, stop in runs]).tolist()
+        shortened = tuple((a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b)  # runs of the taken ones
+        offsets = [int(self.rng.integers(min(f, b - a))) for a, b in shortened]
+        formed = grouped(shortened, f, self.card.order, seed=int(self.rng.integers(2**31)), offsets=offsets)
+        formed = np.where(formed < 0, -1, taken[formed]).astype(np.int32)
+        if self.recipe.reverse:
+            turned = (self.rng.integers(2, size=len(formed)) > 0) & (formed >= 0).all(axis=1)
+            formed = np.where(turned[:, None], formed[:, ::-1], formed)
+        return formed
 
-    def _pictures(self, batch: NDArray[np.int32]) -> NDArray[np.uint8]:
-        """Gathers (B, f, H, W, 3), shifted and mirrored."""
-        height, width = self.card.input
-        drawn = (*self._draw(len(batch)), 3)
-        shifts = self.rng.integers(0, [2 * self.recipe.shift + 1] * 2 + [2], drawn)
-        shifts = np.broadcast_to(shifts, (*batch.shape, 3))
-        border = (self.recipe.shift,) * 2
-        bordered = np.pad(self.training.pictures[batch], [(0, 0), (0, 0), border, border, (0, 0)], mode="edge")
-        gathered = np.empty((*batch.shape, height, width, 3), np.uint8)
-        for at in np.ndindex(batch.shape):
-            down, right, mirrored = shifts[at]
-            picture = bordered[at][down : down + height, right : right + width]
-            gathered[at] = picture[:, ::-1] if mirrored and self.recipe.flip else picture
-        return gathered
+    def _step(self, groups: NDArray[np.int32]) -> float:
+        pictures = moved(self.training.pictures, padded(groups), self.recipe, self.rng)
+        x = self.normalize(torch.from_numpy(pictures), torch.float32)
+        x = lit(x, self.card.fold, float(np.mean(self.card.std)), self.recipe, self.rng)
+        labels = _labels(self.training, groups)
+        answers = unfold(self.module(x), self.card.fold).flatten(0, 1)  # (B·f, K)
+        loss = self._loss(answers, labels, self.recipe.label_smoothing)
+        if self.teacher is not None:
+            with torch.inference_mode():
+                taught = self.teacher(x.reshape(-1, 3, *self.card.input))  # (B·f, K)
+            real = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
+            loss = (1 - self.recipe.distill) * loss + self.recipe.distill * F.mse_loss(answers[real], taught[real])
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.item()
 
-    def _varied(self, x: Tensor) -> Tensor:
-        """Changes brightness and contrast of normalized (B, f·3, H, W)."""
-        b, f = self._draw(len(x))
-        light = self.rng.uniform(-1, 1, (2, b, f)) * [[[self.recipe.brightness]], [[self.recipe.contrast]]]
-        per_channel = light.repeat(x.shape[1] // f, axis=2).astype(np.float32)[..., None, None]
-        added, factor = torch.from_numpy(per_channel)
-        varied: Tensor = x * (1 + factor) + added / float(np.mean(self.card.std))
-        return varied
-
-    def _loss(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Mean over the pictures of (B, f·K) logits that are not padding."""
-        answers = unfold(logits, self.card.fold).flatten(0, 1)  # (B·f, K)
+    def _loss(self, answers: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+        """Mean over the (n, K) logits of pictures that are not padding."""
         if self.card.task == "one_of":
             return F.cross_entropy(answers, labels, self.weights, ignore_index=-1, label_smoothing=smoothing)
         real = labels[:, 0] >= 0
@@ -203,14 +245,73 @@ class _Training:
             pictures = (torch.from_numpy(self.validation.pictures[part]) for part in parts)
             logits = torch.cat([self.average(self.normalize(part, torch.float32)) for part in pictures])
             labels = _labels(self.validation, self.held_out)
-            loss = self._loss(logits, labels).item()
             answers = unfold(logits, self.card.fold).flatten(0, 1)
+            loss = self._loss(answers, labels).item()
             if self.card.task == "one_of":
                 right = (answers.argmax(1) == labels)[labels >= 0]
             else:
                 over = answers.sigmoid() >= torch.tensor(self.card.thresholds)
                 right = (over == (labels > 0.5))[labels[:, 0] >= 0]
         return loss, right.double().mean().item()
+
+    def _id(self) -> str:
+        """Two trainings of one id give the same weights."""
+        taught = None if self.teacher is None else self.teacher.state_dict()
+        return training_id(self.card, self.recipe, (self.training, self.validation), taught)
+
+    def _save(self, path: Path) -> None:
+        plain = {
+            "history": [dataclasses.asdict(epoch) for epoch in self.history],
+            "best_epoch": self.best_epoch,
+            "rng": self.rng.bit_generator.state,
+        }
+        tensors = {
+            "module": self.module.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "best": self.best_state,
+            "torch_rng": torch.random.get_rng_state(),
+        }
+        write_checkpoint(path, self._id(), plain, tensors)
+
+    def _restore(self, path: Path) -> None:
+        plain, tensors = read_checkpoint(path, self._id())
+        self.history = [Epoch(**epoch) for epoch in plain["history"]]
+        self.best_epoch, self.best_state = plain["best_epoch"], tensors["best"]
+        self.rng.bit_generator.state = plain["rng"]
+        self.module.load_state_dict(tensors["module"])
+        self.average.load_state_dict(tensors["average"])
+        self.optimizer.load_state_dict(tensors["optimizer"])
+        torch.random.set_rng_state(tensors["torch_rng"])
+
+
+def _merit(epoch: Epoch) -> tuple[float, float]:
+    return epoch.validation_accuracy, -epoch.validation_loss
+
+
+def _rate(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
+    """The share of the peak learning rate at a step of an epoch."""
+    done = epoch + step / steps  # epochs
+    if done < recipe.warmup_epochs:
+        return (done * steps + 1) / (recipe.warmup_epochs * steps + 1)
+    if recipe.schedule == "halving":
+        return 0.5 ** (epoch // recipe.halve_epochs)
+    if recipe.schedule == "constant":
+        return 1.0
+    after = (done - recipe.warmup_epochs) / max(1.0 / steps, recipe.epochs - recipe.warmup_epochs)
+    return (1 + math.cos(math.pi * min(1.0, after))) / 2
+
+
+def _learned(recipe: Recipe, card: ModelCard, training: Examples, epoch: int) -> NDArray[np.int32]:
+    """Positions of the pictures that an epoch learns from: all in the runs, or those of the curriculum's classes."""
+    taken = np.concatenate([np.arange(start, stop, dtype=np.int32) for start, stop in training.runs])
+    if not recipe.curriculum_share:
+        return taken
+    k = len(card.classes)
+    step = max(1, int(k * recipe.curriculum_share))
+    classes = max(step, card.fold) + step * (epoch // recipe.curriculum_epochs)
+    learned: NDArray[np.int32] = taken[training.labels[taken] < classes]
+    return learned
 
 
 def _labels(examples: Examples, groups: NDArray[np.int32]) -> Tensor:

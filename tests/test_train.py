@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from specialized.engines import open_engine
+from specialized.errors import ModelError
 from specialized.evaluate import evaluate
 from specialized.examples import Examples, split_runs
 from specialized.modelfile import ModelCard
 from specialized.models import build
 from specialized.recipe import Recipe
-from specialized.train import Epoch, Trained, train
+from specialized.train import Epoch, Teacher, Trained, _learned, _rate, _Training, train
 
 CARD = ModelCard(
     architecture="coral",
@@ -112,10 +113,15 @@ def test_validation_is_measured_as_evaluation_measures_the_kept_weights() -> Non
         {"vary": "picture"},
         {"average_epochs": 0},
         {"brightness": 0, "contrast": 0, "shift": 0},
+        {"colour": 0.1},
+        {"zoom": 0.3},
+        {"reverse": True},
+        {"least_steps": 60},
+        {"schedule": "constant"},
     ],
 )
 def test_every_setting_of_a_recipe_changes_the_weights(changes: dict[str, object]) -> None:
-    plain, changed = trained(recipe=quick(epochs=1)), trained(recipe=quick(epochs=1, **changes))
+    plain, changed = trained(recipe=quick(epochs=2)), trained(recipe=quick(epochs=2, **changes))
     name = "features.0.weight"
     assert not torch.equal(plain.state_dict[name], changed.state_dict[name])
     assert all(bool(value.isfinite().all()) for value in changed.state_dict.values())
@@ -132,6 +138,9 @@ def test_every_setting_of_a_recipe_changes_the_weights(changes: dict[str, object
         {"label_smoothing": 1.0},
         {"contrast": 1.0},
         {"optimizer": "sgd"},
+        {"schedule": "halve"},
+        {"distill": 1.5},
+        {"patience": -1},
         {"vary": "frame"},
         {"epoch": 4},
         {"flip": 1},
@@ -170,3 +179,119 @@ def test_labels_outside_the_runs_do_not_matter() -> None:
     result = train(CARD, unknown.only(SPLIT["training"]), unknown.only(SPLIT["validation"]), QUICK)
     expected = trained()
     assert all(torch.equal(value, expected.state_dict[name]) for name, value in result.state_dict.items())
+
+
+class KilledError(Exception): ...
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "rmsprop", "average_epochs": 0, "reverse": True}])
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, changes: dict[str, object]) -> None:
+    monkeypatch.setattr("specialized.train._CHECKPOINT_S", 0.0)
+    recipe, path, reported = quick(**changes), tmp_path / "checkpoint.pt", []
+
+    def killed(epoch: Epoch) -> None:
+        reported.append(epoch)
+        if epoch.number == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        trained(recipe=recipe, checkpoint=path, progress=killed)
+    again: list[Epoch] = []
+    result, whole = trained(recipe=recipe, checkpoint=path, progress=again.append), trained(recipe=recipe)
+    assert again[:4] == reported
+    assert [dataclasses.replace(e, seconds=0) for e in result.history] == [
+        dataclasses.replace(e, seconds=0) for e in whole.history
+    ]
+    assert result.best_epoch == whole.best_epoch
+    assert all(torch.equal(value, result.state_dict[name]) for name, value in whole.state_dict.items())
+
+
+def test_a_finished_training_is_not_done_again(tmp_path) -> None:
+    first = trained(checkpoint=tmp_path / "c.pt")
+    again = trained(checkpoint=tmp_path / "c.pt")
+    assert again.history == first.history  # seconds and all
+    assert all(torch.equal(value, again.state_dict[name]) for name, value in first.state_dict.items())
+
+
+def test_a_checkpoint_of_another_training_or_of_none_is_refused(tmp_path) -> None:
+    path = tmp_path / "c.pt"
+    trained(recipe=quick(epochs=1), checkpoint=path)
+    with pytest.raises(ModelError, match=r"c\.pt: must be of the training to go on with, got one of another network"):
+        trained(recipe=quick(epochs=1, seed=1), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ModelError, match=r"c\.pt: must be a checkpoint of a training, got .*; remove it"):
+        trained(recipe=quick(epochs=1), checkpoint=path)
+
+
+def test_training_stops_when_nothing_better_comes() -> None:
+    result = trained(recipe=quick(epochs=200, patience=3, lr=5e-3))
+    assert len(result.history) < 200
+    assert result.best_epoch == len(result.history) - 4
+
+
+def test_a_short_clip_is_passed_over_several_times_in_an_epoch(monkeypatch) -> None:
+    passes = []
+    whole = _Training._formed
+    monkeypatch.setattr(_Training, "_formed", lambda self, number: passes.append(number) or whole(self, number))
+    trained(recipe=quick(epochs=2, least_steps=21))  # a pass has 7 steps or 8
+    assert passes == [0, 0, 0, 1, 1, 1]
+
+
+def test_the_curriculum_adds_classes_from_the_first_on() -> None:
+    card = dataclasses.replace(CARD, classes=tuple("abcdefgh"), fold=1)
+    examples = Examples(scene().pictures, np.arange(240) % 8, ((0, 100), (120, 240)))
+    recipe = quick(curriculum_share=0.25, curriculum_epochs=3)
+    learned = [set((_learned(recipe, card, examples, epoch) % 8).tolist()) for epoch in (0, 2, 3, 6, 9, 30)]
+    assert learned == [{0, 1}, {0, 1}, {0, 1, 2, 3}, {0, 1, 2, 3, 4, 5}, set(range(8)), set(range(8))]
+    assert len(_learned(quick(), card, examples, 0)) == 220
+    folded = dataclasses.replace(card, fold=4)
+    assert set((_learned(recipe, folded, examples, 0) % 8).tolist()) == {0, 1, 2, 3}
+
+
+def test_groups_of_the_curriculum_hold_its_pictures_alone(monkeypatch) -> None:
+    formed = []
+    whole = _Training._formed
+    monkeypatch.setattr(_Training, "_formed", lambda self, number: formed.append(whole(self, number)) or formed[-1])
+    trained(recipe=quick(epochs=2, curriculum_share=0.5, curriculum_epochs=1, least_steps=1))
+    labels = scene().labels
+    first, second = ({int(label) for label in labels[groups[groups >= 0]]} for groups in formed)
+    assert (first, second) == ({0, 1}, {0, 1})  # f = 2 asks for two classes at the start
+    inside = {n for start, stop in SPLIT["training"] for n in range(start, stop)}
+    assert {int(n) for groups in formed for n in groups[groups >= 0]} <= inside
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [2 / 3, 1, 1, 1, 1]),
+        ("halving", [2 / 3, 1, 0.5, 0.5, 0.25]),
+        ("cosine", [2 / 3, 1, 0.75, 0.25, 0]),
+    ],
+)
+def test_the_rate_follows_the_schedule(schedule: str, rates: list[float]) -> None:
+    recipe = quick(epochs=4, schedule=schedule, halve_epochs=2)
+    found = [_rate(recipe, epoch, step, 2) for epoch, step in ((0, 1), (1, 0), (2, 0), (3, 0), (4, 0))]
+    assert found == pytest.approx(rates)
+
+
+def test_a_folded_model_learns_from_the_logits_of_an_unfolded_one() -> None:
+    card = dataclasses.replace(CARD, fold=1)
+    module = build("coral", args=CARD.args, classes=2, fold=1, input=CARD.input)
+    module.load_state_dict(trained(card, quick(epochs=30, lr=5e-3)).state_dict)
+    examples = scene()
+    wrong = Examples(examples.pictures, 1 - examples.labels, examples.runs)  # only the teacher knows what is right
+    parts = wrong.only(SPLIT["training"]), examples.only(SPLIT["validation"])
+    recipe = quick(epochs=30, lr=5e-3, distill=1.0)
+    result = train(CARD, *parts, recipe, teacher=Teacher(card, module))
+    assert accuracy_of(CARD, result) > 0.9
+    assert accuracy_of(CARD, train(CARD, *parts, recipe)) < 0.6
+
+
+def test_a_teacher_of_other_answers_or_a_folded_one_is_refused() -> None:
+    module = build("coral", args=CARD.args, classes=2, fold=1, input=CARD.input)
+    for changes, message in (
+        ({"fold": 1, "classes": ("dark", "none")}, r"teacher: must have classes \('bright', 'none'\) as the model"),
+        ({"fold": 2}, "teacher: must not be folded, got f = 2; train one with fold: 1"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            trained(teacher=Teacher(dataclasses.replace(CARD, **changes), module))  # type: ignore[arg-type]
