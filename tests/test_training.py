@@ -12,8 +12,10 @@ from pipeline.accuracy import measure
 from pipeline.cli import main
 from pipeline.config import load_train_config
 from pipeline.errors import ConfigError
+from pipeline.evaluation import evaluate
+from pipeline.labelled import footage_of
 from pipeline.schema import TrainConfig
-from pipeline.training import evaluate, footage_of, train
+from pipeline.training import train
 from specialized.modelfile import ModelCard, read_card
 from tests.clips import write_clip
 

@@ -53,7 +53,7 @@ def evaluate(model: str, config: str, overrides: tuple[str, ...], part: str, ord
 
     loaded = load_train_config(config, overrides=overrides)
     log_to_stderr(logging.WARNING)
-    from pipeline.training import evaluate as measure
+    from pipeline.evaluation import evaluate as measure
 
     click.echo(measure(model, loaded, part=part, order=order, as_json=as_json))
 
