@@ -2,7 +2,7 @@
 
 Clips are read through `pipeline.sources`, so the pixels that training sees are those that running sees.
 
-    labels.csv ──read_labels──▶ Boxes ──answers──┐
+    labels ─────read_labels──▶ Boxes ──answers──┐
     clip.mp4 ──read_clip──▶ Clip ────────────────┴──▶ Footage ──split──▶ training, validation, test
 """
 
@@ -174,7 +174,8 @@ def read_footage(
         workers: Decoders that work side by side; None: as many as a run has.
 
     Raises:
-        ConfigError: all that is wrong with the label files, or a video is named twice.
+        ConfigError: all that is wrong with the label files, or a video is named twice; a label file speaks of frames
+            that its clip does not have, or leaves out some that are taken.
         SourceError: a video is not whole.
     """
     labelled = list(_labelled(clips))  # all of them before the first video is decoded, which takes longer
@@ -186,6 +187,7 @@ def read_footage(
                 clip.video.name, f"{clip.video}: must have frames in the selection, got none; select others"
             )
         _refuse_frames_beyond(boxes, found.frames)
+        _refuse_frames_unknown(boxes, found.numbers)
         read.append((found, answers(boxes, found.numbers, asks, task)))
     stops = np.cumsum([len(found.numbers) for found, _ in read]).tolist()
     pictures = [found.pictures for found, _ in read]
@@ -216,12 +218,24 @@ def _labelled(clips: Sequence[LabelledClip]) -> Iterator[tuple[LabelledClip, Box
 
 
 def _refuse_frames_beyond(boxes: Boxes, frames: int) -> None:
-    beyond = np.flatnonzero(boxes.frame >= frames)
+    beyond = np.flatnonzero(boxes.told >= frames)
     if len(beyond):
         first = beyond[0]
         raise ConfigError(
             [
-                f"{boxes.path}:{boxes.line[first]}: frame must be below {frames}, the clip's number of frames, got "
-                f"{boxes.frame[first]}; are these the labels of another clip?"
+                f"{boxes.path}{boxes.place[first]}: frame must be below {frames}, the clip's number of frames, got "
+                f"{boxes.told[first]}; are these the labels of another clip, or do they count from 1?"
+            ]
+        )
+
+
+def _refuse_frames_unknown(boxes: Boxes, numbers: NDArray[np.int64]) -> None:
+    unknown = np.empty(0, np.int64) if boxes.complete else np.setdiff1d(numbers, boxes.told)
+    if len(unknown):
+        raise ConfigError(
+            [
+                f"{boxes.path}: images must be there for every frame that is taken, got none for {len(unknown)} of "
+                f"{len(numbers)}, first for frame {unknown[0]}; take those that are there (every, from, to), or add "
+                "the others, which need no annotations if they show nothing"
             ]
         )

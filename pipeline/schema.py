@@ -457,7 +457,7 @@ class ClipSection(Selection):
     """A video with its labels."""
 
     video: SourcePath = Field(description="A video file.")
-    labels: SourcePath = Field(description="A CSV file of boxes with their frame numbers.")
+    labels: SourcePath = Field(description="Its boxes: CSV or COCO JSON, see docs/labels.md.")
 
 
 class SplitSection(Section):

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,41 @@ def test_labels_follow_the_numbers_of_selected_frames(tmp_path):
 def test_labels_beyond_the_clip_are_refused_with_their_line(tmp_path):
     one = labelled(tmp_path, clip("h264-closed.mp4"), range(55, 63), to_s=1.0)
     with pytest.raises(ConfigError, match=r"mp4\.csv:7: frame must be below 60, the clip's number of frames, got 60"):
+        footage(one)
+
+
+def as_coco(folder: Path, video: Path, numbers: range, *, person: range, **selection: object) -> LabelledClip:
+    path = folder / f"{video.name}.json"
+    document = {
+        "categories": [{"id": 1, "name": "person"}],
+        "images": [{"id": 100 + n, "frame_id": n} for n in numbers],
+        "annotations": [{"image_id": 100 + n, "category_id": 1} for n in person],
+    }
+    path.write_text(json.dumps(document))
+    return LabelledClip(video, path, Selection(**selection))  # type: ignore[arg-type]
+
+
+def test_coco_labels_the_frames_of_its_images(tmp_path):
+    video = clip("h264-closed.mp4")
+    joined = footage(as_coco(tmp_path, video, range(0, 60, 4), person=range(20, 32, 4), every=4))
+    numbers = read(joined.examples.pictures)[0]
+    assert joined.examples.labels.tolist() == [0 if n in (20, 24, 28) else 1 for n in numbers]
+
+
+def test_frames_of_which_coco_says_nothing_are_refused(tmp_path):
+    one = as_coco(tmp_path, clip("h264-closed.mp4"), range(0, 60, 4), person=range(20, 32, 4))
+    said = (
+        r"mp4\.json: images must be there for every frame that is taken, got none for 45 of 60, first for frame 1; take"
+    )
+    with pytest.raises(ConfigError, match=said):
+        footage(one)
+
+
+def test_an_image_beyond_the_clip_is_refused_with_its_place(tmp_path):
+    one = as_coco(tmp_path, clip("h264-closed.mp4"), range(1, 61), person=range(20, 32))
+    with pytest.raises(
+        ConfigError, match=r"mp4\.json: images\[59\]: frame must be below 60, .* got 60; .*count from 1"
+    ):
         footage(one)
 
 

@@ -1,7 +1,10 @@
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.labels import answers, read_labels
@@ -19,8 +22,9 @@ def labels(folder: Path, content: str | bytes) -> Path:
 
 def test_boxes_are_read_with_their_lines(tmp_path):
     boxes = read_labels(labels(tmp_path, HEADER + ROW + "\n" + "12,car,1,-0.1,0,1,1e-3,8\n"))
-    assert boxes.line.tolist() == [2, 4]
-    assert boxes.frame.tolist() == [3, 12]
+    assert boxes.place.tolist() == [":2", ":4"]
+    assert boxes.told.tolist() == boxes.frame.tolist() == [3, 12]
+    assert boxes.complete
     assert boxes.object_name.tolist() == ["person", "car"]
     assert boxes.confidence.tolist() == [0.9, 1.0]
 
@@ -44,15 +48,19 @@ def test_a_file_without_boxes_says_that_nothing_is_seen(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("", ": labels must begin with frame,object_name,confidence,xmin,ymin,xmax,ymax, got an empty file"),
-        ("\n\n", ": labels must begin with frame,object_name,confidence,xmin,ymin,xmax,ymax, got an empty file"),
+        ("", ":1: labels must begin with frame,object_name,confidence,xmin,ymin,xmax,ymax, got an empty file"),
+        ("\n\n", ":1: labels must begin with frame,object_name,confidence,xmin,ymin,xmax,ymax, got an empty file"),
         (HEADER.replace("ymin,", ""), ":1: column 'ymin' must be there, got none"),
         (HEADER.replace("ind", "track"), f":1: columns must be {HEADER.strip()}, got 'track'"),
         (HEADER.replace("ind", "frame"), ":1: columns must differ, got 'frame' twice"),
         (HEADER + ROW + ROW.replace("3,p", "-3,p"), ":3: frame must be a whole number from 0, got '-3'"),
         (HEADER + ROW.replace("3,p", "3.0,p"), ":2: frame must be a whole number from 0, got '3.0'"),
         (HEADER + ROW.replace("3,p", "9" * 19 + ",p"), f":2: frame must be a whole number from 0, got '{'9' * 19}'"),
-        (HEADER + ROW.replace("person", " "), ":2: object_name must be a name, got ' '"),
+        (HEADER + ROW.replace("person", " "), ":2: object_name must be a name of up to 200 characters, got ' '"),
+        (
+            HEADER + ROW.replace("person", "p" * 201),
+            f":2: object_name must be a name of up to 200 characters, got {'p' * 80!r}",
+        ),
         (HEADER + ROW.replace("0.9", "1.01"), ":2: confidence must be a number in 0..1, got '1.01'"),
         (HEADER + ROW.replace("0.9", "nan"), ":2: confidence must be a number in 0..1, got 'nan'"),
         (HEADER + ROW.replace("0.9", "-0.1"), ":2: confidence must be a number in 0..1, got '-0.1'"),
@@ -116,3 +124,160 @@ def test_a_box_below_the_confidence_does_not_count(tmp_path):
     boxes = read_labels(labels(tmp_path, HEADER.replace(",ind", "") + SEEN))
     ask = Ask(name="two", object="car", at_least=2, min_confidence=0.5)
     assert answers(boxes, np.arange(3), [ask], "any_of").ravel().tolist() == [0, 0, 0]
+
+
+# ------------------------------------------------------------------------------------------------- COCO JSON
+
+COCO = {
+    "info": {"year": 2026},
+    "categories": [{"id": 3, "name": "car"}, {"id": 1, "name": "person", "supercategory": "being"}],
+    "images": [
+        {"id": 50, "file_name": "cam2/frame_000007.png", "width": 96, "height": 80},
+        {"id": 40, "file_name": "a.png", "frame_id": 2},
+        {"id": 60, "file_name": "b.png", "frame_number": 4},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 50, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.25},
+        {"id": 2, "image_id": 40, "category_id": 3, "iscrowd": 1, "score": None},
+        {"id": 3, "image_id": 50, "category_id": 3, "ignore": 1},
+    ],
+}
+
+
+def coco(folder: Path, *changes: tuple[str, object], name: str = "clip.json") -> Path:
+    """COCO with other values at dotted keys."""
+    document = json.loads(json.dumps(COCO))
+    for keys, value in changes:
+        *above, last = (int(key) if key.isdecimal() else key for key in keys.split("."))
+        inner = document
+        for key in above:
+            inner = inner[key]
+        inner[last] = value
+    path = folder / name
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["clip.json", "clip.JSON", "instances"])
+def test_coco_gives_the_same_boxes_as_a_table_does(tmp_path, name):
+    boxes = read_labels(coco(tmp_path, name=name))
+    assert boxes.frame.tolist() == [7, 2]
+    assert boxes.object_name.tolist() == ["person", "car"]
+    assert boxes.confidence.tolist() == [0.25, 1.0]
+    assert (boxes.told.tolist(), boxes.place.tolist()) == ([7, 2, 4], [": images[0]", ": images[1]", ": images[2]"])
+    assert not boxes.complete
+    asks = [Ask(name="traffic", object="car")]
+    assert answers(boxes, np.array([2, 4, 7]), asks, "one_of").tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("image", "frame"),
+    [
+        ({"file_name": "lobby_1080p_000012.jpg"}, 12),
+        ({"file_name": "000012"}, 12),
+        ({"file_name": "C:\\clips\\07\\f3.jpeg"}, 3),
+        ({"file_name": "frame_0012_jpg.rf.9a8b7c6d5e4f3a2b1c0d9e8f7a6b5c4d.jpg"}, 12),
+        ({"file_name": "f3.jpg", "frame": 0}, 0),
+        ({"frame_id": 8, "frame_number": 9}, 8),
+        ({"frame_id": None, "file_name": "5.png"}, 5),
+    ],
+)
+def test_the_frame_of_an_image_is_a_key_of_its_own_or_the_last_number_in_its_name(tmp_path, image, frame):
+    path = coco(tmp_path, ("images", [{"id": 1, **image}]), ("annotations", []))
+    assert read_labels(path).told.tolist() == [frame]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("images", None, ": images: must be a list, got nothing"),
+        ("annotations", {}, ": annotations: must be a list, got an empty mapping"),
+        ("categories.0", "car", ": categories[0]: must be an object, got 'car'"),
+        ("categories.1.id", 3, ": categories[1].id: must be unique, got 3"),
+        ("categories.1.id", True, ": categories[1].id: must be a whole number, got true"),
+        ("categories.1.name", "", ": categories[1].name: must be a name of up to 200 characters, got ''"),
+        ("images.2.id", 40, ": images[2].id: must be unique, got 40"),
+        ("images.2.frame_number", 2.0, ": images[2].frame_number: must be a whole number from 0, got 2.0"),
+        ("images.2.frame_number", -2, ": images[2].frame_number: must be a whole number from 0, got -2"),
+        ("images.2.frame_number", 10**18, f": images[2].frame_number: must be a whole number from 0, got {10**18}"),
+        (
+            "images.2.frame_number",
+            2,
+            ": images[2]: must be of another frame than images[1] (each clip needs a file of its own), got 2",
+        ),
+        (
+            "images.0.file_name",
+            "first.png",
+            ": images[0].file_name: must be a name with the number of the frame in it, where no frame_id says it, "
+            "got 'first.png'",
+        ),
+        ("annotations.1", [], ": annotations[1]: must be an object, got an empty list"),
+        ("annotations.1.image_id", 41, ": annotations[1].image_id: must be the id of one image, got 41"),
+        ("annotations.1.image_id", [40], ": annotations[1].image_id: must be the id of one image, got a list of 1"),
+        ("annotations.1.category_id", 2, ": annotations[1].category_id: must be the id of one category, got 2"),
+        ("annotations.1.score", 1.5, ": annotations[1].score: must be a number in 0..1, got 1.5"),
+        ("annotations.1.score", float("nan"), ": annotations[1].score: must be a number in 0..1, got nan"),
+        ("annotations.1.score", "1", ": annotations[1].score: must be a number in 0..1, got '1'"),
+        ("annotations.1.ignore", "no", ": annotations[1].ignore: must be 0 or 1, got 'no'"),
+    ],
+)
+def test_what_is_wrong_in_coco_is_named_with_its_place(tmp_path, key, value, problem):
+    path = coco(tmp_path, (key, value))
+    with pytest.raises(ConfigError) as caught:
+        read_labels(path)
+    assert caught.value.problems == (f"{path}{problem}",)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", ":1:1: labels must be JSON, got: Expecting value"),
+        ('{"images": [],\n "categories": [1 2]}', ":2:19: labels must be JSON, got: Expecting ',' delimiter"),
+        ("[1, 2]", ": labels must be COCO JSON, an object with categories, images, annotations, got a list of 2"),
+        ("[" * 100_000, ": labels must be JSON of a sane shape, got: maximum recursion depth exceeded"),
+        ('{"images": ' + "9" * 5000 + "}", ": labels must be JSON of a sane shape, got: Exceeds the limit"),
+    ],
+)
+def test_what_is_not_coco_is_refused_with_line_and_column(tmp_path, text, problem):
+    path = tmp_path / "clip.json"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_labels(path)
+    (line,) = caught.value.problems
+    assert line.startswith(f"{path}{problem}")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["id", "name", "frame"]), inner),
+    max_leaves=5,
+)
+KEYS = [
+    *("images", "annotations", "categories", "images.0", "images.1.id", "images.0.file_name", "images.1.frame_id"),
+    *("annotations.0.image_id", "annotations.0.category_id", "annotations.1.score", "annotations.2.ignore"),
+    *("categories.0", "categories.0.id", "categories.1.name"),
+]
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(KEYS), JSON), max_size=1))
+def test_a_hostile_document_is_read_or_refused_in_single_lines(tmp_path, changes):
+    path = coco(tmp_path, *changes)
+    try:
+        boxes, problems = read_labels(path), ()
+    except ConfigError as exc:
+        boxes, problems = None, exc.problems
+    assert all(problem.startswith(f"{path}: ") and len(problem.splitlines()) == 1 for problem in problems)
+    if boxes is not None:
+        assert np.isin(boxes.frame, boxes.told).all()
+        assert ((boxes.confidence >= 0) & (boxes.confidence <= 1)).all()
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=60), st.sampled_from(["clip.json", "clip.csv"]))
+def test_any_bytes_are_refused_in_lines_that_name_the_file(tmp_path, content, name):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        read_labels(path)
+    assert all(problem.startswith(f"{path}:") and len(problem.splitlines()) == 1 for problem in caught.value.problems)
