@@ -25,6 +25,11 @@ class Recipe(BaseModel):
         default=0, description="Stop when so many epochs have brought nothing better on validation; 0: never."
     )
     batch: Annotated[int, Field(ge=1)] = Field(default=32, description="Pictures per step.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="Type of the arithmetic of layers; `auto`: bfloat16 where the CPU has it in hardware. Weights, "
+        "their steps and validation are in float32.",
+    )
     optimizer: Optimizer = Field(default="adamw", description="What turns gradients into steps.")
     lr: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="Learning rate at its peak.")
     weight_decay: NotNegative = Field(default=0.01, description="Weight decay of the optimizer.")

@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from specialized.augment import lit, moved
 from specialized.checkpoint import read_checkpoint, training_id, write_checkpoint
+from specialized.engines.torch import fastest_dtype
 from specialized.errors import ModelError
 from specialized.examples import Examples, check_examples, grouped, padded
 from specialized.folding import Normalize, unfold
@@ -131,6 +132,8 @@ class _Training:
         self.normalize = Normalize(
             f=card.fold, size=card.input, mean=card.mean, std=card.std, device=torch.device("cpu")
         )
+        dtype = fastest_dtype(torch.device("cpu")) if recipe.dtype == "auto" else recipe.dtype
+        self.arithmetic = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
         self.weights = _class_weights(card, training) if recipe.balance else None
         self.per_step = max(1, recipe.batch // card.fold)  # groups
         pass_steps = math.ceil(len(grouped(training.runs, card.fold, card.order)) / self.per_step)
@@ -215,11 +218,13 @@ class _Training:
         x = self.normalize(torch.from_numpy(pictures), torch.float32)
         x = lit(x, self.card.fold, float(np.mean(self.card.std)), self.recipe, self.rng)
         labels = _labels(self.training, groups)
-        answers = unfold(self.module(x), self.card.fold).flatten(0, 1)  # (B·f, K)
+        with self.arithmetic:
+            logits: Tensor = self.module(x)
+        answers = unfold(logits.float(), self.card.fold).flatten(0, 1)  # (B·f, K)
         loss = self._loss(answers, labels, self.recipe.label_smoothing)
         if self.teacher is not None:
-            with torch.inference_mode():
-                taught = self.teacher(x.reshape(-1, 3, *self.card.input))  # (B·f, K)
+            with torch.inference_mode(), self.arithmetic:
+                taught = self.teacher(x.reshape(-1, 3, *self.card.input)).float()  # (B·f, K)
             real = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
             loss = (1 - self.recipe.distill) * loss + self.recipe.distill * F.mse_loss(answers[real], taught[real])
         self.optimizer.zero_grad()

@@ -70,7 +70,7 @@ class TorchEngine:
         self.card = card
         self.device = str(self._device)
         self.device_uuid = _uuid(self._device)
-        self.dtype: Dtype = _fastest(self._device) if dtype == "auto" else dtype
+        self.dtype: Dtype = fastest_dtype(self._device) if dtype == "auto" else dtype
         self.groups = groups
         self.transfer_s = 0.0
         module = copy.deepcopy(module).eval()
@@ -172,7 +172,7 @@ def _uuid(device: torch.device) -> str | None:
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # NVML's spelling
 
 
-def _fastest(device: torch.device) -> Dtype:
+def fastest_dtype(device: torch.device) -> Dtype:
     """By what the device can do, not by a timing: the same machine must choose the same dtype every time."""
     if device.type == "cuda":
         return "float16"
