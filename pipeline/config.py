@@ -180,7 +180,7 @@ def _fill_up(kind: type[Configuration], content: Node, path: Path | None, proble
         node = sections.get(key)
         if node is None or node.value == []:
             problems.append((node or content).problem("must hold one or more, got none", *(() if node else (key,))))
-    if kind is RunConfig and path is not None:
+    if path is not None:
         run = sections.setdefault("run", Node({}, content.where, "run"))
         if isinstance(run.value, dict):
             name = run.value.get("name")

@@ -16,6 +16,7 @@ from pathlib import Path
 from pipeline.errors import ModelError
 from pipeline.schema import (
     OBJECT,
+    UNFOLDED,
     CallbackSink,
     Configuration,
     FileSource,
@@ -142,9 +143,11 @@ def check_train_config(config: TrainConfig) -> list[str]:
             if not os.path.isfile(path):
                 report.problem(("clips", k, key), f"must be a file, got none at {report.path(('clips', k, key), path)}")
     _check_split(report, config)
+    _check_teacher(report, config)
     if not config.output.endswith(".safetensors"):
         report.problem(("output",), f"must end in .safetensors, got {report.path(('output',), config.output)}")
     _check_file_to_write(report, ("output",), config.output)
+    _check_folder(report, ("run", "dir"), config.run.dir)
     config._warnings = tuple(report.warnings)
     return report.problems
 
@@ -308,6 +311,18 @@ def _check_split(report: Report, config: TrainConfig) -> None:
             seen.add(number)
     if len(seen) >= split.blocks:
         report.problem(("split",), f"must leave a block to train on, got all {split.blocks} named")
+
+
+def _check_teacher(report: Report, config: TrainConfig) -> None:
+    if config.train.curriculum_share and config.task == "any_of":
+        report.problem(("train", "curriculum_share"), "must be 0 for any_of, where a picture may be of several classes")
+    if config.teacher is None:
+        return
+    if config.model.fold == 1:
+        report.problem(("teacher",), "must be left out where model.fold is 1: it teaches a folded model")
+    if config.teacher != UNFOLDED and not os.path.isfile(config.teacher):
+        path = report.path(("teacher",), config.teacher)
+        report.problem(("teacher",), f"must be {UNFOLDED!r} or a model file, got none at {path}")
 
 
 def _check_file_to_write(report: Report, steps: tuple[Step, ...], path: str) -> None:

@@ -5,6 +5,11 @@ runs/<name>/frames/...              the committed parts (pipeline.sinks.parts)
 runs/<name>/telemetry.parquet       (pipeline.telemetry)
 runs/<name>/ledger.json summary.json (pipeline.ledger)
 runs/<name>/log.txt
+
+runs/<name>/run.json                likewise of a training, with
+runs/<name>/training.json           what each epoch came to, and the accuracy
+runs/<name>/curves.png confusion.png
+runs/<name>/checkpoint.pt           while it goes on (teacher.pt: of the unfolded network that teaches a folded one)
 """
 
 from __future__ import annotations
@@ -72,11 +77,11 @@ def make_folder(path: Path) -> None:
     _sync_folder(path.parent)
 
 
-def write_json(path: Path, document: object) -> None:
+def write_json(path: Path, document: object, *, indent: int | None = 2) -> None:
     """Writes a JSON document that appears at `path` whole or not at all."""
     file = WholeFile(path)
     try:
-        file.file.write(json.dumps(document, indent=2, allow_nan=False).encode() + b"\n")
+        file.file.write(json.dumps(document, indent=indent, allow_nan=False).encode() + b"\n")
         file.commit()
     except BaseException:
         file.discard()
@@ -124,6 +129,26 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.path / "log.txt"
+
+    @property
+    def training(self) -> Path:
+        return self.path / "training.json"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def confusion(self) -> Path:
+        return self.path / "confusion.png"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def teacher(self) -> Path:
+        return self.path / "teacher.pt"
 
     @staticmethod
     def create(directory: Path, name: str, *, overwrite: bool = False) -> RunFolder:
@@ -176,7 +201,9 @@ class RunFolder:
             )
         if self.frames.exists():
             shutil.rmtree(self.frames)
-        for path in (self.telemetry, self.ledger, self.summary, self.log, self.strip):
+        of_a_run = (self.telemetry, self.ledger, self.summary, self.log, self.strip)
+        of_a_training = (self.training, self.curves, self.confusion, self.checkpoint, self.teacher)
+        for path in (*of_a_run, *of_a_training):
             path.unlink(missing_ok=True)
         self.run_json.unlink()  # last: it marks the folder as one that may be cleared
 

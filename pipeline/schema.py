@@ -36,6 +36,8 @@ from specialized.recipe import Recipe
 
 OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")  # package.module:Name
 
+UNFOLDED = "unfolded"  # a teacher that is trained on the way
+
 _CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2}(?:\.\d{1,9})?)", re.ASCII)
 _ESCAPED = re.compile(r"\[([*?[])\]")  # as glob.escape does it
 _NO_PATH = re.compile("[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]")  # these surrogates encode no file's name
@@ -62,6 +64,10 @@ def _absolute_or_stdout(path: str, info: ValidationInfo) -> str:
 
 def _absolute_or_object(name: str, info: ValidationInfo) -> str:
     return name if OBJECT.fullmatch(name) else _absolute(name, info)
+
+
+def _absolute_or_unfolded(name: str, info: ValidationInfo) -> str:
+    return name if name == UNFOLDED else _absolute(name, info)
 
 
 def _seconds(value: object) -> object:
@@ -473,9 +479,21 @@ class SplitSection(Section):
     )
 
 
+class TrainingRunSection(Section):
+    """The training and its folder."""
+
+    name: Label = Field(
+        default="training", description="Name of the training. Default: the stem of the configuration's file."
+    )
+    dir: Annotated[str, AfterValidator(_absolute_from_here)] = Field(
+        default="runs", description="Where run folders lie, from the current directory.", validate_default=True
+    )
+
+
 class TrainConfig(Configuration):
     """Configuration of `vpipe train` and `vpipe eval`."""
 
+    run: TrainingRunSection = Field(default=TrainingRunSection(), description="The training and its folder.")
     model: ArchitectureSection = Field(description="The network.")
     task: Task = Field(
         default="one_of",
@@ -488,6 +506,11 @@ class TrainConfig(Configuration):
         default=(), description="Labelled footage; one or more."
     )
     split: SplitSection = Field(description="How footage is divided by time.")
+    teacher: Annotated[str, AfterValidator(_absolute_or_unfolded)] | None = Field(
+        default=None,
+        description="An unfolded model whose logits a folded one learns from, beside the labels: a model file of the "
+        "same classes and input, or `unfolded`, the same network trained unfolded first.",
+    )
     train: Recipe = Field(default=Recipe(), description="How to train.")
     output: SourcePath = Field(description="The model file to write.")
 

@@ -11,60 +11,68 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from pipeline.accuracy import measure, table
 from pipeline.errors import ConfigError, ModelError, VpipeError
 from pipeline.labelled import Document, asks_of, classes_of, clips_of, footage_of, split_of, told, where_of
-from pipeline.runs import make_folder, versions
-from pipeline.schema import TrainConfig
+from pipeline.runs import RunFolder, make_folder, versions, write_json
+from pipeline.schema import UNFOLDED, TrainConfig
+from pipeline.trainingpicture import draw_confusion, draw_curves
 from specialized.examples import Examples
-from specialized.modelfile import ModelCard, load_model, save_model
+from specialized.modelfile import ModelCard, file_hash, load_model, save_model
 from specialized.models import MODELS, build
-from specialized.train import Epoch, Trained
+from specialized.train import Epoch, Teacher, Trained
 from specialized.train import train as fit
 
 __all__ = ["new_card", "stored", "train"]
 
+Mode = Literal["new", "overwrite", "resume"]
 
-def train(config: TrainConfig, *, overwrite: bool = False, say: Callable[[str], None] = lambda line: None) -> str:
+
+def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None] = lambda line: None) -> str:
     """Trains a model and writes it, with the accuracy of the stored weights on the test blocks.
 
-    The file appears at the end, whole: interrupting leaves what was there.
+    The file appears at the end, whole: interrupting leaves what was there. What the training came to lies in its run
+    folder, see `pipeline.runs`.
 
     Args:
         config: What to train, on what.
-        overwrite: Whether a file may be at `output` already; it is replaced.
+        mode: "new" refuses a file at `output` and an earlier training of this name, "overwrite" replaces both,
+            "resume" goes on with that training, to the weights that it would have come to.
         say: Takes lines of progress and warnings.
 
     Returns:
         A table of the accuracy.
 
     Raises:
-        ConfigError: the labels or the split cannot be used, or `output` exists; before training.
+        ConfigError: the labels or the split cannot be used, `output` exists, or there is nothing to resume.
         SourceError: a clip cannot be read as a whole.
-        ModelError: the network cannot be built, or does not learn.
+        ModelError: the network cannot be built, or does not learn; the checkpoint is of another training.
     """
     output = Path(config.output)
-    if output.exists() and not overwrite:
+    if output.exists() and mode != "overwrite":
         raise ConfigError([config.problem(f"must not exist yet, got {output}; --overwrite replaces it", "output")])
     card = new_card(config)
     footage = footage_of(config, card)
     parts = split_of(config, footage)
     for line in _check_examples(config, card, parts):
         say(line)
+    folder = _open_folder(config, mode)
     sizes = ", ".join(f"{part} {_counted(card, examples)}" for part, examples in parts.items())
     say(f"{card.architecture}, f = {card.fold}, {card.order}; {sizes}")
-
-    def report(epoch: Epoch) -> None:
-        say(
-            f"epoch {epoch.number + 1} of {config.train.epochs}: loss {epoch.loss:.4f}, "
-            f"validation accuracy {epoch.validation_accuracy:.4f}, loss {epoch.validation_loss:.4f}, "
-            f"{epoch.seconds:.1f} s"
-        )
-
-    trained = fit(card, parts["training"], parts["validation"], config.train, progress=report)
+    teacher = _teacher(config, card, parts, folder, say)
+    trained = fit(
+        card,
+        parts["training"],
+        parts["validation"],
+        config.train,
+        teacher=teacher,
+        checkpoint=folder.checkpoint,
+        progress=_reporter(config, say),
+    )
     say(f"kept epoch {trained.best_epoch + 1}")
     card = dataclasses.replace(card, step_s=footage.step_s, training=_provenance(config, trained))
     where, accuracy = where_of(config, "test"), None
@@ -74,15 +82,81 @@ def train(config: TrainConfig, *, overwrite: bool = False, say: Callable[[str], 
         card, module = load_model(path)  # its weights are rounded by now, and stay as they are when saved again
     if accuracy is not None:
         card = dataclasses.replace(card, accuracy={**where, **accuracy.as_dict()})
+    _write_record(folder, card, trained)
     try:
         make_folder(output.parent)
         save_model(output, card, module.state_dict())
     except OSError as exc:
         raise VpipeError(f"{output}: must be a file that can be written, got {exc.strerror or exc}") from exc
-    say(f"wrote {output}, {output.stat().st_size:,} bytes")
+    for path in (folder.checkpoint, folder.teacher):
+        path.unlink(missing_ok=True)
+    say(f"wrote {output}, {output.stat().st_size:,} bytes; its curves lie in {folder.path}")
     if accuracy is None:
         return f"{output.name}: accuracy not measured, since split.test names no block"
     return table(output.name, told(where), accuracy)
+
+
+def _open_folder(config: TrainConfig, mode: Mode) -> RunFolder:
+    directory, name = Path(config.run.dir), config.run.name
+    if mode == "resume":
+        return RunFolder.resume(directory, name)
+    folder = RunFolder.create(directory, name, overwrite=mode == "overwrite")
+    folder.write_run_json(config.resolved(), {})
+    return folder
+
+
+def _teacher(
+    config: TrainConfig,
+    card: ModelCard,
+    parts: Mapping[str, Examples],
+    folder: RunFolder,
+    say: Callable[[str], None],
+) -> Teacher | None:
+    """The unfolded model that the configuration names, or one that is trained now."""
+    if config.teacher is None:
+        return None
+    if config.teacher != UNFOLDED:
+        return Teacher(*load_model(config.teacher))
+    say("first the teacher: the same network, unfolded")
+    unfolded = dataclasses.replace(card, fold=1)
+    trained = fit(
+        unfolded,
+        parts["training"],
+        parts["validation"],
+        config.train,
+        checkpoint=folder.teacher,
+        progress=_reporter(config, say),
+    )
+    with stored(unfolded, trained) as path:
+        return Teacher(*load_model(path))
+
+
+def _reporter(config: TrainConfig, say: Callable[[str], None]) -> Callable[[Epoch], None]:
+    def report(epoch: Epoch) -> None:
+        say(
+            f"epoch {epoch.number + 1} of {config.train.epochs}: loss {epoch.loss:.4f}, "
+            f"validation accuracy {epoch.validation_accuracy:.4f}, loss {epoch.validation_loss:.4f}, "
+            f"{epoch.seconds:.1f} s"
+        )
+
+    return report
+
+
+def _write_record(folder: RunFolder, card: ModelCard, trained: Trained) -> None:
+    """What the epochs came to and what is taken for what, in numbers and pictures."""
+    write_json(
+        folder.training,
+        {
+            "epochs": [dataclasses.asdict(epoch) for epoch in trained.history],
+            "best_epoch": trained.best_epoch,
+            "accuracy": card.accuracy,
+        },
+    )
+    name = f"{card.architecture}, f = {card.fold}, {card.order}"
+    draw_curves(f"Training {folder.path.name}: {name}", trained.history, trained.best_epoch, folder.curves)
+    confusion = (card.accuracy or {}).get("confusion")
+    if confusion is not None:  # any_of: each class is an answer of its own
+        draw_confusion(f"{folder.path.name}, {name}: test", card.classes, confusion, folder.confusion)  # type: ignore[arg-type]
 
 
 # ------------------------------------------------------------------------------- what a configuration asks for
@@ -170,6 +244,12 @@ def stored(card: ModelCard, trained: Trained) -> Iterator[Path]:
         yield path
 
 
+def _told_teacher(config: TrainConfig) -> object:
+    if config.teacher is None or config.teacher == UNFOLDED:
+        return config.teacher
+    return {"file": Path(config.teacher).name, "sha256": file_hash(config.teacher)}
+
+
 def _provenance(config: TrainConfig, trained: Trained) -> Document:
     """Where the weights come from, without a word about this machine's folders."""
     best = trained.history[trained.best_epoch]
@@ -177,6 +257,7 @@ def _provenance(config: TrainConfig, trained: Trained) -> Document:
         "recipe": config.train.model_dump(mode="json"),
         "clips": clips_of(config),
         "split": config.split.model_dump(mode="json"),
+        "teacher": _told_teacher(config),
         "best_epoch": best.number,
         "validation_accuracy": best.validation_accuracy,
         "versions": versions(),

@@ -6,17 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click.testing
+import cv2
 import pytest
 
 from pipeline.accuracy import measure
 from pipeline.cli import main
 from pipeline.config import load_train_config
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ModelError
 from pipeline.evaluation import evaluate
 from pipeline.labelled import footage_of
+from pipeline.runs import RunFolder
 from pipeline.schema import TrainConfig
 from pipeline.training import train
-from specialized.modelfile import ModelCard, read_card
+from specialized.modelfile import ModelCard, file_hash, read_card
 from tests.clips import write_clip
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +49,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(scene: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     def loaded(*overrides: str, text: str = CONFIG) -> TrainConfig:
         (scene / "train.yaml").write_text(text)
-        return load_train_config(scene / "train.yaml", overrides=[f"output={tmp_path / 'm.safetensors'}", *overrides])
+        places = [f"output={tmp_path / 'm.safetensors'}", f"run.dir={tmp_path / 'runs'}"]
+        return load_train_config(scene / "train.yaml", overrides=[*places, *overrides])
 
     return loaded
 
@@ -57,7 +60,7 @@ def model(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model trained by CONFIG; tests leave it as it is."""
     (scene / "train.yaml").write_text(CONFIG)
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    train(load_train_config(scene / "train.yaml", overrides=[f"output={path}"]))
+    train(load_train_config(scene / "train.yaml", overrides=[f"output={path}", f"run.dir={path.parent}"]))
     return path
 
 
@@ -111,7 +114,7 @@ def test_an_existing_file_is_refused_before_training_and_replaced_on_request(loa
     with pytest.raises(ConfigError, match=r"output: must not exist yet, got .*; --overwrite replaces it"):
         train(load("train.epochs=1"), say=lines.append)
     assert (lines, output.read_bytes()) == ([], b"old")
-    train(load("train.epochs=1"), overwrite=True)
+    train(load("train.epochs=1"), mode="overwrite")
     assert read_card(output).accuracy is not None
 
 
@@ -124,8 +127,9 @@ def test_an_interrupted_training_leaves_what_was_there(load, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(load(), overwrite=True, say=interrupt)
-    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("m.safetensors", b"old")]
+        train(load(), mode="overwrite", say=interrupt)
+    assert output.read_bytes() == b"old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "runs"]
 
 
 def test_a_class_without_an_example_to_train_on_is_refused(load):
@@ -204,6 +208,7 @@ def test_the_commands_print_the_table_and_refuse_in_one_line(scene, tmp_path):
     (scene / "train.yaml").write_text(CONFIG)
     output = tmp_path / "m.safetensors"
     arguments = [str(scene / "train.yaml"), "--set", f"output={output}", "--set", "train.epochs=1"]
+    arguments += ["--set", f"run.dir={tmp_path}"]
     runner = click.testing.CliRunner()
     made = runner.invoke(main, ["train", *arguments])
     assert (made.exit_code, made.stdout.partition(":")[0]) == (0, "m.safetensors")
@@ -215,17 +220,95 @@ def test_the_commands_print_the_table_and_refuse_in_one_line(scene, tmp_path):
     assert json.loads(measured.stdout)["n"] == 30
 
 
-def test_ctrl_c_ends_the_command_with_130_and_no_file(scene, tmp_path):
-    (scene / "train.yaml").write_text(CONFIG)
-    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "train", str(scene / "train.yaml")]
-    settings = ["--set", f"output={tmp_path}/m.safetensors", "--set", "train.epochs=1000000"]
-    with subprocess.Popen([*command, *settings], stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
+def stopped(folder: Path, number: signal.Signals) -> tuple[list[str], int, list[str]]:
+    """A training that got a signal after its third epoch: its command, its return code, its last lines."""
+    (folder / "train.yaml").write_text(CONFIG)
+    code = "import specialized.train as t; t._CHECKPOINT_S = 0.0; from pipeline.cli import main; main()"
+    command = [sys.executable, "-c", code, "train", str(folder / "train.yaml")]
+    command += ["--set", f"output={folder}/m.safetensors", "--set", f"run.dir={folder}", "--set", "train.epochs=40"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
-        next(line for line in process.stderr if line.startswith("epoch 2"))
-        process.send_signal(signal.SIGINT)
-        last = process.stderr.read().splitlines()[-1]
-    assert (process.returncode, last) == (130, "vpipe: interrupted: no model file was written")
-    assert list(tmp_path.iterdir()) == []
+        next(line for line in process.stderr if line.startswith("epoch 3"))
+        process.send_signal(number)
+        lines = process.stderr.read().splitlines()
+    assert not (folder / "m.safetensors").exists()
+    return command, process.returncode, lines
+
+
+@pytest.fixture
+def own_scene(scene: Path, tmp_path: Path) -> Path:
+    for name in ("scene.mp4", "scene.csv"):
+        (tmp_path / name).symlink_to(scene / name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_command_with_130_and_no_model(own_scene, number):
+    _, code, lines = stopped(own_scene, number)
+    assert (code, lines[-1]) == (130, "vpipe: interrupted: no model file was written; --resume goes on")
+
+
+def test_a_killed_training_is_resumed_to_the_same_weights(own_scene):
+    command, code, _ = stopped(own_scene, signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (refused.returncode, "got an earlier one; --resume to go on with it" in refused.stderr) == (2, True)
+    done = subprocess.run([*command, "--resume"], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "epoch 40 of 40" in done.stderr
+    whole = ["--set", f"output={own_scene}/whole.safetensors", "--set", "run.name=whole"]
+    subprocess.run([*command, *whole], capture_output=True, check=True, cwd=ROOT)
+    assert (own_scene / "m.safetensors").read_bytes() == (own_scene / "whole.safetensors").read_bytes()
+
+
+def test_a_training_leaves_its_record_and_its_pictures(load, tmp_path):
+    train(load())
+    folder = tmp_path / "runs/train"
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == ["confusion.png", "curves.png", "run.json", "training.json"]
+    record = json.loads((folder / "training.json").read_bytes())
+    assert [epoch["number"] for epoch in record["epochs"]] == [0, 1, 2, 3]
+    assert record["accuracy"] == read_card(tmp_path / "m.safetensors").accuracy
+    for name in ("confusion.png", "curves.png"):
+        assert cv2.imread(str(folder / name)).shape[1] > 300
+    again = RunFolder.create(tmp_path / "runs", "train", overwrite=True)
+    assert list(again.path.iterdir()) == []
+
+
+def test_nothing_is_resumed_where_nothing_was_begun_or_another_training_was(load, tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"runs/train: must hold the run that --resume goes on with, got no run\.json"
+    ):
+        train(load(), mode="resume")
+    folder = RunFolder.create(tmp_path / "runs", "train")
+    folder.write_run_json({}, {})
+    folder.checkpoint.write_bytes(b"torn")
+    with pytest.raises(ModelError, match=r"checkpoint\.pt: must be a checkpoint of a training, got"):
+        train(load(), mode="resume")
+
+
+def test_a_folded_model_is_taught_by_the_same_network_unfolded(load, tmp_path):
+    lines: list[str] = []
+    train(load("teacher=unfolded"), say=lines.append)
+    assert lines[1] == "first the teacher: the same network, unfolded"
+    taught = read_card(tmp_path / "m.safetensors")
+    assert (taught.fold, taught.training["teacher"]) == (2, "unfolded")
+    train(load("model.fold=1", f"output={tmp_path}/one.safetensors", "run.name=one"))
+    train(load(f"teacher={tmp_path}/one.safetensors", f"output={tmp_path}/two.safetensors", "run.name=two"))
+    given = read_card(tmp_path / "two.safetensors").training["teacher"]
+    assert given == {"file": "one.safetensors", "sha256": file_hash(tmp_path / "one.safetensors")}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (["teacher=unfolded", "model.fold=1"], "teacher: must be left out where model.fold is 1"),
+        (["teacher=nothing.safetensors"], "teacher: must be 'unfolded' or a model file, got none at"),
+        (["task=any_of", "train.curriculum_share=0.5"], "curriculum_share: must be 0 for any_of"),
+    ],
+)
+def test_a_teacher_or_curriculum_that_makes_no_sense_is_refused(load, overrides, problem):
+    with pytest.raises(ConfigError, match=problem):
+        load(*overrides)
 
 
 @pytest.mark.parametrize("fold", [1, 4])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -16,10 +17,16 @@ from pipeline.cli.shell import INTERRUPTED, complain, facts, log_to_stderr, set_
 @click.command()
 @click.argument("config", type=click.Path())
 @set_option
-@click.option("--overwrite", is_flag=True, help="Replace the model file if it exists.")
+@click.option("--resume", is_flag=True, help="Go on with the training of this name, to the same weights.")
+@click.option("--overwrite", is_flag=True, help="Replace the model file and the training of this name.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
-def train(config: str, overrides: tuple[str, ...], overwrite: bool, quiet: bool) -> None:
-    """Train the model that CONFIG describes on its labelled clips, and write it with its measured accuracy."""
+def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool, quiet: bool) -> None:
+    """Train the model that CONFIG describes on its labelled clips, and write it with its measured accuracy.
+
+    Curves and the confusion matrix go to runs/NAME, and a checkpoint while it goes on.
+    """
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other")
     from pipeline.config import load_train_config
 
     loaded = load_train_config(config, overrides=overrides)
@@ -27,10 +34,11 @@ def train(config: str, overrides: tuple[str, ...], overwrite: bool, quiet: bool)
     from pipeline.training import train as fit
 
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        click.echo(fit(loaded, overwrite=overwrite, say=say))
+        click.echo(fit(loaded, mode="resume" if resume else "overwrite" if overwrite else "new", say=say))
     except KeyboardInterrupt:
-        complain(["interrupted: no model file was written"])
+        complain(["interrupted: no model file was written; --resume goes on"])
         sys.exit(INTERRUPTED)
 
 

@@ -1,0 +1,110 @@
+"""The pictures of a training: how it went, and what is taken for what.
+
+curves.png     ╲          │      ┌────     confusion.png   true
+   loss         ╲___      │ ____╱                          person │ 98   2
+   accuracy         ‾‾‾   │╱    ● kept                     none   │  1  99
+                 epoch           epoch                              answered
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.colours import NONE, PALETTE
+from pipeline.errors import VpipeError
+from pipeline.picture import FAINT, INK, STYLE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from specialized.train import Epoch
+
+__all__ = ["draw_confusion", "draw_curves"]
+
+MOST_NUMBERS = 20  # classes for which the shares are written into their cells
+
+
+def draw_curves(title: str, history: Sequence[Epoch], best_epoch: int, out: Path) -> None:
+    """Draws loss and validation accuracy over the epochs.
+
+    Raises:
+        VpipeError: the file cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    epochs = [epoch.number + 1 for epoch in history]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10.0, 3.6), dpi=130, facecolor="white", layout="constrained")
+        figure.suptitle(title, color=INK, size=10)
+        losses, accuracy = figure.subplots(1, 2)
+        losses.plot(epochs, [epoch.loss for epoch in history], color=PALETTE[0], label="training, varied pictures")
+        losses.plot(epochs, [epoch.validation_loss for epoch in history], color=PALETTE[1], label="validation")
+        losses.legend(frameon=False, labelcolor=FAINT)
+        losses.set_title("loss", loc="left", size=9, color=FAINT)
+        shares = [epoch.validation_accuracy for epoch in history]
+        accuracy.plot(epochs, shares, color=PALETTE[1])
+        accuracy.plot(best_epoch + 1, shares[best_epoch], color=PALETTE[1], marker="o")
+        accuracy.set_title(
+            f"validation accuracy; kept: epoch {best_epoch + 1}, {shares[best_epoch]:.4f}",
+            loc="left",
+            size=9,
+            color=FAINT,
+        )
+        for axes in (losses, accuracy):
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.grid(color=NONE, linewidth=0.6)
+            axes.spines[["top", "right"]].set_visible(False)
+        _save(figure, out)
+
+
+def draw_confusion(title: str, classes: Sequence[str], confusion: Sequence[Sequence[int]], out: Path) -> None:
+    """Draws which share of each class is answered as which.
+
+    Args:
+        title: What was measured where.
+        classes: K names.
+        confusion: pictures, [true class][answered class].
+        out: The PNG to write.
+
+    Raises:
+        VpipeError: the file cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    counts = np.array(confusion)
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    k = len(classes)
+    side = min(12.0, 2.2 + 0.42 * k)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(side + 1, side), dpi=130, facecolor="white", layout="constrained")
+        figure.suptitle(title, color=INK, size=9)
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        step = 1 + (k - 1) // 40
+        names = [f"{name} ({total:,})" for name, total in zip(classes, counts.sum(axis=1), strict=True)]
+        axes.set_xticks(range(0, k, step), classes[::step], rotation=90 if k > 6 else 0)
+        axes.set_yticks(range(0, k, step), names[::step])
+        axes.set_xlabel("answered")
+        axes.set_ylabel("true (pictures)")
+        axes.spines[:].set_visible(False)
+        for row, column in np.argwhere(counts) if k <= MOST_NUMBERS else ():
+            dark = shares[row, column] > 0.5
+            axes.text(
+                column, row, f"{shares[row, column]:.3f}".lstrip("0") if k > 4 else f"{shares[row, column]:.4f}",
+                ha="center", va="center", size=8 if k <= 8 else 6, color="white" if dark else INK,
+            )  # fmt: skip
+        _save(figure, out)
+
+
+def _save(figure: Figure, out: Path) -> None:
+    try:
+        figure.savefig(out, format="png")
+    except OSError as exc:
+        raise VpipeError(f"{out}: must be writable, got {exc.strerror or exc}; choose another run.dir") from exc
