@@ -249,8 +249,10 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 def _existing(path: str | os.PathLike[str]) -> Path:
     path = Path(path)
-    if not path.is_file():
-        raise ModelError(f"{path}: must be a file, got {'a folder' if path.is_dir() else 'nothing'}; check the path")
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
+        raise ModelError(
+            f"{path}: must be a file, got {'a folder' if os.path.isdir(path) else 'nothing'}; check the path"
+        )
     return path
 
 

@@ -234,3 +234,8 @@ def test_weights_that_are_no_state_dict_are_refused(tmp_path: Path) -> None:
     path.rename(tmp_path / "w.onnx")
     with pytest.raises(ModelError, match=r"must be .safetensors, .pt or .pth, got '.onnx'"):
         load_weights(module, tmp_path / "w.onnx")
+
+
+def test_a_path_that_no_file_can_have_is_refused_like_a_missing_one():
+    with pytest.raises(ModelError, match="must be a file, got nothing"):
+        read_card("9" * 5000)
