@@ -19,7 +19,7 @@ class Recipe(BaseModel):
         default=30, description="Times that the training pictures are seen. The best epoch on validation is kept."
     )
     least_steps: Annotated[int, Field(ge=1)] = Field(
-        default=20, description="An epoch has at least so many steps: a short clip is passed over several times in it."
+        default=10, description="An epoch has at least so many steps: a short clip is passed over several times in it."
     )
     patience: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Stop when so many epochs have brought nothing better on validation; 0: never."
