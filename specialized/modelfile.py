@@ -65,6 +65,8 @@ class ModelCard:
     classes: tuple[str, ...]  # K names, in the order of the scores; trained one_of models end in "none"
     task: Task = "one_of"  # one_of: softmax over the classes; any_of: a sigmoid each
     thresholds: tuple[float, ...] = ()  # any_of: score from which a class is present, one per class
+    temperature: float = 1.0  # logits are divided by it, so that scores are as likely as they say
+    keep: dict[str, float] = field(default_factory=dict)  # class: score from which `keep: auto` lets a row pass
     resize: Resize = "area"  # how frames become pictures
     fit: Fit = "stretch"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # RGB, of pictures scaled to 0..1
@@ -92,6 +94,12 @@ class ModelCard:
             self.thresholds,
         )
         _must(all(0 <= t <= 1 for t in self.thresholds), "thresholds must be in 0..1", self.thresholds)
+        _must(0 < self.temperature < math.inf, "temperature must be a finite number over 0", self.temperature)
+        _must(
+            set(self.keep) <= set(self.classes) and all(0 <= least <= 1 for least in self.keep.values()),
+            "keep must give classes of the model thresholds in 0..1",
+            self.keep,
+        )
         _must(self.resize in get_args(Resize), f"resize must be one of {', '.join(get_args(Resize))}", self.resize)
         _must(self.fit in get_args(Fit), f"fit must be one of {', '.join(get_args(Fit))}", self.fit)
         _must(len(self.mean) == 3 and all(map(math.isfinite, self.mean)), "mean must be 3 finite numbers", self.mean)

@@ -1,3 +1,4 @@
+import dataclasses
 import gc
 import weakref
 
@@ -82,6 +83,24 @@ def test_a_short_submit_equals_a_full_one_bit_for_bit(f: int, dtype: Dtype, devi
     assert full.shape == (9, f, 2)
     for b in range(1, 10):
         assert np.array_equal(engine.submit(frames[:b]).result(), full[:b])
+
+
+@pytest.mark.parametrize("task", ["one_of", "any_of"])
+@pytest.mark.parametrize("temperature", [0.25, 3.0])
+def test_a_temperature_divides_the_logits_and_changes_no_label(task: str, temperature: float) -> None:
+    frames = pictures(6, 2, (4, 6))
+    cards = [dataclasses.replace(content_card(2, task), temperature=t) for t in (1.0, temperature)]
+    plain, tempered = (
+        open_engine(each, Content(2), device="cpu", batch=12, dtype="float32").submit(frames).result() for each in cards
+    )
+    logits = 8 * frames.mean(axis=(2, 3)) / 255 / temperature
+    raised = np.exp(logits)
+    expected = raised / raised.sum(-1, keepdims=True) if task == "one_of" else 1 / (1 + 1 / raised)
+    np.testing.assert_allclose(tempered, expected, rtol=1e-3)
+    if task == "one_of":
+        assert (tempered.argmax(-1) == plain.argmax(-1)).all()
+    else:
+        assert ((tempered >= 0.5) == (plain >= 0.5)).all()
 
 
 def test_every_forward_has_the_full_shape() -> None:

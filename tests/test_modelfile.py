@@ -59,6 +59,15 @@ def test_a_model_file_gives_back_card_and_weights(saved: Path) -> None:
         assert torch.equal(module.state_dict()[name], value.half().float()), name
 
 
+def test_a_file_from_before_calibration_has_the_temperature_1_and_keeps_nothing(tmp_path: Path) -> None:
+    document = dataclasses.asdict(dataclasses.replace(CARD, temperature=2.0, keep={"person": 0.25}))
+    of_today = with_metadata(tmp_path / "today.safetensors", {"vpipe-model-v1": json.dumps(document)})
+    assert (read_card(of_today).temperature, read_card(of_today).keep) == (2.0, {"person": 0.25})
+    del document["temperature"], document["keep"]
+    older = with_metadata(tmp_path / "older.safetensors", {"vpipe-model-v1": json.dumps(document)})
+    assert (read_card(older).temperature, read_card(older).keep) == (1.0, {})
+
+
 def test_an_any_of_card_gives_back_its_thresholds(tmp_path: Path) -> None:
     card = dataclasses.replace(CARD, task="any_of", classes=("car", "bus"), thresholds=(0.5, 0.25), accuracy=None)
     save_model(tmp_path / "m.safetensors", card, {})
@@ -125,6 +134,10 @@ def test_the_hash_is_that_of_the_bytes(saved: Path) -> None:
         ({"mean": (0.5, 0.5, float("nan"))}, "mean must be 3 finite numbers"),
         ({"std": (0.5, 0.0, 0.5)}, "std must be 3 numbers over 0"),
         ({"step_s": 0.0}, "step_s must be over 0"),
+        ({"temperature": 0.0}, "temperature must be a finite number over 0, got 0.0"),
+        ({"temperature": float("inf")}, "temperature must be a finite number over 0, got inf"),
+        ({"keep": {"dog": 0.5}}, "keep must give classes of the model thresholds in 0..1, got {'dog': 0.5}"),
+        ({"keep": {"person": 1.5}}, "keep must give classes of the model thresholds in 0..1"),
     ],
 )
 def test_a_card_that_contradicts_itself_is_refused(changes: dict[str, object], message: str, tmp_path: Path) -> None:

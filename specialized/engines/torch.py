@@ -147,7 +147,7 @@ class TorchEngine:
                 f"{self.card.architecture}: output must have shape {expected}, (groups, fold·classes), "
                 f"got {tuple(logits.shape)}; change its last layer, fold or classes"
             )
-        answers = unfold(logits.float(), self.card.fold)
+        answers = unfold(logits.float(), self.card.fold) / self.card.temperature
         return answers.softmax(-1) if self.card.task == "one_of" else answers.sigmoid()
 
 
