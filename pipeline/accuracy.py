@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from specialized.cost import Cost
 from specialized.engines import Dtype, open_engine
-from specialized.evaluate import Evaluation, evaluate
+from specialized.evaluate import ClassScore, Evaluation, Scored, judge, score
+from specialized.events import WINDOW
 from specialized.examples import Examples
-from specialized.modelfile import load_model
-from specialized.orders import Order
+from specialized.intervals import FEW, RESAMPLES, Interval
+from specialized.modelfile import ModelCard, load_model
+from specialized.orders import ORDERS, Order
 
-__all__ = ["Accuracy", "measure", "table"]
+__all__ = ["Accuracy", "measure", "rests_on", "sought", "table"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Accuracy:
     """An evaluation, and what ran it."""
 
     evaluation: Evaluation
+    scored: Scored  # what it judges
+    orders: Mapping[Order, float]  # accuracy by how groups are formed, as far as that was asked
     engine: str
     device: str  # cpu or cuda
     dtype: Dtype  # what a run chooses here
     in_float32: float  # accuracy of the same weights in float32
+    cost: Cost
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {
             **self.evaluation.as_dict(),
+            "orders": dict(self.orders),
             "engine": self.engine,
             "device": self.device,
             "dtype": self.dtype,
@@ -36,23 +43,50 @@ class Accuracy:
         }
 
 
-def measure(model: Path, examples: Examples, *, order: Order | None = None) -> Accuracy:
+def measure(
+    model: Path, examples: Examples, *, order: Order | None = None, block_frames: int | None = None
+) -> Accuracy:
     """Runs a model file over examples in the arithmetic that a run chooses on this machine, and in float32.
 
     Args:
         model: The file.
         examples: Apart in time from those that trained the model or chose its epoch.
-        order: How to form groups; None: as in the model's training.
+        order: How to form groups; None: as in the model's training, and by the way in all other orders.
+        block_frames: See `specialized.evaluate.judge`.
 
     Raises:
         ModelError: the file cannot be used.
     """
     card, module = load_model(model)
     engine = open_engine(card, module)
-    evaluation = exact = evaluate(engine, examples, order=order)
+    scored = exact = score(engine, examples, order=order)
     if engine.dtype != "float32":
-        exact = evaluate(open_engine(card, module, dtype="float32"), examples, order=order)
-    return Accuracy(evaluation, engine.name, engine.device.partition(":")[0], engine.dtype, exact.accuracy)
+        exact = score(open_engine(card, module, dtype="float32"), examples, order=order)
+    orders = {scored.order: _accuracy(scored)}
+    if order is None and card.fold > 1:
+        orders |= {other: _accuracy(score(engine, examples, order=other)) for other in ORDERS if other != card.order}
+    return Accuracy(
+        evaluation=judge(scored, block_frames=block_frames),
+        scored=scored,
+        orders=orders,
+        engine=engine.name,
+        device=engine.device.partition(":")[0],
+        dtype=engine.dtype,
+        in_float32=_accuracy(exact),
+        cost=engine.cost,
+    )
+
+
+def _accuracy(scored: Scored) -> float:
+    return float(scored.right.mean())
+
+
+def sought(card: ModelCard) -> list[str]:
+    """The classes that are looked for: all but `none`, which one_of ends in."""
+    return [name for name in card.classes if card.task == "any_of" or name != "none"]
+
+
+# --------------------------------------------------------------------------------------------- for reading
 
 
 def table(title: str, where: str, accuracy: Accuracy, notes: Sequence[str] = ()) -> str:
@@ -64,22 +98,89 @@ def table(title: str, where: str, accuracy: Accuracy, notes: Sequence[str] = ())
         accuracy: As measured.
         notes: Lines to end with.
     """
-    found = accuracy.evaluation
+    found, card = accuracy.evaluation, accuracy.scored.card
     width = max(8, *map(len, found.classes))
     lines = [
-        f"{title}: accuracy {found.accuracy:.4f} on {found.n:,} pictures",
+        f"{title}: accuracy {found.accuracy:.4f} on {found.n:,} pictures{_in_words(found.accuracy_interval)}",
         where,
         f"groups of {len(found.slots)}, {found.order}; {accuracy.dtype} on {accuracy.device}, "
         f"in float32 {accuracy.in_float32:.4f}",
         f"always the commoner answer: {found.majority:.4f}",
-        f"{'class':<{width}}  precision  recall      F1  pictures",
+        f"calibration error {found.calibration_error:.4f}, log loss {found.log_loss:.4f}, "
+        f"temperature {card.temperature:g}",
+        "",
+        f"{'class':<{width}}  {'precision':<20}  {'recall':<20}  {'F1':<20}      AP     ECE  pictures",
+        *(_frames(name, width, one) for name, one in found.classes.items()),
+        "",
+        f"{'class':<{width}}  appearances  found  false   windows of {WINDOW}  with it  missed  false",
+        *(_appearances(name, width, found.classes[name]) for name in sought(card)),
+        "",
+        f"by slot of the group: {'  '.join(map(_share, found.slots))}",
+        f"by order: {'  '.join(f'{order} {right:.4f}' for order, right in accuracy.orders.items())}",
     ]
-    for name, one in found.classes.items():
-        precision, recall, f1 = map(_share, (one.precision, one.recall, one.f1))
-        lines.append(f"{name:<{width}}  {precision:>9}  {recall}  {f1}  {one.support:>8}")
-    lines.append(f"by slot of the group: {'  '.join(map(_share, found.slots))}")
-    return "\n  ".join([*lines, *notes])
+    lines += [line for name in sought(card) if (line := _kept(name, found.classes[name]))]
+    lines += rests_on(found)
+    return "\n  ".join([*lines, *notes]).replace("\n  \n", "\n\n")
+
+
+def rests_on(found: Evaluation) -> list[str]:
+    """What the intervals of an evaluation are worth."""
+    blocks = found.interval_blocks
+    if blocks == 1:
+        return ["warning: the frames are a single block of time, so there are no intervals; test on more"]
+    lines = [
+        f"[ ]: 95 % of {RESAMPLES:,} resamples of {blocks} blocks of about {found.interval_block_frames} successive "
+        "frames: neighbours are alike"
+    ]
+    if blocks < FEW:
+        lines.append(f"warning: on only {blocks} blocks of time an interval is a hint at best; test on more")
+    return lines
+
+
+def _frames(name: str, width: int, one: ClassScore) -> str:
+    figures = (
+        f"{_share(value)} {_within(interval):<13}"
+        for value, interval in (
+            (one.precision, one.precision_interval),
+            (one.recall, one.recall_interval),
+            (one.f1, one.f1_interval),
+        )
+    )
+    return (
+        f"{name:<{width}}  {'  '.join(figures)}  {_share(one.average_precision)}  {one.calibration_error:.4f}  "
+        f"{one.support:>8}"
+    )
+
+
+def _appearances(name: str, width: int, one: ClassScore) -> str:
+    events, windows = one.events, one.windows
+    return (
+        f"{name:<{width}}  {events.total:>11}  {events.found:>5}  {events.false:>5}   {windows.total:>13}  "
+        f"{windows.present:>7}  {windows.missed:>6}  {windows.false:>5}"
+    )
+
+
+def _kept(name: str, one: ClassScore) -> str | None:
+    """What `keep: auto` would do here."""
+    if one.keep is None:
+        return None
+    missed, false = (
+        "none" if rate is None else f"{100 * rate:.1f} % of {of}"
+        for rate, of in (
+            (one.keep.false_negative_rate, one.keep.positives),
+            (one.keep.false_positive_rate, one.keep.negatives),
+        )
+    )
+    return f"keep: auto takes {name} from {one.keep.threshold:g} on: misses {missed} with it, takes {false} without"
 
 
 def _share(value: float | None) -> str:
     return "     -" if value is None else f"{value:.4f}"
+
+
+def _within(interval: Interval | None) -> str:
+    return "" if interval is None else f"[{interval[0]:.3f} {interval[1]:.3f}]"
+
+
+def _in_words(interval: Interval | None) -> str:
+    return "" if interval is None else f", 95 % interval [{interval[0]:.4f} {interval[1]:.4f}]"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pipeline.accuracy import measure, table
+from pipeline.accuracy import Accuracy, measure, table
 from pipeline.errors import ConfigError
 from pipeline.labelled import Document, asks_of, classes_of, clips_of, footage_of, split_of, told, where_of
 from pipeline.schema import TrainConfig
+from specialized.intervals import block_length
+from specialized.metrics import thinned_curve
 from specialized.modelfile import ModelCard, file_hash, read_card
 from specialized.orders import ORDERS, Order
 
-__all__ = ["evaluate"]
+__all__ = ["curves", "evaluate"]
 
 
 def evaluate(
@@ -47,11 +49,19 @@ def evaluate(
     if not len(parts[part]):
         raise ConfigError([config.problem(f"must leave frames for {part}, got none; choose another --part", "split")])
     where, warnings = where_of(config, part), _warnings(config, card, part)
-    accuracy = measure(Path(model), parts[part], order=known[order] if order else None)
+    block_frames = block_length(footage.step_s)
+    accuracy = measure(Path(model), parts[part], order=known[order] if order else None, block_frames=block_frames)
     if as_json:
         head: Document = {"model": Path(model).name, "sha256": file_hash(model), "warnings": warnings}
-        return json.dumps(head | where | {"clips": clips_of(config)} | accuracy.as_dict())
+        tail: Document = {"curves": curves(accuracy)}
+        return json.dumps(head | where | {"clips": clips_of(config)} | accuracy.as_dict() | tail)
     return table(Path(model).name, told(where), accuracy, [f"warning: {warning}" for warning in warnings])
+
+
+def curves(accuracy: Accuracy) -> dict[str, list[tuple[float, float, float]]]:
+    """Points (recall, precision, threshold) of each class's curve, few enough to be drawn and sent."""
+    scored = accuracy.scored
+    return {name: thinned_curve(scored.truth[:, k], scored.scores[:, k]) for k, name in enumerate(scored.card.classes)}
 
 
 def _warnings(config: TrainConfig, card: ModelCard, part: str) -> list[str]:

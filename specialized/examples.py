@@ -134,16 +134,17 @@ def split_runs(
     in_validation = np.isin(block, list(validation)) & ~_widened(in_test, gap)
     in_training = ~_widened(in_test | np.isin(block, list(validation)), gap)
     masks = {"training": in_training, "validation": in_validation, "test": in_test}
-    return {part: _runs(mask) for part, mask in masks.items()}
+    return {part: stretches(mask) for part, mask in masks.items()}
 
 
 def _widened(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     wide = mask.copy()
-    for start, stop in _runs(mask):
+    for start, stop in stretches(mask):
         wide[max(0, start - by) : stop + by] = True
     return wide
 
 
-def _runs(mask: NDArray[np.bool_]) -> Runs:
+def stretches(mask: NDArray[np.bool_]) -> Runs:
+    """The stretches, as long as they get, in which (N,) is true: [start, stop) each, in order."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return tuple((int(start), int(stop)) for start, stop in edges.reshape(-1, 2))
