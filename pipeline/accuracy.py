@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from specialized.calibration import Rates
 from specialized.cost import Cost
 from specialized.engines import Dtype, open_engine
 from specialized.evaluate import ClassScore, Evaluation, Scored, judge, score
 from specialized.events import WINDOW
 from specialized.examples import Examples
 from specialized.intervals import FEW, RESAMPLES, Interval
-from specialized.modelfile import ModelCard, load_model
+from specialized.modelfile import load_model
 from specialized.orders import ORDERS, Order
 
-__all__ = ["Accuracy", "measure", "rests_on", "sought", "table"]
+__all__ = ["Accuracy", "kept", "measure", "rests_on", "table"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +82,6 @@ def _accuracy(scored: Scored) -> float:
     return float(scored.right.mean())
 
 
-def sought(card: ModelCard) -> list[str]:
-    """The classes that are looked for: all but `none`, which one_of ends in."""
-    return [name for name in card.classes if card.task == "any_of" or name != "none"]
-
-
 # --------------------------------------------------------------------------------------------- for reading
 
 
@@ -113,12 +109,12 @@ def table(title: str, where: str, accuracy: Accuracy, notes: Sequence[str] = ())
         *(_frames(name, width, one) for name, one in found.classes.items()),
         "",
         f"{'class':<{width}}  appearances  found  false   windows of {WINDOW}  with it  missed  false",
-        *(_appearances(name, width, found.classes[name]) for name in sought(card)),
+        *(_appearances(name, width, found.classes[name]) for name in card.sought),
         "",
         f"by slot of the group: {'  '.join(map(_share, found.slots))}",
         f"by order: {'  '.join(f'{order} {right:.4f}' for order, right in accuracy.orders.items())}",
     ]
-    lines += [line for name in sought(card) if (line := _kept(name, found.classes[name]))]
+    lines += [kept(name, rates) for name in card.sought if (rates := found.classes[name].keep)]
     lines += rests_on(found)
     return "\n  ".join([*lines, *notes]).replace("\n  \n", "\n\n")
 
@@ -160,18 +156,16 @@ def _appearances(name: str, width: int, one: ClassScore) -> str:
     )
 
 
-def _kept(name: str, one: ClassScore) -> str | None:
-    """What `keep: auto` would do here."""
-    if one.keep is None:
-        return None
-    missed, false = (
+def kept(name: str, rates: Rates) -> str:
+    """What `keep: auto` does to one class, in a line."""
+    missed, taken = (
         "none" if rate is None else f"{100 * rate:.1f} % of {of}"
         for rate, of in (
-            (one.keep.false_negative_rate, one.keep.positives),
-            (one.keep.false_positive_rate, one.keep.negatives),
+            (rates.false_negative_rate, rates.positives),
+            (rates.false_positive_rate, rates.negatives),
         )
     )
-    return f"keep: auto takes {name} from {one.keep.threshold:g} on: misses {missed} with it, takes {false} without"
+    return f"keep: auto takes {name} from {rates.threshold:g} on: misses {missed} with it, takes {taken} without"
 
 
 def _share(value: float | None) -> str:

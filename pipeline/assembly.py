@@ -129,7 +129,8 @@ def _open_model(section: FilterSection, *, threads: int | None) -> Model:
         engine=section.engine,
         threads=threads,
     )
-    keep = tuple((card.classes.index(name), least) for name, least in section.keep.items())
+    thresholds = card.keep if section.keep == "auto" else section.keep
+    keep = tuple((card.classes.index(name), least) for name, least in thresholds.items())
     return Model(
         section.name,
         section.model,

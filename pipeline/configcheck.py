@@ -144,6 +144,9 @@ def check_train_config(config: TrainConfig) -> list[str]:
                 report.problem(("clips", k, key), f"must be a file, got none at {report.path(('clips', k, key), path)}")
     _check_split(report, config)
     _check_teacher(report, config)
+    if None not in (config.operating.false_negative_rate, config.operating.false_positive_rate):
+        text = "must not stand beside 'false_negative_rate', got both; remove one"
+        report.problem(("operating", "false_positive_rate"), text)
     if not config.output.endswith(".safetensors"):
         report.problem(("output",), f"must end in .safetensors, got {report.path(('output',), config.output)}")
     _check_file_to_write(report, ("output",), config.output)
@@ -240,11 +243,28 @@ def _check_filters(report: Report, config: RunConfig) -> None:
             report.problem((*at, "model"), str(exc).replace(section.model, path))
     for k, section, card in cards:
         _check_fold(report, config, section, card)
+        _check_keep(report, ("filters", k, "keep"), section, card)
+    _check_agreement(report, config, cards)
+
+
+def _check_keep(report: Report, at: tuple[Step, ...], section: FilterSection, card: ModelCard) -> None:
+    if section.keep != "auto":
         for name in section.keep:
             if name not in card.classes:
-                advice = did_you_mean(name, card.classes)
-                report.problem(("filters", k, "keep", name), f"must be a class of the model{advice}")
-    _check_agreement(report, config, cards)
+                report.problem((*at, name), f"must be a class of the model{did_you_mean(name, card.classes)}")
+        return
+    example = f"{{{card.sought[0]}: 0.5}}"
+    if OBJECT.fullmatch(section.model):
+        report.problem(at, f"must give thresholds as {example} for a model of one's own, got auto")
+    elif not card.keep:
+        text = f"must give thresholds as {example}, got auto and a model file that stores none"
+        report.problem(at, f"{text}; or train the model anew")
+    elif missing := [name for name in card.sought if name not in card.keep]:
+        report.warning(
+            at,
+            f"should give thresholds by class: the model file stores none for {', '.join(missing)}, got auto; "
+            f"frames of {'these' if missing[1:] else 'this'} alone are left out",
+        )
 
 
 def _check_fold(report: Report, config: RunConfig, section: FilterSection, card: ModelCard) -> None:

@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from pipeline.yamlfile import Node, Step
+from specialized.calibration import ErrorRate
 from specialized.modelfile import Fit, Resize, Task
 from specialized.orders import Order
 from specialized.recipe import Recipe
@@ -184,6 +185,13 @@ Blocks = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+# A tag in <...> stands in an error's path, where it cannot be taken for a key.
+Keep = Annotated[
+    Annotated[Literal["auto"], Tag("<auto>")] | Annotated[dict[str, Share], Tag("<dict>")],
+    Discriminator(lambda value: "<auto>" if isinstance(value, str) else "<dict>"),
+]
+
+
 class Section(BaseModel):
     """A mapping of known keys. Strict: a text is no number, and true is not 1."""
 
@@ -305,9 +313,10 @@ class FilterSection(Section):
         description="Type of the arithmetic; `auto`: 16 bits where the device has matrix units for them.",
     )
     batch: Count = Field(default=256, description="Pictures in a forward pass.")
-    keep: dict[str, Share] = Field(
+    keep: Keep = Field(
         default={},
-        description="Only rows in which one of these classes reaches its threshold go on, as `{person: 0.5}`.",
+        description="Only rows in which one of these classes reaches its threshold go on, as `{person: 0.5}`; `auto`: "
+        "thresholds that training chose and the model file stores.",
     )
     args: dict[str, JsonValue] = Field(default={}, description="Keyword arguments of the class.")
     input: Size | None = Field(default=None, description="`[H, W]` of a picture. Must be given.")
@@ -490,6 +499,25 @@ class TrainingRunSection(Section):
     )
 
 
+class OperatingSection(Section):
+    """The error rate for which training chooses the thresholds of classes on the validation blocks. Give one."""
+
+    false_negative_rate: Share | None = Field(
+        default=None,
+        description="At most this share of the pictures with the class is missed. Default: 0.01, if neither is given.",
+    )
+    false_positive_rate: Share | None = Field(
+        default=None, description="At most this share of the pictures without the class is kept."
+    )
+
+    @property
+    def target(self) -> tuple[ErrorRate, float]:
+        """Which rate, and the most that it may be."""
+        if self.false_positive_rate is not None:
+            return "false_positive_rate", self.false_positive_rate
+        return "false_negative_rate", 0.01 if self.false_negative_rate is None else self.false_negative_rate
+
+
 class TrainConfig(Configuration):
     """Configuration of `vpipe train` and `vpipe eval`."""
 
@@ -512,6 +540,9 @@ class TrainConfig(Configuration):
         "same classes and input, or `unfolded`, the same network trained unfolded first.",
     )
     train: Recipe = Field(default=Recipe(), description="How to train.")
+    operating: OperatingSection = Field(
+        default=OperatingSection(), description="Error rates that `keep: auto` of a run aims at."
+    )
     output: SourcePath = Field(description="The model file to write.")
 
 

@@ -1,6 +1,7 @@
 """`vpipe train`: from a configuration to a model file with its measured accuracy.
 
 configuration ──▶ footage ──split──▶ training, validation ──▶ weights ──as a file──▶ 16 bits ──┐
+                                     validation ──▶ temperature, thresholds ◀──────────────────┤
                                      test ──────────────────────────────▶ accuracy ◀───────────┘ ──▶ the model file
 """
 
@@ -15,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.accuracy import measure, table
+from pipeline.accuracy import kept, measure, table
+from pipeline.calibration import Calibration, calibrate
 from pipeline.errors import ConfigError, ModelError, VpipeError
 from pipeline.labelled import Document, asks_of, classes_of, clips_of, footage_of, split_of, told, where_of
 from pipeline.runs import RunFolder, make_folder, versions, write_json
@@ -76,6 +78,16 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
     )
     say(f"kept epoch {trained.best_epoch + 1}")
     card = dataclasses.replace(card, step_s=footage.step_s, training=_provenance(config, trained))
+    with stored(card, trained) as path:
+        settled = calibrate(path, parts["validation"], config.operating.target)
+    for line in _told_of(settled):
+        say(line)
+    card = dataclasses.replace(
+        card,
+        temperature=settled.temperature,
+        keep=settled.keep,
+        training={**card.training, "calibration": settled.as_dict()},
+    )
     where, accuracy = where_of(config, "test"), None
     with stored(card, trained) as path:
         if len(parts["test"]):
@@ -249,6 +261,15 @@ def _told_teacher(config: TrainConfig) -> object:
     if config.teacher is None or config.teacher == UNFOLDED:
         return config.teacher
     return {"file": Path(config.teacher).name, "sha256": file_hash(config.teacher)}
+
+
+def _told_of(settled: Calibration) -> Iterator[str]:
+    before, after = settled.log_loss
+    yield f"temperature {settled.temperature:g}: log loss on validation {before:.4f} before, {after:.4f} with it"
+    for name, rates in settled.rates.items():
+        yield f"validation: {kept(name, rates)}"
+    for name, why in settled.without.items():
+        yield f"warning: keep: auto will not know {name}, since {why}"
 
 
 def _provenance(config: TrainConfig, trained: Trained) -> Document:

@@ -107,6 +107,11 @@ class ModelCard:
         step_s = math.inf if self.step_s is None else self.step_s
         _must(step_s > 0, "step_s must be over 0, or null where it is unknown", self.step_s)
 
+    @property
+    def sought(self) -> tuple[str, ...]:
+        """The classes that are looked for: all but the `none` of one_of."""
+        return tuple(name for name in self.classes if self.task == "any_of" or name != "none")
+
 
 def _must(holds: bool, what: str, got: object) -> None:
     if not holds:

@@ -16,6 +16,7 @@ import torch
 from click.testing import CliRunner
 
 from pipeline.cli import main
+from pipeline.cli.shell import facts
 from specialized.modelfile import ModelCard, save_model
 from specialized.models import build
 from tests.clips import clip
@@ -213,6 +214,20 @@ def test_probe_says_what_a_file_holds_and_what_is_wrong(tmp_path):
     assert code == 1
     assert "its end is missing" in out
     assert "it is empty" in out
+
+
+def test_facts_of_several_levels_are_lines_further_in():
+    classes = {"person": {"f1": 0.5, "f1_interval": [0.25, 0.75], "keep": None}}
+    told = facts("a model", {"fold": 4, "accuracy": {"n": 3, "classes": classes}, "keep": {}, "slots": [0.5, 1.0]})
+    assert told.splitlines() == [
+        "a model",
+        "  fold      4",
+        "  accuracy",
+        "    n        3",
+        "    classes",
+        "      person  f1 0.5, f1_interval [0.25, 0.75]",
+        "  slots     0.5, 1",
+    ]
 
 
 def test_info_says_what_a_model_file_holds(model):

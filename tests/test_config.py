@@ -388,6 +388,37 @@ def test_what_the_model_file_says_is_not_said_again(folder):
     ]
 
 
+def test_thresholds_of_the_model_file_are_asked_for_by_name(folder):
+    make_model(folder / "kept.safetensors", keep={"person": 0.25})
+    config = load(VALID.replace("m4.safetensors", "kept.safetensors\n  keep: auto"))
+    assert (config.filters[0].keep, config.warnings) == ("auto", ())
+
+
+def test_thresholds_that_no_model_file_stores_are_refused(folder):
+    make_model(folder / "half.safetensors", classes=("person", "dog", "none"), keep={"person": 0.25})
+    assert problems(f"""\
+sources: [{{path: clip.mp4}}]
+filters:
+  - {{model: m4.safetensors, keep: auto}}
+  - {{model: m4.safetensors, name: b, keep: automatic}}
+  - {{model: m4.safetensors, name: c, keep: 0.5}}
+  - {{model: m4.safetensors, name: d, keep: {{person: 2}}}}
+  - {{model: "tests.models:NumberReader", input: [50, 50], classes: {list("ab")}, fold: 4, keep: auto}}
+""") == [
+        "cam.yaml:3: filters.0.keep: must give thresholds as {person: 0.5}, got auto and a model file that stores "
+        "none; or train the model anew",
+        "cam.yaml:4: filters.1.keep: must be auto, got 'automatic'; did you mean 'auto'?",
+        "cam.yaml:5: filters.2.keep: must be a mapping, got 0.5",
+        "cam.yaml:6: filters.3.keep.person: must be at most 1, got 2",
+        "cam.yaml:7: filters.4.keep: must give thresholds as {a: 0.5} for a model of one's own, got auto",
+    ]
+    config = load(VALID.replace("m4.safetensors", "half.safetensors\n  keep: auto"))
+    assert config.warnings == (
+        "cam.yaml:7: filter.keep: should give thresholds by class: the model file stores none for dog, got auto; "
+        "frames of this alone are left out",
+    )
+
+
 def test_a_file_that_is_no_model_is_named(folder):
     (folder / "m4.safetensors").unlink()
     (folder / "m4.safetensors").write_bytes(b"not a model")
@@ -462,6 +493,23 @@ def test_a_training_configuration_is_read(folder):
     assert config.problem("must be over 0", "train", "lr") == "cam.yaml:6: train.lr: must be over 0"
     assert config.output == str(folder / "new.safetensors")
     assert config.clips[0].labels == str(folder / "clip.csv")
+
+
+@pytest.mark.parametrize(
+    ("section", "target"),
+    [
+        ("", ("false_negative_rate", 0.01)),
+        ("operating: {false_negative_rate: 0.05}", ("false_negative_rate", 0.05)),
+        ("operating: {false_positive_rate: 0}", ("false_positive_rate", 0.0)),
+    ],
+)
+def test_thresholds_are_for_one_error_rate(folder, section, target):
+    (folder / "clip.csv").write_text("")
+    assert load(TRAIN + section, load_train_config).operating.target == target
+    both = "operating: {false_negative_rate: 0.05, false_positive_rate: 0.05}"
+    assert problems(TRAIN + both, load_train_config) == [
+        "cam.yaml:8: operating.false_positive_rate: must not stand beside 'false_negative_rate', got both; remove one"
+    ]
 
 
 def test_mistakes_in_a_training_configuration_are_reported_at_once(folder):

@@ -7,14 +7,18 @@ from pathlib import Path
 
 import click.testing
 import cv2
+import numpy as np
+import pyarrow.dataset as ds
 import pytest
 
 from pipeline.accuracy import measure
+from pipeline.calibration import calibrate
 from pipeline.cli import main
-from pipeline.config import load_train_config
+from pipeline.config import load_run_config, load_train_config
 from pipeline.errors import ConfigError, ModelError
 from pipeline.evaluation import evaluate
 from pipeline.labelled import footage_of
+from pipeline.runner import run
 from pipeline.runs import RunFolder
 from pipeline.schema import TrainConfig
 from pipeline.training import train
@@ -170,6 +174,61 @@ def test_a_model_of_several_answers_is_trained_and_measured(load, tmp_path):
     card = read_card(tmp_path / "m.safetensors")
     assert (card.task, card.classes, card.thresholds) == ("any_of", ("person", "crowd"), (0.5, 0.5))
     assert "crowd" in told
+
+
+def test_the_card_says_what_validation_settled(model, load):
+    card, config = read_card(model), load()
+    settled = card.training["calibration"]
+    parts = footage_of(config, card).split(blocks=6, validation=[2], test=[4], gap_s=0.2)
+    assert set(card.keep) == {"person"}
+    assert settled["target"] == {"false_negative_rate": 0.01}  # type: ignore[index]
+    found = calibrate(model, parts["validation"], ("false_negative_rate", 0.01))
+    assert (found.temperature, found.keep) == (card.temperature, card.keep)
+    assert json.loads(json.dumps(found.as_dict())) == settled
+    before, after = found.log_loss
+    assert after <= before
+    assert found.rates["person"].positives == 18  # of 30 frames
+    assert found.rates["person"].false_negative_rate == 0.0  # one frame would be more than 0.01
+    tested = card.accuracy["classes"]["person"]["keep"]  # type: ignore[index]
+    assert tested["threshold"] == card.keep["person"]
+    assert (tested["positives"], tested["negatives"]) == (15, 15)
+
+
+def test_thresholds_are_for_the_rate_that_is_asked_for(load, tmp_path):
+    lines: list[str] = []
+    told = train(load("operating.false_positive_rate=0.5", "train.epochs=1"), say=lines.append)
+    rates = read_card(tmp_path / "m.safetensors").training["calibration"]["classes"]["person"]  # type: ignore[index]
+    assert rates["false_positive_rate"] <= 0.5
+    assert any(line.startswith("validation: keep: auto takes person from ") for line in lines)
+    assert f"keep: auto takes person from {rates['threshold']:g} on: misses " in told
+
+
+def test_a_class_that_validation_does_not_show_gets_no_threshold_and_a_warning(load, tmp_path):
+    lines: list[str] = []
+    train(load("split.blocks=20", "split.validation=[8]", "split.gap_s=0", "train.epochs=1"), say=lines.append)
+    assert "warning: keep: auto will not know person, since no validation picture shows it" in lines
+    card = read_card(tmp_path / "m.safetensors")
+    assert (card.keep, card.temperature) == ({}, 1.0)
+
+
+def test_a_run_keeps_the_frames_at_the_stored_threshold(model, scene, tmp_path):
+    def run_with(keep: str) -> dict[int, float]:
+        config = {"run": {"name": keep, "dir": str(tmp_path)}, "sources": [{"path": str(scene / "scene.mp4")}]}
+        config["filters"] = [{"model": str(model), "name": "m", "dtype": "float32"} | ({"keep": keep} if keep else {})]
+        path = tmp_path / "run.yaml"
+        path.write_text(json.dumps(config))
+        outcome = run(load_run_config(path, overrides=[f"run.name=r{keep}"]))
+        assert outcome.exit_code == 0
+        table = ds.dataset(outcome.folder.frames / "m").to_table()
+        scores = np.array(table["scores"].combine_chunks().flatten()).reshape(len(table), 2)[:, 0]
+        return dict(zip(table["frame"].to_pylist(), scores.tolist(), strict=True))
+
+    least = read_card(model).keep["person"]
+    everything, kept = run_with(""), run_with("auto")
+    assert kept == {frame: score for frame, score in everything.items() if score >= np.float32(least)}
+    present = {n for n in range(180) if n // 9 % 2}
+    assert len(kept.keys() & present) > 0.9 * len(present)  # it has learned
+    assert len(kept) < 150
 
 
 def test_evaluation_measures_each_part_and_order(model, load):

@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -69,19 +69,29 @@ set_option = click.option(
 
 
 def facts(title: str, of: Mapping[str, object]) -> str:
-    """A title and `key  value` lines."""
-    width = max(map(len, of))
-    lines = [f"  {key:<{width}}  {_shown(value)}" for key, value in of.items() if value not in (None, (), {}, [])]
-    return "\n".join([title, *lines])
+    """A title and `key  value` lines. What holds further levels becomes lines of its own, further in."""
+    return "\n".join([title, *_lines(of, "  ")])
 
 
-def _shown(value: object) -> str:
+def _lines(of: Mapping[str, object], indent: str) -> Iterator[str]:
+    there = {key: value for key, value in of.items() if value not in (None, (), {}, [])}
+    width = max(map(len, there), default=0)
+    for key, value in there.items():
+        if isinstance(value, Mapping) and any(isinstance(item, Mapping) for item in value.values()):
+            yield f"{indent}{key}"
+            yield from _lines(value, f"{indent}  ")
+        else:
+            yield f"{indent}{key:<{width}}  {_shown(value)}"
+
+
+def _shown(value: object, *, inner: bool = False) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, (list, tuple)):
-        return ", ".join(_shown(item) for item in value)
+        items = ", ".join(_shown(item, inner=True) for item in value)
+        return f"[{items}]" if inner else items
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_shown(item, inner=True)}" for key, item in value.items() if item is not None)
     return str(value)
 
 
