@@ -1,20 +1,39 @@
-"""`vpipe eval`: a model file measured on labelled footage."""
+"""`vpipe eval`: model files measured on labelled footage."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.accuracy import Accuracy, measure, table
 from pipeline.errors import ConfigError
 from pipeline.labelled import Document, asks_of, classes_of, clips_of, footage_of, split_of, told, where_of
 from pipeline.schema import TrainConfig
+from specialized.examples import Examples
 from specialized.intervals import block_length
 from specialized.metrics import thinned_curve
 from specialized.modelfile import ModelCard, file_hash, read_card
 from specialized.orders import ORDERS, Order
 
-__all__ = ["curves", "evaluate"]
+__all__ = ["Measured", "evaluate", "measured"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A model file and how often it is right."""
+
+    model: Path
+    card: ModelCard
+    accuracy: Accuracy
+    block_frames: int  # of the blocks that its intervals rest on
+    warnings: Sequence[str]  # what makes its figures say less than they seem to
+
+    def as_dict(self) -> Document:
+        """Plain values for JSON."""
+        head: Document = {"model": self.model.name, "sha256": file_hash(self.model), "warnings": list(self.warnings)}
+        return head | self.accuracy.as_dict() | {"curves": _curves(self.accuracy)}
 
 
 def evaluate(
@@ -34,31 +53,57 @@ def evaluate(
         ModelError: the model file cannot be used.
         SourceError: a clip cannot be read as a whole.
     """
+    [found] = measured([Path(model)], config, part=part, order=order)
+    where = where_of(config, part)
+    if as_json:
+        return json.dumps(where | {"clips": clips_of(config)} | found.as_dict())
+    notes = [f"warning: {warning}" for warning in found.warnings]
+    return table(found.model.name, told(where), found.accuracy, notes)
+
+
+def measured(models: Sequence[Path], config: TrainConfig, *, part: str, order: str | None) -> list[Measured]:
+    """Measures each model on the same frames, as pictures of its own kind. Arguments and errors as for `evaluate`."""
     known: dict[str, Order] = {name: name for name in ORDERS}
     if order is not None and order not in known:
         raise ConfigError([f"--order: must be one of {', '.join(known)}, got {order!r}"])
+    cards = [_fitting(model, config) for model in models]
+    found: dict[int, Measured] = {}
+    kinds = [(card.input, card.resize, card.fit) for card in cards]
+    for kind in dict.fromkeys(kinds):  # footage is read once for all models that see it alike
+        examples, block_frames = _examples(config, cards[kinds.index(kind)], part)
+        for k in (k for k, other in enumerate(kinds) if other == kind):
+            found[k] = Measured(
+                model=models[k],
+                card=cards[k],
+                accuracy=measure(models[k], examples, order=known[order] if order else None, block_frames=block_frames),
+                block_frames=block_frames,
+                warnings=_warnings(config, cards[k], part),
+            )
+    return [found[k] for k in range(len(models))]
+
+
+def _fitting(model: Path, config: TrainConfig) -> ModelCard:
+    """The card of a model that answers what the configuration asks."""
     card = read_card(model)
     expected = (config.task, classes_of(config))
     if (card.task, card.classes) != expected:
         theirs, ours = (f"{task} of {', '.join(names)}" for task, names in ((card.task, card.classes), expected))
         raise ConfigError([config.problem(f"must be those of {model}, {theirs}, got {ours}", "classes")])
+    return card
+
+
+def _examples(config: TrainConfig, card: ModelCard, part: str) -> tuple[Examples, int]:
+    """The part as pictures for the card's model, and the frames of a block of time."""
     footage = footage_of(config, card)
     parts = {**split_of(config, footage), "all": footage.examples}
     if part not in parts:
         raise ConfigError([f"--part: must be one of {', '.join(parts)}, got {part!r}"])
     if not len(parts[part]):
         raise ConfigError([config.problem(f"must leave frames for {part}, got none; choose another --part", "split")])
-    where, warnings = where_of(config, part), _warnings(config, card, part)
-    block_frames = block_length(footage.step_s)
-    accuracy = measure(Path(model), parts[part], order=known[order] if order else None, block_frames=block_frames)
-    if as_json:
-        head: Document = {"model": Path(model).name, "sha256": file_hash(model), "warnings": warnings}
-        tail: Document = {"curves": curves(accuracy)}
-        return json.dumps(head | where | {"clips": clips_of(config)} | accuracy.as_dict() | tail)
-    return table(Path(model).name, told(where), accuracy, [f"warning: {warning}" for warning in warnings])
+    return parts[part], block_length(footage.step_s)
 
 
-def curves(accuracy: Accuracy) -> dict[str, list[tuple[float, float, float]]]:
+def _curves(accuracy: Accuracy) -> dict[str, list[tuple[float, float, float]]]:
     """Points (recall, precision, threshold) of each class's curve, few enough to be drawn and sent."""
     scored = accuracy.scored
     return {name: thinned_curve(scored.truth[:, k], scored.scores[:, k]) for k, name in enumerate(scored.card.classes)}

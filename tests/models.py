@@ -40,6 +40,20 @@ def numbers(scores):
     return word >> (ROWS * COLUMNS - NUMBER_BITS), word >> (ROWS * COLUMNS - NUMBER_BITS - SOURCE_BITS) & 15
 
 
+class Bright(nn.Module):
+    """Says person where a picture is bright, in groups of any size; the later in its group, the harder to convince."""
+
+    def __init__(self, *, fold: int, doubt: float = 0.0) -> None:
+        super().__init__()
+        self.fold = fold
+        self.register_buffer("doubts", doubt * torch.arange(fold))
+
+    def forward(self, x: Tensor) -> Tensor:
+        brightness = x.unflatten(1, (self.fold, 3)).mean(dim=(2, 3, 4))  # (B, f)
+        logits = 4 * (brightness - 0.5) - self.doubts
+        return torch.stack([logits, -logits], dim=-1).flatten(1)
+
+
 class RaisingSource:
     """A source of the user's own that breaks after its first segment."""
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 
@@ -43,9 +44,11 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool
 
 
 @click.command(name="eval")
-@click.argument("model", type=click.Path())
+@click.argument("models", nargs=-1, required=True, type=click.Path(), metavar="MODEL...")
 @click.argument("config", type=click.Path())
 @set_option
+@click.option("--compare", is_flag=True, help="Two MODELs or more side by side, in one table and one picture.")
+@click.option("--out", type=click.Path(path_type=Path), help="The PNG of --compare.  [default: compare.png]")
 @click.option(
     "--part",
     type=click.Choice(["test", "validation", "training", "all"]),
@@ -55,15 +58,39 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool
 )
 @click.option("--order", help="Form the groups in another order than the model was trained for.")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
-def evaluate(model: str, config: str, overrides: tuple[str, ...], part: str, order: str | None, as_json: bool) -> None:
-    """Measure MODEL on the labelled clips of CONFIG (one for `vpipe train`): per class and per fold slot."""
+def evaluate(
+    models: tuple[str, ...],
+    config: str,
+    overrides: tuple[str, ...],
+    compare: bool,
+    out: Path | None,
+    part: str,
+    order: str | None,
+    as_json: bool,
+) -> None:
+    """Measure MODEL on the labelled clips of CONFIG (one for `vpipe train`): per class, per fold slot and in every
+    order, with intervals over blocks of time.
+    """
+    if config.endswith(".safetensors"):
+        raise click.UsageError(f"the last argument must be a configuration, and {config} is a model")
+    if not compare and (len(models) > 1 or out is not None):
+        raise click.UsageError("one MODEL goes with one CONFIG; several, and --out, go with --compare")
+    if compare and len(models) < 2:
+        raise click.UsageError("--compare needs two MODELs or more before the CONFIG")
     from pipeline.config import load_train_config
 
     loaded = load_train_config(config, overrides=overrides)
     log_to_stderr(logging.WARNING)
-    from pipeline.evaluation import evaluate as measure
+    if not compare:
+        from pipeline.evaluation import evaluate as measure
 
-    click.echo(measure(model, loaded, part=part, order=order, as_json=as_json))
+        click.echo(measure(models[0], loaded, part=part, order=order, as_json=as_json))
+        return
+    from pipeline.comparison import compare as side_by_side
+
+    out = out or Path("compare.png")
+    click.echo(side_by_side(models, loaded, out=out, part=part, order=order, as_json=as_json))
+    click.echo(out, err=True)
 
 
 @click.command()
