@@ -77,6 +77,7 @@ class Model:
         return {
             "model": self.path,
             "classes": list(self.card.classes),
+            "keep": {self.card.classes[k]: least for k, least in self.filter.keep},
             "parameters": cost.parameters,
             "flops_per_picture": cost.flops_per_picture,
             "intensity": cost.intensity,

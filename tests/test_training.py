@@ -219,6 +219,7 @@ def test_a_run_keeps_the_frames_at_the_stored_threshold(model, scene, tmp_path):
         path.write_text(json.dumps(config))
         outcome = run(load_run_config(path, overrides=[f"run.name=r{keep}"]))
         assert outcome.exit_code == 0
+        assert outcome.summary["filters"]["m"]["keep"] == (read_card(model).keep if keep else {})
         table = ds.dataset(outcome.folder.frames / "m").to_table()
         scores = np.array(table["scores"].combine_chunks().flatten()).reshape(len(table), 2)[:, 0]
         return dict(zip(table["frame"].to_pylist(), scores.tolist(), strict=True))
