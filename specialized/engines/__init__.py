@@ -3,7 +3,7 @@
 An engine always forwards the same shape, so a picture's scores do not depend on how full its batch was.
 """
 
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from specialized.cost import Cost
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+EngineName = Literal["auto", "torch"]
 
 
 class Handle(Protocol):
@@ -81,7 +82,7 @@ def open_engine(
     device: str = "auto",
     batch: int = 256,
     dtype: Dtype | Literal["auto"] = "auto",
-    engine: Literal["auto", "torch"] = "auto",
+    engine: EngineName = "auto",
     threads: int | None = None,
 ) -> Engine:
     """Opens an engine: `open_engine(*load_model(path))`, or with a card and a module of one's own.
@@ -100,8 +101,8 @@ def open_engine(
     Raises:
         ModelError: the device is not there, or the model does not run on it.
     """
-    if engine not in ("auto", "torch"):
-        raise ModelError(f"engine: must be auto or torch, got {engine!r}; correct the name")
+    if engine not in get_args(EngineName):
+        raise ModelError(f"engine: must be {' or '.join(get_args(EngineName))}, got {engine!r}; correct the name")
     if batch < 1 or (threads is not None and threads < 1):
         raise ValueError(f"open_engine: batch and threads must be at least 1, got {batch=}, {threads=}")
     from specialized.engines.torch import TorchEngine

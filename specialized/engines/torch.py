@@ -16,7 +16,7 @@ from specialized.errors import ModelError
 from specialized.folding import Normalize, unfold
 from specialized.modelfile import ModelCard
 
-_DTYPES: dict[Dtype, torch.dtype] = {
+DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
@@ -66,16 +66,16 @@ class TorchEngine:
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self._device = _device(device)
+        self._device = find_device(device)
         self.card = card
         self.device = str(self._device)
-        self.device_uuid = _uuid(self._device)
+        self.device_uuid = uuid_of(self._device)
         self.dtype: Dtype = fastest_dtype(self._device) if dtype == "auto" else dtype
         self.groups = groups
         self.transfer_s = 0.0
         module = copy.deepcopy(module).eval()
         self.cost: Cost = cost(module, fold=card.fold, input=card.input)
-        self._module = module.to(self._device, _DTYPES[self.dtype]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._module = module.to(self._device, DTYPES[self.dtype]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._normalize = Normalize(f=card.fold, size=card.input, mean=card.mean, std=card.std, device=self._device)
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
@@ -140,7 +140,7 @@ class TorchEngine:
         """Maps uint8 (B, f, H, W, 3) to float32 (B, f, K)."""
         # Without this, float32 convolutions on CUDA run in TF32, with 10 bits of mantissa.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.dtype != "float32"):
-            logits: Tensor = self._module(self._normalize(pictures, _DTYPES[self.dtype]))
+            logits: Tensor = self._module(self._normalize(pictures, DTYPES[self.dtype]))
         expected = (self.groups, self.card.fold * len(self.card.classes))
         if tuple(logits.shape) != expected:
             raise ModelError(
@@ -151,7 +151,12 @@ class TorchEngine:
         return answers.softmax(-1) if self.card.task == "one_of" else answers.sigmoid()
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of a name: auto (cuda if there is one, else cpu), cpu, cuda, cuda:1.
+
+    Raises:
+        ModelError: it is not there.
+    """
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda", torch.cuda.current_device()) if gpus else torch.device("cpu")
@@ -166,14 +171,15 @@ def _device(name: str) -> torch.device:
     raise ModelError(f"device: must be auto or one that is there, got {name!r} where there is {there}; use auto or cpu")
 
 
-def _uuid(device: torch.device) -> str | None:
+def uuid_of(device: torch.device) -> str | None:
+    """The GPU as NVML names it; None on a CPU."""
     if device.type != "cuda":
         return None
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}"  # NVML's spelling
 
 
 def fastest_dtype(device: torch.device) -> Dtype:
-    """By what the device can do, not by a timing: the same machine must choose the same dtype every time."""
+    """What `auto` means on a device, by what it can do and not by a timing: a machine must always choose the same."""
     if device.type == "cuda":
         return "float16"
     # Measured with AVX-512 BF16 on two cores: 2.5 (f = 4) to 5 (f = 1) times as quick as float32. Others emulate it.
