@@ -9,7 +9,7 @@ import os
 
 import click
 
-from pipeline.cli import models, runs
+from pipeline.cli import bench, models, runs
 from pipeline.cli.shell import Command
 
 # Read when torch is loaded. A thread pool that spins while it waits takes the cores from the decoders: with both cores
@@ -33,5 +33,6 @@ for command in (
     models.train,
     models.evaluate,
     models.info,
+    bench.bench,
 ):
     main.add_command(command)

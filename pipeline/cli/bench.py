@@ -1,0 +1,164 @@
+"""The command that measures speed: bench."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from pipeline.cli.shell import FAILED, INTERRUPTED, complain
+from pipeline.errors import ConfigError, VpipeError
+
+
+def _listed(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Options that are repeated or hold commas."""
+    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",")))
+
+
+def _folds(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    listed = _listed(context, option, values)
+    if not all(part.isdecimal() and int(part) for part in listed):
+        raise click.BadParameter(f"must be whole numbers from 1, as 1,2,4, got {','.join(values)!r}")
+    return tuple(sorted(set(map(int, listed))))
+
+
+@click.command()
+@click.argument("models", nargs=-1, metavar="[MODEL...]")
+@click.option(
+    "--fold",
+    "folds",
+    multiple=True,
+    default=("1,2,3,4,8,16",),
+    show_default="1,2,3,4,8,16",
+    callback=_folds,
+    help="Each f.",
+)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
+@click.option(
+    "--dtype",
+    "dtypes",
+    multiple=True,
+    default=("auto",),
+    show_default="auto",
+    callback=_listed,
+    help="float32, bfloat16, float16; auto: as the engine chooses. May be a list.",
+)
+@click.option("--pictures", type=click.IntRange(min=1), default=1024, show_default=True, help="Images in a batch.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Measurements of each figure, in alternation.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.2,
+    show_default=True,
+    help="Of a measurement, if one forward does not take longer.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: one per core.")
+@click.option("--engine", default="auto", show_default=True, help="The engine to measure beside the model alone.")
+@click.option("--tune-all", is_flag=True, help="Look for the best settings of every f, not of f = 1 only.")
+@click.option(
+    "--compile/--no-compile",
+    "compiled",
+    default=True,
+    show_default=True,
+    help="Try torch.compile too where settings are tuned, on CUDA: 10 to 60 s for each.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    help="Write everything that was measured; - is stdout, in place of the table.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Draw the roofline: a PNG.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def bench(
+    models: tuple[str, ...],
+    folds: tuple[int, ...],
+    device: str,
+    dtypes: tuple[str, ...],
+    pictures: int,
+    rounds: int,
+    seconds: float,
+    threads: int | None,
+    engine: str,
+    tune_all: bool,
+    compiled: bool,
+    json_file: str | None,
+    out: Path | None,
+    quiet: bool,
+) -> None:
+    """Measure how fast MODELs run at each f, beside the tuned f = 1 and what the device can do.
+
+    MODEL is a name of the zoo or a model file; none: the small models of the zoo, which takes about five minutes on two
+    CPU cores. Other work on the machine falsifies the figures.
+    """
+    from pipeline.bench import bench as measure
+    from pipeline.benchtable import footer, table
+
+    for path, name in ((out, "--out"), (None if json_file in (None, "-") else Path(json_file or ""), "--json")):
+        if path is not None:
+            _check_writable(path, name)
+    say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+    as_text = json_file != "-"
+    document = measure(
+        models,
+        folds=folds,
+        dtypes=dtypes,
+        device=device,
+        pictures=pictures,
+        rounds=rounds,
+        seconds=seconds,
+        threads=threads,
+        engine=engine,
+        tune_all=tune_all,
+        compiled=compiled,
+        say=say,
+        show=lambda document, name: click.echo(table(document, name) + "\n") if as_text else None,
+    )
+    for note in document["notes"]:
+        click.echo(f"note: {note}", err=True)
+    if as_text and document["models"]:
+        click.echo(footer(document))
+    _write(document, json_file, out)
+    if document["interrupted"]:
+        complain(["interrupted: what was measured is given, the rest is not"])
+        sys.exit(INTERRUPTED)
+    sys.exit(0 if document["models"] else FAILED)
+
+
+def _check_writable(path: Path, option: str) -> None:
+    """Before minutes of measuring."""
+    folder = path.absolute().parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        got = (
+            "a folder" if path.is_dir() else "a folder that cannot be written" if folder.is_dir() else "no such folder"
+        )
+        raise ConfigError([f"{path}: must be a file that can be written, got {got}; choose another {option}"])
+
+
+def _write(document: dict[str, object], json_file: str | None, out: Path | None) -> None:
+    from pipeline.runs import write_json
+
+    if json_file == "-":
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+    elif json_file is not None:
+        try:
+            write_json(Path(json_file), document)
+        except OSError as exc:
+            raise VpipeError(
+                f"{json_file}: must be writable, got {exc.strerror or exc}; choose another --json"
+            ) from exc
+    if out is not None and document["models"]:
+        from pipeline.roofline import roofline
+
+        roofline(document, out)
+        click.echo(out, err=json_file == "-")

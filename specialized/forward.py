@@ -1,0 +1,186 @@
+"""The forward of a model alone, ready to be timed: dtype, memory layout, and how its kernels are launched."""
+
+import copy
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from specialized.engines import Dtype
+from specialized.engines.torch import DTYPES
+from specialized.errors import ModelError
+from specialized.objects import one_line
+
+Layout = Literal["channels_last", "contiguous"]
+Mode = Literal["eager", "graph", "compiled"]  # compiled: by torch.compile, on CUDA replayed as a graph too
+
+_LAYOUTS: dict[Layout, torch.memory_format] = {
+    "channels_last": torch.channels_last,
+    "contiguous": torch.contiguous_format,
+}
+_WORDS = 200  # characters of a foreign message that are passed on
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a model is run.
+
+    Attributes:
+        pictures: In a batch: B = pictures // f groups.
+        dtype: Of weights and input.
+        layout: Of weights and input in memory.
+        mode: eager (one launch per kernel), graph (a CUDA graph) or compiled.
+    """
+
+    pictures: int
+    dtype: Dtype
+    layout: Layout = "channels_last"
+    mode: Mode = "eager"
+
+
+def forward_loop(
+    module: nn.Module, setting: Setting, *, fold: int, input: tuple[int, int], device: torch.device
+) -> Callable[[int], float]:
+    """Makes a function that runs so many forwards, waits for the device and returns the seconds.
+
+    The input, (B, f·3, H, W), is random, since a device that multiplies zeros draws less power and clocks higher. It
+    lies on the device; logits stay there.
+
+    Args:
+        module: its weights are copied.
+        setting: how it is run.
+        fold: f.
+        input: (H, W) of a picture.
+        device: where it is run.
+
+    Raises:
+        ModelError: the device cannot do it; so does the function that is returned.
+    """
+    with _translated(setting, device):
+        dtype, layout = DTYPES[setting.dtype], _LAYOUTS[setting.layout]
+        placed = copy.deepcopy(module).eval().to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
+        shape = (setting.pictures // fold, fold * 3, *input)
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        x = x.contiguous(memory_format=layout)
+        run = timed_loop(_launched(placed, x, setting.mode), device)
+
+    def guarded(calls: int) -> float:
+        with _translated(setting, device):
+            return run(calls)
+
+    return guarded
+
+
+def search(
+    rate: Callable[[Setting], float | None],
+    *,
+    start: Setting,
+    dtypes: Sequence[Dtype],
+    batches: Sequence[int],
+    modes: Sequence[Mode],
+    last: Sequence[Mode] = (),
+) -> list[Setting]:
+    """Looks for the fastest setting: first dtype and layout, then batch and mode, at last modes that take long to try.
+
+    Args:
+        rate: pictures per second of a setting; None if it cannot be run.
+        start: where the search begins: its batch and mode hold for the choice of dtype and layout.
+        dtypes: to try.
+        batches: pictures in a batch, to try.
+        modes: to try with each batch.
+        last: to try with what was best until then.
+
+    Returns:
+        Every setting that could be run, the fastest first.
+    """
+    rates: dict[Setting, float] = {}
+
+    def best_of(settings: Iterable[Setting]) -> Setting:
+        for setting in settings:
+            if setting not in rates and (reached := rate(setting)) is not None:
+                rates[setting] = reached
+        return max(rates, key=rates.__getitem__, default=start)
+
+    best = best_of(replace(start, dtype=dtype, layout=layout) for dtype in dtypes for layout in _LAYOUTS)
+    best = best_of(replace(best, pictures=pictures, mode=mode) for pictures in batches for mode in modes)
+    best_of([replace(best, mode=mode) for mode in last])
+    return sorted(rates, key=rates.__getitem__, reverse=True)
+
+
+def timed_loop(call: Callable[[], object], device: torch.device) -> Callable[[int], float]:
+    """Makes a function that calls so many times, waits for the device and returns the seconds by its own clock."""
+
+    def on_cpu(calls: int) -> float:
+        with torch.inference_mode():
+            began = perf_counter()
+            for _ in range(calls):
+                call()
+            return perf_counter() - began
+
+    def on_cuda(calls: int) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        with torch.cuda.device(device), torch.inference_mode():
+            torch.cuda.synchronize(device)  # nothing of before is still under way
+            begin.record()
+            for _ in range(calls):
+                call()
+            end.record()
+            torch.cuda.synchronize(device)
+        return float(begin.elapsed_time(end)) / 1000  # from ms
+
+    return on_cuda if device.type == "cuda" else on_cpu
+
+
+def _launched(module: nn.Module, x: Tensor, mode: Mode) -> Callable[[], object]:
+    if mode == "eager":
+        return lambda: module(x)
+    if mode == "graph":
+        return _graph(lambda: module(x), x.device)
+    # Compiled code is kept per function, not per module, and only so many times; what is replayed needs it no more.
+    torch.compiler.reset()
+    compiled = torch.compile(module, fullgraph=True, dynamic=False)  # fails rather than leave a part in Python
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # its advice is for who wrote the model
+        compiled(x)
+    return _graph(lambda: compiled(x), x.device) if x.device.type == "cuda" else lambda: compiled(x)
+
+
+def _graph(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
+    """Captures what `call` launches; the function that is returned launches it again, all at once."""
+    if device.type != "cuda":
+        raise ModelError(f"mode graph: must run on CUDA, got {device}; use eager")
+    with torch.cuda.device(device), torch.inference_mode():
+        # Before capture: kernels are chosen and workspaces taken, on a stream of its own as capture demands.
+        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                call()
+        torch.cuda.current_stream(device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            kept = call()
+
+    def replay(kept: object = kept) -> None:  # the output lives as long as the graph that writes it
+        graph.replay()
+
+    return replay
+
+
+@contextmanager
+def _translated(setting: Setting, device: torch.device) -> Iterator[None]:
+    """Turns whatever a forward raises into a ModelError of one line."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as exc:  # no memory, no kernel for this dtype, no compiler, or the user's forward
+        raise ModelError(
+            f"{setting.pictures} pictures, {setting.dtype}, {setting.layout}, {setting.mode} on {device}: must run, "
+            f"got {one_line(exc)[:_WORDS]}"
+        ) from exc
