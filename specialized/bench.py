@@ -168,7 +168,7 @@ class Bench:
                 arms, rounds=self._rounds, seconds=self._seconds, say=lambda line: say(f"{subject.name}: {line}")
             )
             notes += [f"f = {key.fold}: {why}" if isinstance(key, Case) else why for key, why in failed.items()]
-            busy = self._busy(subject, [arm for arm in arms if arm.key in series], series, observe)
+            busy = self._busy(subject, [arm for arm in arms if arm.key in series], series, observe, notes)
         measured = {key: found for key, found in series.items() if isinstance(key, Case)}
         return Measured(
             subject=subject,
@@ -283,15 +283,25 @@ class Bench:
         return [self._roofs[name] for name in wanted if name in self._roofs]
 
     def _busy(
-        self, subject: Subject, arms: Sequence[Arm[Any]], series: Mapping[Any, Series], observe: Observer
+        self,
+        subject: Subject,
+        arms: Sequence[Arm[Any]],
+        series: Mapping[Any, Series],
+        observe: Observer,
+        notes: list[str],
     ) -> dict[Case, float]:
         found = {}
         wanted = {stated("alone", fold, self._pictures, dtype) for fold in subject.folds for dtype in self.dtypes}
         for arm in arms:
-            if arm.key in wanted:
+            if arm.key not in wanted:
+                continue
+            try:
                 percent = observe(partial(arm.run, series[arm.key].calls))
-                if percent is not None:
-                    found[arm.key] = percent
+            except ModelError as exc:
+                notes.append(f"f = {arm.key.fold}: {exc}")
+                continue
+            if percent is not None:
+                found[arm.key] = percent
         return found
 
     @contextmanager

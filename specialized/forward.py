@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Literal
 
 import torch
+import torch.compiler.config as compiler_config
 from torch import Tensor, nn
 
 from specialized.engines import Dtype
@@ -23,6 +24,7 @@ _LAYOUTS: dict[Layout, torch.memory_format] = {
     "channels_last": torch.channels_last,
     "contiguous": torch.contiguous_format,
 }
+_COMPILATIONS = 256
 _WORDS = 200  # characters of a foreign message that are passed on
 
 
@@ -65,8 +67,8 @@ def forward_loop(
         dtype, layout = DTYPES[setting.dtype], _LAYOUTS[setting.layout]
         placed = copy.deepcopy(module).eval().to(device, dtype).to(memory_format=layout)  # type: ignore[call-overload]
         shape = (setting.pictures // fold, fold * 3, *input)
-        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device, dtype)
-        x = x.contiguous(memory_format=layout)
+        x = torch.randn(shape, generator=torch.Generator(device).manual_seed(0), device=device)
+        x = x.to(dtype).contiguous(memory_format=layout)
         run = timed_loop(_launched(placed, x, setting.mode), device)
 
     def guarded(calls: int) -> float:
@@ -141,10 +143,10 @@ def _launched(module: nn.Module, x: Tensor, mode: Mode) -> Callable[[], object]:
         return lambda: module(x)
     if mode == "graph":
         return _graph(lambda: module(x), x.device)
-    # Compiled code is kept per function, not per module, and only so many times; what is replayed needs it no more.
-    torch.compiler.reset()
     compiled = torch.compile(module, fullgraph=True, dynamic=False)  # fails rather than leave a part in Python
-    with warnings.catch_warnings(), torch.inference_mode():
+    # All models of a family share the code of one class, and torch compiles that only a few times over.
+    often = compiler_config.patch(recompile_limit=_COMPILATIONS)  # type: ignore[attr-defined]
+    with warnings.catch_warnings(), often, torch.inference_mode():
         warnings.simplefilter("ignore")  # its advice is for who wrote the model
         compiled(x)
     return _graph(lambda: compiled(x), x.device) if x.device.type == "cuda" else lambda: compiled(x)
@@ -164,9 +166,10 @@ def _graph(call: Callable[[], object], device: torch.device) -> Callable[[], obj
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            kept = call()
+            output = call()
 
-    def replay(kept: object = kept) -> None:  # the output lives as long as the graph that writes it
+    # The graph knows addresses only: what lies there, weights, input and output, must live as long as it does.
+    def replay(alive: object = (call, output)) -> None:
         graph.replay()
 
     return replay
