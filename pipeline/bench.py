@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -187,6 +187,13 @@ def document(
         nvml_absent: Why NVML did not tell how busy the device was.
         interrupted: Not everything that was asked for was measured.
     """
+    rows = [
+        row
+        for one in measured
+        for dtype in settings["dtypes"]
+        for fold in one.subject.folds
+        if (row := _row(one, fold, dtype, settings)) is not None
+    ]
     peak = _roofs(measured, "flops_per_s", ("product",))
     bandwidth = next(iter(_roofs(measured, "bytes_per_s", ("copy", "triad")).values()), None)
     return {
@@ -198,17 +205,21 @@ def document(
         if bandwidth
         else {},
         "tuned_f1": [record for one in measured if (record := _tuned(one, 1)) is not None],
-        "models": [
-            row
-            for one in measured
-            for dtype in settings["dtypes"]
-            for fold in one.subject.folds
-            if (row := _row(one, fold, dtype, settings)) is not None
-        ],
+        "models": rows,
         "nvml_absent": nvml_absent,
         "interrupted": interrupted,
-        "notes": [note for one in measured for note in one.notes],
+        "notes": [*(note for one in measured for note in one.notes), *_doubts(rows)],
     }
+
+
+def _doubts(rows: Iterable[Document]) -> Iterator[str]:
+    """Nothing computes faster than the device can: where it seems so, something else ran while that was measured."""
+    for row in rows:
+        if (row["share_of_peak"] or 0) > 1.05:
+            yield (
+                f"{row['name']}: f = {row['fold']}: share of peak must be at most 1, got {row['share_of_peak']:.2f}; "
+                "something else ran on this machine: measure again on a quiet one"
+            )
 
 
 def _roofs(measured: Sequence[Measured], unit: str, kinds: Collection[str]) -> dict[str, Document]:

@@ -33,9 +33,9 @@ def _folds(context: click.Context, option: click.Parameter, values: tuple[str, .
     "folds",
     multiple=True,
     default=("1,2,3,4,8,16",),
-    show_default="1,2,3,4,8,16",
+    show_default=False,
     callback=_folds,
-    help="Each f.",
+    help="Each f; default 1,2,3,4,8,16.",
 )
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option(
@@ -43,9 +43,9 @@ def _folds(context: click.Context, option: click.Parameter, values: tuple[str, .
     "dtypes",
     multiple=True,
     default=("auto",),
-    show_default="auto",
+    show_default=False,
     callback=_listed,
-    help="float32, bfloat16, float16; auto: as the engine chooses. May be a list.",
+    help="float32, bfloat16, float16; auto (default): as the engine chooses. May be a list.",
 )
 @click.option("--pictures", type=click.IntRange(min=1), default=1024, show_default=True, help="Images in a batch.")
 @click.option(
