@@ -51,7 +51,7 @@ __all__ = [
 
 Loaded = TypeVar("Loaded", bound=Configuration)
 
-_TRAINING = ("clips", "output", "train")  # keys that only a configuration for training has
+_TRAINING = ("clips", "images", "output", "train")  # keys that only a configuration for training has
 
 
 def load_run_config(
@@ -166,9 +166,6 @@ def _spell_out_filter(content: Node, problems: list[str]) -> None:
         sections["filters"] = Node([short], short.where, short.key)
 
 
-_NEEDED = {RunConfig: ("sources", "filters"), TrainConfig: ("classes", "clips")}
-
-
 def _fill_up(kind: type[Configuration], content: Node, path: Path | None, problems: list[str]) -> None:
     """An empty section is a section of defaults; lists that must have content are asked for; a run has a name."""
     sections = content.value
@@ -176,10 +173,14 @@ def _fill_up(kind: type[Configuration], content: Node, path: Path | None, proble
         return
     for key in [key for key, node in sections.items() if node.value is None and not node.broken]:
         del sections[key]
-    for key in _NEEDED[kind]:
+    images = content.child("images")
+    needed = ("sources", "filters") if kind is RunConfig else () if images else ("classes", "clips")
+    for key in needed:
         node = sections.get(key)
         if node is None or node.value == []:
             problems.append((node or content).problem("must hold one or more, got none", *(() if node else (key,))))
+    if kind is TrainConfig and "split" not in sections and (images is None or images.child("folder")):
+        problems.append(content.problem("must be given", "split"))
     if path is not None:
         run = sections.setdefault("run", Node({}, content.where, "run"))
         if isinstance(run.value, dict):

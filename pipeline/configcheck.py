@@ -21,6 +21,7 @@ from pipeline.schema import (
     Configuration,
     FileSource,
     FilterSection,
+    ImagesSection,
     RunConfig,
     Selection,
     SinkObject,
@@ -142,7 +143,10 @@ def check_train_config(config: TrainConfig) -> list[str]:
         for key, path in (("video", clip.video), ("labels", clip.labels)):
             if not os.path.isfile(path):
                 report.problem(("clips", k, key), f"must be a file, got none at {report.path(('clips', k, key), path)}")
-    _check_split(report, config)
+    if config.images is not None:
+        _check_images(report, config, config.images)
+    if "split" in config.model_fields_set:
+        _check_split(report, config)
     _check_teacher(report, config)
     if None not in (config.operating.false_negative_rate, config.operating.false_positive_rate):
         text = "must not stand beside 'false_negative_rate', got both; remove one"
@@ -315,6 +319,40 @@ def _check_sinks(report: Report, config: RunConfig) -> None:
         paths.add(sink.path)
         if sink.path != "-":
             _check_file_to_write(report, at, sink.path)
+
+
+def _check_images(report: Report, config: TrainConfig, images: ImagesSection) -> None:
+    folders: dict[str, str] = {key: path for key, path in images if path is not None}
+    if "folder" in folders:
+        for key in folders.keys() - {"folder"}:
+            report.problem(("images", key), "must not stand beside 'folder', got both; remove one")
+        if "gap_s" in config.split.model_fields_set:
+            report.problem(("split", "gap_s"), "must be left out: images have no times to leave a gap between")
+    else:
+        for key in {"training", "validation"} - folders.keys():
+            report.problem(("images", key), "must be given, or 'folder' alone")
+        if "split" in config.model_fields_set:
+            report.problem(("split",), "must be left out: the folders of images say what is for what")
+    for key, path in folders.items():
+        if not os.path.isdir(path):
+            report.problem(("images", key), f"must be a folder, got none at {report.path(('images', key), path)}")
+        if path in [folders[other] for other in folders if other < key]:
+            report.problem(
+                ("images", key), f"must be another part's folder, got {report.path(('images', key), path)} again"
+            )
+    for key, why in (
+        ("clips", "images stand in their place"),
+        ("classes", "the sub-folders of images are the classes"),
+    ):
+        if key in config.model_fields_set:
+            report.problem((key,), f"must be left out: {why}")
+    if config.task != "one_of":
+        report.problem(("task",), f"must be one_of with images, which lie in one folder each, got {config.task}")
+    if config.model.fold > 1 and config.model.order != "shuffled":
+        report.warning(
+            ("model", "order"),
+            f"should be shuffled with images, which have no order of their own, got {config.model.order}",
+        )
 
 
 def _check_split(report: Report, config: TrainConfig) -> None:

@@ -9,7 +9,18 @@ from pathlib import Path
 
 from pipeline.accuracy import Accuracy, measure, table
 from pipeline.errors import ConfigError
-from pipeline.labelled import Document, asks_of, classes_of, clips_of, footage_of, split_of, told, where_of
+from pipeline.labelled import (
+    Document,
+    asks_of,
+    classes_of,
+    clips_of,
+    division_of,
+    footage_of,
+    hashes_of,
+    split_of,
+    told,
+    where_of,
+)
 from pipeline.schema import TrainConfig
 from specialized.examples import Examples
 from specialized.intervals import block_length
@@ -115,10 +126,9 @@ def _warnings(config: TrainConfig, card: ModelCard, part: str) -> list[str]:
     if card.asks and card.asks != asks_of(config):
         found.append("the model was trained for other questions than the classes of this configuration ask")
     then, now = card.training.get("clips"), clips_of(config)
-    known = {clip.get("video_sha256") for clip in then} if isinstance(then, list) else set()
-    if known & {clip["video_sha256"] for clip in now}:
+    if hashes_of(then) & hashes_of(now):
         if part != "test":
             found.append("the model was trained or chosen on this footage")
-        elif (then, card.training.get("split")) != (now, config.split.model_dump(mode="json")):
-            found.append("the model was trained on other parts of these clips, perhaps on frames that are tested here")
+        elif (then, card.training.get("split")) != (now, division_of(config)):
+            found.append("the model was trained on other parts of this footage, perhaps on frames that are tested here")
     return found

@@ -1,4 +1,4 @@
-"""The labelled footage that a configuration for training names: clips, classes and parts, in arrays and in words."""
+"""The labelled footage that a configuration for training names: clips or images, in arrays and in words."""
 
 from __future__ import annotations
 
@@ -7,29 +7,46 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from pipeline.footage import Footage, LabelledClip, read_footage
-from pipeline.schema import ClipSection, TrainConfig
+from pipeline.images import Images, class_names, facts, read_images
+from pipeline.schema import ClipSection, ImagesSection, TrainConfig
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
 from specialized.examples import Examples
 from specialized.modelfile import Ask, ModelCard
 
-__all__ = ["Document", "asks_of", "classes_of", "clips_of", "footage_of", "split_of", "told", "where_of"]
+__all__ = [
+    "Document",
+    "asks_of",
+    "classes_of",
+    "clips_of",
+    "division_of",
+    "footage_of",
+    "hashes_of",
+    "split_of",
+    "told",
+    "where_of",
+]
 
 Document = dict[str, object]
 
 
-def footage_of(config: TrainConfig, card: ModelCard) -> Footage:
-    """The clips with their labels, as pictures for the card's model. Raises as `read_footage` does."""
+def footage_of(config: TrainConfig, card: ModelCard) -> Footage | Images:
+    """The clips or images with their labels, as pictures for the card's model. Raises as their readers do."""
+    picture = PictureFormat(*card.input, card.resize, card.fit)
+    if config.images is not None:
+        return read_images(_folders(config.images), picture=picture, blocks=config.split.blocks)
     return read_footage(
         [LabelledClip(Path(clip.video), Path(clip.labels), _selection(clip)) for clip in config.clips],
-        picture=PictureFormat(*card.input, card.resize, card.fit),
+        picture=picture,
         asks=asks_of(config),
         task=config.task,
     )
 
 
 def classes_of(config: TrainConfig) -> tuple[str, ...]:
-    """Names in the order of the scores: what is asked, and `none` last for one_of."""
+    """Names in the order of the scores: what is asked, and `none` last for one_of; or the sub-folders of images."""
+    if config.images is not None:
+        return class_names(next(iter(_folders(config.images).values())))
     names = tuple(asked.name for asked in config.classes)
     return (*names, "none") if config.task == "one_of" else names
 
@@ -42,11 +59,16 @@ def asks_of(config: TrainConfig) -> tuple[Ask, ...]:
     )
 
 
+def _folders(images: ImagesSection) -> dict[str, Path]:
+    """By what they are for; `folder` stands alone, else `training` is the first."""
+    return {part: Path(folder) for part, folder in images if folder is not None}
+
+
 def _selection(clip: ClipSection) -> Selection:
     return Selection(every=clip.every, fps=clip.fps, from_s=clip.from_, to_s=clip.to)
 
 
-def split_of(config: TrainConfig, footage: Footage) -> dict[str, Examples]:
+def split_of(config: TrainConfig, footage: Footage | Images) -> dict[str, Examples]:
     """The parts "training", "validation" and "test". Raises as `Footage.split` does."""
     split = config.split
     return footage.split(blocks=split.blocks, validation=split.validation, test=split.test, gap_s=split.gap_s)
@@ -55,6 +77,8 @@ def split_of(config: TrainConfig, footage: Footage) -> dict[str, Examples]:
 def where_of(config: TrainConfig, part: str) -> Document:
     """On which footage something was measured."""
     split = config.split
+    if division_of(config) is None:
+        return {"part": part}
     numbers: Mapping[str, Collection[int]] = {
         "test": split.test,
         "validation": split.validation,
@@ -66,11 +90,21 @@ def where_of(config: TrainConfig, part: str) -> Document:
 
 def told(where: Document) -> str:
     """What `where_of` says, in a line."""
-    return f"part {where['part']}: blocks {where['blocks']} of {where['of_blocks']}, from 0"
+    blocks = f": blocks {where['blocks']} of {where['of_blocks']}, from 0" if "blocks" in where else ""
+    return f"part {where['part']}{blocks}"
+
+
+def division_of(config: TrainConfig) -> Document | None:
+    """How the footage is cut; None where folders say what is for what."""
+    if config.images is not None and config.images.folder is None:
+        return None
+    return config.split.model_dump(mode="json")
 
 
 def clips_of(config: TrainConfig) -> list[Document]:
-    """The clips by name and content, without a word about this machine's folders."""
+    """The clips, or folders of images, by name and content, without a word about this machine's folders."""
+    if config.images is not None:
+        return [{"part": part, **facts(folder)} for part, folder in _folders(config.images).items()]
     return [
         {
             "video": Path(clip.video).name,
@@ -81,6 +115,12 @@ def clips_of(config: TrainConfig) -> list[Document]:
         }
         for clip in config.clips
     ]
+
+
+def hashes_of(clips: object) -> set[object]:
+    """Of the videos or folders that `clips_of` tells of, as they may stand in a model file."""
+    told = [clip for clip in clips if isinstance(clip, dict)] if isinstance(clips, list) else []
+    return {clip[key] for clip in told for key in ("video_sha256", "images_sha256") if key in clip}
 
 
 def _sha256(path: str) -> str:

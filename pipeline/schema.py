@@ -475,11 +475,21 @@ class ClipSection(Selection):
     labels: SourcePath = Field(description="Its boxes: CSV or COCO JSON, see docs/labels.md.")
 
 
+class ImagesSection(Section):
+    """Images with a sub-folder per class (png, jpg, jpeg, bmp, webp). Either `folder`, or the others."""
+
+    folder: SourcePath | None = Field(default=None, description="A folder that `split` cuts into parts, by chance.")
+    training: SourcePath | None = Field(default=None, description="The folder to train on.")
+    validation: SourcePath | None = Field(default=None, description="The folder on which the best epoch is chosen.")
+    test: SourcePath | None = Field(default=None, description="The folder that is only used to measure the result.")
+
+
 class SplitSection(Section):
     """How footage is divided by time. Blocks that are named nowhere are trained on."""
 
     blocks: Annotated[int, Field(ge=2)] = Field(
-        default=10, description="Each clip is cut into so many blocks of equal time."
+        default=10,
+        description="Each clip is cut into so many blocks of equal time, each class of images into equal shares.",
     )
     validation: Blocks = Field(description="Numbers of the blocks, from 0, on which the best epoch is chosen.")
     test: Blocks = Field(default=(), description="Numbers of the blocks that are only used to measure the result.")
@@ -528,12 +538,17 @@ class TrainConfig(Configuration):
         description="`one_of`: the first class that holds wins, else `none`; `any_of`: each by itself.",
     )
     classes: Annotated[tuple[ClassSection, ...], Field(strict=False)] = Field(
-        default=(), description="What is asked; one or more."
+        default=(),
+        description="What is asked; one or more. With `images` none: sub-folders are the classes, in natural order.",
     )
     clips: Annotated[tuple[ClipSection, ...], Field(strict=False)] = Field(
         default=(), description="Labelled footage; one or more."
     )
-    split: SplitSection = Field(description="How footage is divided by time.")
+    images: ImagesSection | None = Field(default=None, description="Folders of images instead of `clips`.")
+    split: SplitSection = Field(
+        default=SplitSection(validation=()),
+        description="How footage is divided by time. Must be given, unless `images` says what is for what.",
+    )
     teacher: Annotated[str, AfterValidator(_absolute_or_unfolded)] | None = Field(
         default=None,
         description="An unfolded model whose logits a folded one learns from, beside the labels: a model file of the "

@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.accuracy import kept, measure, table
 from pipeline.calibration import Calibration, calibrate
 from pipeline.errors import ConfigError, ModelError, VpipeError
-from pipeline.labelled import Document, asks_of, classes_of, clips_of, footage_of, split_of, told, where_of
+from pipeline.labelled import Document, asks_of, classes_of, clips_of, division_of, footage_of, split_of, told, where_of
 from pipeline.runs import RunFolder, make_folder, versions, write_json
 from pipeline.schema import UNFOLDED, TrainConfig
 from pipeline.trainingpicture import draw_confusion, draw_curves
@@ -58,6 +58,8 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
     output = Path(config.output)
     if output.exists() and mode != "overwrite":
         raise ConfigError([config.problem(f"must not exist yet, got {output}; --overwrite replaces it", "output")])
+    for warning in config.warnings:
+        say(f"warning: {warning}")
     card = new_card(config)
     footage = footage_of(config, card)
     parts = split_of(config, footage)
@@ -278,7 +280,7 @@ def _provenance(config: TrainConfig, trained: Trained) -> Document:
     return {
         "recipe": config.train.model_dump(mode="json"),
         "clips": clips_of(config),
-        "split": config.split.model_dump(mode="json"),
+        "split": division_of(config),
         "teacher": _told_teacher(config),
         "best_epoch": best.number,
         "validation_accuracy": best.validation_accuracy,
