@@ -1,4 +1,5 @@
 import json
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -73,6 +74,18 @@ def test_training_sees_the_pixels_that_running_sees(tmp_path, resize, fit):
     images = read_images({"training": tmp_path / "images"}, picture=picture, blocks=2).examples.pictures
     (running,) = FileSource(tmp_path / "clip.mkv", name="clip", picture=picture)
     assert sorted(p.tobytes() for p in images) == sorted(p.tobytes() for p in running.frames)
+
+
+@pytest.mark.parametrize(("exif", "turns"), [(1, 0), (3, 2), (6, 1), (8, 3)])
+def test_a_photograph_is_seen_as_its_camera_was_held(tmp_path, exif, turns):
+    lying = np.ascontiguousarray(np.rot90(draw(7, height=48, width=72), turns))  # to be turned clockwise as often
+    jpeg = cv2.imencode(".jpg", lying)[1].tobytes()
+    header = b"Exif\0\0II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, exif, 0, 0)
+    fill(tmp_path, {"a": 1, "b": 1})
+    photograph = jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(header) + 2) + header + jpeg[2:]
+    (tmp_path / "a" / "0.png").write_bytes(photograph)
+    examples = read_images({"training": tmp_path}, picture=PICTURE, blocks=2).examples
+    assert read(examples.pictures[examples.labels == 0])[0].tolist() == [7]
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -30,6 +30,13 @@ class Orientation:
 
 UPRIGHT = Orientation()
 
+_TURNED = (  # by 0, 1, 2, 3 right angles counterclockwise
+    UPRIGHT,
+    Orientation(transposed=True, rows_reversed=True),
+    Orientation(rows_reversed=True, columns_reversed=True),
+    Orientation(transposed=True, columns_reversed=True),
+)
+
 
 def orientation_of(frame: av.video.frame.VideoFrame) -> Orientation:
     """The frame's display matrix as an Orientation; a matrix that turns by other than right angles counts as upright.
@@ -37,7 +44,10 @@ def orientation_of(frame: av.video.frame.VideoFrame) -> Orientation:
     The matrix holds nine 32-bit numbers in rows; point (x, y) is shown at (a·x + c·y, b·x + d·y) with a, b in the first
     row and c, d in the second (FFmpeg, libavutil/display.h).
     """
-    data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV lists none of it where one kind is new to it, as EXIF is; a mirror image is not told then
+        return _TURNED[round(frame.rotation / 90) % 4]
     if not isinstance(data, SideData):
         return UPRIGHT
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data)[:36])
