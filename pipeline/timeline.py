@@ -7,7 +7,7 @@ decoded from the footage where it still lies as the run found it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -16,14 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import SourceError
 from pipeline.rows import Labelling, labelling_of
 from pipeline.runs import RunFolder
 from pipeline.sinks.parts import committed, open_part, part_path
-from pipeline.sources.decode import SegmentTask
-from pipeline.sources.file import FileSource, Refusal
-from pipeline.sources.index import Index
-from pipeline.sources.reader import Reader
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.stills import read_stills
 
 __all__ = ["CELLS", "COLUMNS", "Band", "Clock", "Timeline", "read_timelines"]
 
@@ -216,28 +213,10 @@ def _pictures(timeline: Timeline, stamp: object) -> str | None:
         return f"{path}: {exc.strerror}"
     if (facts.st_size, facts.st_mtime_ns) != (stamp["size"], stamp["mtime_ns"]):
         return f"{path}: has changed since the run"
-    wanted = {frame: cell for cell, (frame, _) in timeline.chosen.items()}
-    # Cut at every keyframe: no more is decoded than the groups of pictures that hold a chosen frame.
-    source = FileSource(path, name=timeline.source, picture=PictureFormat(1, 1), segment_frames=1)
-    with Reader() as reader:
-        for task in source.segments():
-            if isinstance(task, Refusal):
-                return task.error
-            for batch in _only(task, wanted).frames(reader):
-                for frame, picture in zip(batch.index.tolist(), batch.frames, strict=True):
-                    if frame in wanted:
-                        timeline.pictures[wanted[frame]] = picture
-            if len(timeline.pictures) == len(wanted):
-                break
-    return None if timeline.pictures else f"{path}: none of its frames can be decoded"
-
-
-def _only(task: SegmentTask, frames: Mapping[int, int]) -> SegmentTask:
-    """The task, asked for these frames alone where frames are known before decoding, in pictures worth looking at."""
-    selected = np.isin(np.arange(len(task.selected)), list(frames))
-    return replace(task, selected=selected, picture=_format(task.index), batch_frames=1)
-
-
-def _format(index: Index) -> PictureFormat:
-    height, width = (index.width, index.height) if index.orientation.transposed else (index.height, index.width)
-    return PictureFormat(max(1, round(PICTURE_WIDTH * height / width)), PICTURE_WIDTH)
+    cell_of = {frame: cell for cell, (frame, _) in timeline.chosen.items()}
+    try:
+        stills = read_stills(path, cell_of, width=PICTURE_WIDTH)
+    except SourceError as exc:
+        return str(exc)
+    timeline.pictures = {cell_of[frame]: picture for frame, picture in stills.items()}
+    return None
