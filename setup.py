@@ -31,7 +31,16 @@ setup(
         "torch>=2.11",
     ],
     extras_require={
-        "dev": ["hypothesis>=6.100", "mypy>=1.15", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9"],
+        "label": ["onnxruntime>=1.20"],
+        "dev": [
+            "hypothesis>=6.100",
+            "mypy>=1.15",
+            "onnx>=1.18",
+            "onnxruntime>=1.20",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "ruff>=0.9",
+        ],
     },
     entry_points={"console_scripts": ["vpipe = pipeline.cli:main"]},
     classifiers=[

@@ -141,6 +141,7 @@ def test_every_folder_with_modules_is_a_package_that_gets_installed():
     [
         ["--help"],
         ["run", "--help"],
+        ["label", "--help"],
         ["check", str(ROOT / "configs" / "lobby.yaml")],
         ["check", str(ROOT / "configs" / "train-lobby-f4.yaml")],
     ],
@@ -150,7 +151,7 @@ def test_help_and_check_load_nothing_heavy(arguments, tmp_path):
         "import sys\n"
         "from pipeline.cli import main\n"
         "main(sys.argv[1:], standalone_mode=False)\n"
-        "print('loaded:', *sorted({'torch', 'av', 'cv2', 'matplotlib'} & set(sys.modules)))\n"
+        "print('loaded:', *sorted({'torch', 'av', 'cv2', 'matplotlib', 'onnxruntime'} & set(sys.modules)))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],

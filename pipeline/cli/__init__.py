@@ -9,7 +9,7 @@ import os
 
 import click
 
-from pipeline.cli import bench, models, runs
+from pipeline.cli import bench, label, models, runs
 from pipeline.cli.shell import Command
 
 # Read when torch is loaded. A thread pool that spins while it waits takes the cores from the decoders: with both cores
@@ -30,6 +30,7 @@ for command in (
     runs.check,
     runs.probe,
     runs.strip,
+    label.label,
     models.train,
     models.evaluate,
     models.info,

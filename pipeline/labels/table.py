@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, VpipeError
 from pipeline.labels.boxes import LONGEST_NAME, Boxes, as_number, refuse
+from pipeline.runs import WholeFile
 
-__all__ = ["COLUMNS", "read_table"]
+__all__ = ["read_table", "write_table"]
 
 Value = TypeVar("Value")
 
@@ -69,6 +71,43 @@ def read_table(path: Path, text: str) -> Boxes:
         place=np.array([f":{line}" for line, _ in rows], np.str_),
         complete=True,
     )
+
+
+def write_table(
+    path: Path,
+    frame: NDArray[np.int64],
+    object_name: Sequence[str],
+    confidence: NDArray[np.float32],
+    corners: NDArray[np.float32],
+) -> None:
+    """Writes M boxes as `read_table` reads them; the file appears whole or not at all, over what was there.
+
+    Args:
+        path: The file.
+        frame: (M,), numbers from 0.
+        object_name: M names.
+        confidence: (M,), 0..1.
+        corners: (M, 4), xmin, ymin, xmax, ymax in fractions of the frame.
+
+    Raises:
+        VpipeError: it cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for number, name, share, box in zip(
+        frame.tolist(), object_name, confidence.tolist(), corners.tolist(), strict=True
+    ):
+        writer.writerow([number, name, f"{share:.3f}", *(f"{value:.4f}" for value in box)])
+    try:
+        file = WholeFile(path)
+        try:
+            file.file.write(text.getvalue().encode())
+            file.commit()
+        finally:
+            file.discard()
+    except OSError as exc:
+        raise VpipeError(f"{path}: must be a file that can be written, got {exc.strerror or exc}") from exc
 
 
 def _rows(path: Path, text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -1,0 +1,179 @@
+"""`vpipe label`: labels made by a detector, for footage that has none.
+
+clip ──decode at the detector's size──▶ pictures ──Detector──▶ Found ──▶ CSV, contact sheet
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.batch import FrameBatch, SegmentEnd
+from pipeline.detector import Detections, Detector
+from pipeline.errors import ConfigError, SourceError
+from pipeline.labels.boxes import LONGEST_NAME
+from pipeline.sources.file import FileSource, Refusal
+from pipeline.sources.reader import Reader
+from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.selection import Selection
+from pipeline.sources.stills import shown_size
+
+__all__ = ["Found", "Target", "detect", "read_names", "targets"]
+
+MOST_NAMES = 10  # in a summary
+BATCH = 16  # pictures that wait to be looked at: progress is shown, and a key heeded, between batches
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A clip, and the files that are to be made of it."""
+
+    clip: Path
+    table: Path
+    sheet: Path | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Found:
+    """What a detector saw in a clip: N frames that it looked at, M boxes in them."""
+
+    clip: Path
+    numbers: NDArray[np.int64]  # (N,) ascending
+    frame: NDArray[np.int64]  # (M,) number of the frame of each box, ascending
+    object_name: tuple[str, ...]  # (M,)
+    confidence: NDArray[np.float32]  # (M,)
+    corners: NDArray[np.float32]  # (M, 4) xmin, ymin, xmax, ymax in fractions of the frame
+    losses: tuple[str, ...]  # frames that could not be looked at, or only as the decoder repaired them
+
+    def summary(self) -> str:
+        """One line: how much of what there is."""
+        names = np.array(self.object_name, np.str_)
+        counts = {name: len(np.unique(self.frame[names == name])) for name in dict.fromkeys(self.object_name)}
+        told = [f"{name} in {count:,}" for name, count in sorted(counts.items(), key=lambda item: -item[1])]
+        rest = [f"{len(told) - MOST_NAMES} more"] if len(told) > MOST_NAMES else []
+        listed = ", ".join([*told[:MOST_NAMES], *rest])
+        return f"{len(self.frame):,} boxes in {len(self.numbers):,} frames" + (f": {listed}" if listed else "")
+
+
+def targets(clips: Sequence[Path], *, out: str, sheet: str | None, overwrite: bool) -> list[Target]:
+    """Where the labels of each clip go.
+
+    Args:
+        clips: The videos.
+        out: A file, if it ends in .csv, for one clip; else a folder, in which each is named after its clip.
+        sheet: Likewise, with .png; None: none.
+        overwrite: Whether files may be there already.
+
+    Raises:
+        ConfigError: two clips would share a file, one is there already, or a folder cannot be made.
+    """
+    tables = _paths(clips, out, ".csv", "--out")
+    sheets = _paths(clips, sheet, ".png", "--sheet") if sheet is not None else [None] * len(clips)
+    planned = [Target(*paths) for paths in zip(clips, tables, sheets, strict=True)]
+    made = [path for target in planned for path in (target.table, target.sheet) if path is not None]
+    problems = [f"{path}: must be another clip's file, got it twice; label them apart" for path in _twice(made)]
+    problems += [
+        f"{path}: must not exist yet; --overwrite replaces it" for path in made if path.exists() and not overwrite
+    ]
+    for folder in dict.fromkeys(path.parent for path in made):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            problems.append(f"{folder}: must be a folder, or one that can be made, got: {exc.strerror or exc}")
+    if problems:
+        raise ConfigError(problems)
+    return planned
+
+
+def _paths(clips: Sequence[Path], where: str, suffix: str, option: str) -> list[Path]:
+    if not where.lower().endswith(suffix):
+        return [Path(where, clip.stem + suffix) for clip in clips]
+    if len(clips) > 1:
+        raise ConfigError([f"{option}: must be a folder for {len(clips)} clips, got {where}"])
+    return [Path(where)] * len(clips)
+
+
+def _twice(paths: Sequence[Path]) -> list[Path]:
+    return [path for k, path in enumerate(paths) if path in paths[:k]]
+
+
+def read_names(path: Path) -> list[str]:
+    """Reads the names of a detector's classes, one a line.
+
+    Raises:
+        ConfigError: it cannot be read, or holds what is no name.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").rstrip().split("\n")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(
+            [f"{path}: must be a text file of names, got: {getattr(exc, 'strerror', None) or exc}"]
+        ) from exc
+    names = [line.strip() for line in lines]
+    problems = [
+        f"{path}:{k}: must be a name of up to {LONGEST_NAME} characters, unlike the others, got {name[:80]!r}"
+        for k, name in enumerate(names, 1)
+        if not 0 < len(name) <= LONGEST_NAME or not name.isprintable() or name in names[: k - 1]
+    ]
+    if problems:
+        raise ConfigError(problems[:10])
+    return names
+
+
+def detect(
+    clip: Path, detector: Detector, *, every: int = 1, watch: Callable[[FrameBatch], None] = lambda batch: None
+) -> Found:
+    """Looks at the frames of a clip, which are numbered as in training and in runs.
+
+    Args:
+        clip: The video.
+        detector: What looks.
+        every: Take every n-th frame.
+        watch: Sees each batch before the detector does.
+
+    Raises:
+        SourceError: the clip cannot be read, or none of its frames.
+        ModelError: the detector fails.
+    """
+    numbers: list[int] = []
+    seen: list[Detections] = []
+    ends: list[SegmentEnd] = []
+    source = FileSource(clip, name=clip.name, picture=PictureFormat(1, 1), selection=Selection(every=every))
+    with Reader() as reader:
+        for task in source.segments():
+            if isinstance(task, Refusal):
+                raise SourceError(clip.name, task.error)
+            picture = PictureFormat(*detector.picture_size(*shown_size(task.index)), resize="bilinear")
+            for batch in replace(task, picture=picture, batch_frames=BATCH).frames(reader):
+                watch(batch)
+                numbers += batch.index.tolist()
+                seen += [detector(frame) for frame in batch.frames]
+                ends += [batch.end] if batch.end is not None else []
+    if broken := next((end.error for end in ends if end.retry and end.error is not None), None):
+        raise SourceError(clip.name, broken)
+    if not numbers:
+        raise SourceError(clip.name, f"{clip}: must have a frame that can be decoded, got none")
+    counts = [len(one) for one in seen]
+    kind = np.concatenate([one.kind for one in seen])
+    return Found(
+        clip=clip,
+        numbers=np.array(numbers, np.int64),
+        frame=np.repeat(np.array(numbers, np.int64), counts),
+        object_name=tuple(detector.names[k] for k in kind),
+        confidence=np.concatenate([one.confidence for one in seen]),
+        corners=np.concatenate([one.corners for one in seen]),
+        losses=_losses(ends),
+    )
+
+
+def _losses(ends: Sequence[SegmentEnd]) -> tuple[str, ...]:
+    told = [
+        f"frames {lost.first} to {lost.last} {lost.why}, so they have no labels" for end in ends for lost in end.lost
+    ]
+    damaged = sum(end.counts.damaged for end in ends)
+    told += [f"{damaged} frames labelled as the decoder repaired them"] if damaged else []
+    return tuple(told)

@@ -1,0 +1,110 @@
+"""The command that makes labels: label."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from pipeline.cli.shell import INTERRUPTED, complain, log_to_stderr
+from pipeline.errors import SourceError
+
+
+@click.command()
+@click.argument("clips", nargs=-1, required=True, metavar="CLIP...")
+@click.option("--detector", type=click.Path(path_type=Path), required=True, help="An ONNX file of the YOLOX family.")
+@click.option("--names", type=click.Path(path_type=Path), help="Names of its classes, one a line. Default: COCO's 80.")
+@click.option("--classes", metavar="NAME,...", help="Keep only these. Default: all.")
+@click.option(
+    "--confidence", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Keep boxes from this score on."
+)
+@click.option(
+    "--iou",
+    type=click.FloatRange(0, 1),
+    default=0.45,
+    show_default=True,
+    help="Of two boxes of a class that overlap by more than this, keep the surer one.",
+)
+@click.option("--size", type=click.IntRange(min=32), help="Longer side of what it sees, in pixels. Default: 640.")
+@click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Look at every n-th frame.")
+@click.option("--out", default=".", help="FILE.csv for one clip, or a folder. Default: CLIP.csv where you stand.")
+@click.option("--sheet", metavar="FILE.png|FOLDER", help="Draw frames with their boxes too, to check them by eye.")
+@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
+def label(
+    clips: tuple[str, ...],
+    detector: Path,
+    names: Path | None,
+    classes: str | None,
+    confidence: float,
+    iou: float,
+    size: int | None,
+    every: int,
+    out: str,
+    sheet: str | None,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
+    """Write the labels of CLIPs (videos, or folders of them) that a detector gives: one CSV of boxes each.
+
+    Needs onnxruntime: pip install 'vpipe[label]'. Training on every frame of a clip takes labels of every frame: after
+    --every N, say `every: N` beside them.
+
+    Exit codes: 0 every frame labelled; 1 nothing labelled; 2 wrong usage; 3 some frames or clips could not be read,
+    each is named; 130 interrupted, the files of earlier clips stay.
+    """
+    from pipeline.autolabel import detect, read_names, targets
+    from pipeline.batch import FrameBatch
+    from pipeline.detector import open_detector
+    from pipeline.labels.table import write_table
+    from pipeline.ledger import EXIT_CODES
+    from pipeline.progress import RunProgress
+    from pipeline.sources.paths import find_videos
+
+    log_to_stderr(logging.WARNING)
+    videos = [video for clip in clips for _, video in find_videos(os.path.abspath(clip), "").videos]
+    planned = targets(videos, out=out, sheet=sheet, overwrite=overwrite)
+    opened = open_detector(
+        detector,
+        names=None if names is None else read_names(names),
+        classes=[name.strip() for name in classes.split(",")] if classes else (),
+        confidence=confidence,
+        iou=iou,
+        size=size,
+    )
+    written, complete = 0, True
+    for target in planned:
+        try:
+            with RunProgress() as progress:
+                if not quiet:
+                    progress.begin([target.clip.name])
+
+                def watch(batch: FrameBatch, progress: RunProgress = progress) -> None:
+                    if not quiet:
+                        progress.decoded(batch)
+
+                found = detect(target.clip, opened, every=every, watch=watch)
+            write_table(target.table, found.frame, found.object_name, found.confidence, found.corners)
+            written += 1
+            click.echo(target.table)
+            if target.sheet is not None:
+                from pipeline.sheet import draw_sheet
+
+                draw_sheet(found, target.sheet)
+                click.echo(target.sheet)
+        except SourceError as error:
+            complain(str(error))
+            complete = False
+            continue
+        except KeyboardInterrupt:
+            complain(f"interrupted: {target.clip.name} is not done")
+            sys.exit(INTERRUPTED)
+        if found.losses:
+            complain([f"{target.clip}: {loss}" for loss in found.losses])
+            complete = False
+        if not quiet:
+            click.echo(f"{target.clip.name}: {found.summary()}", err=True)
+    sys.exit(EXIT_CODES["done" if complete else "partial" if written else "failed"])
