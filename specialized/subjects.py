@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from torch import nn
@@ -11,10 +12,8 @@ from specialized.errors import ModelError
 from specialized.modelfile import ModelCard, read_card
 from specialized.models import MODELS, build
 
-SMALL_FLOPS = 0.5e9  # per picture: models of the zoo up to this are measured where none is named
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Subject:
     """A model to measure; its weights do not matter, its shape does.
 
@@ -29,10 +28,8 @@ class Subject:
     folds: tuple[int, ...]
 
     def build(self, fold: int) -> tuple[ModelCard, nn.Module]:
-        """The model at f with new weights."""
-        card = replace(self.card, fold=fold)
-        module = build(card.architecture, args=card.args, classes=len(card.classes), fold=fold, input=card.input)
-        return card, module
+        """The model at f with new weights; the same module when it is asked for again, so leave it as it is."""
+        return _built(self, fold)
 
     def cost(self, fold: int, *, pictures: int = 1024, bytes_per_element: int = 2) -> Cost:
         """What it costs at f; unless told otherwise by the definition of the publication, 1,024 pictures of 16 bits."""
@@ -40,8 +37,14 @@ class Subject:
         return cost(module, fold=fold, input=self.card.input, pictures=pictures, bytes_per_element=bytes_per_element)
 
 
+@lru_cache(maxsize=8)  # one model's, at each f: drawing millions of weights takes longer than a forward
+def _built(subject: Subject, fold: int) -> tuple[ModelCard, nn.Module]:
+    card = replace(subject.card, fold=fold)
+    return card, build(card.architecture, args=card.args, classes=len(card.classes), fold=fold, input=card.input)
+
+
 def subjects(names: Sequence[str], folds: Sequence[int]) -> list[Subject]:
-    """The models of these names, each built once at each f to see that it can be.
+    """The models of these names; a user's own architecture is built at each f to see that it can be.
 
     Args:
         names: of `MODELS`, or paths of model files, of which the file's own f is measured too; empty for the small
@@ -51,13 +54,17 @@ def subjects(names: Sequence[str], folds: Sequence[int]) -> list[Subject]:
     Raises:
         ModelError: there is no such model, or it cannot be built at one of the f.
     """
-    found = [_subject(name, tuple(folds)) for name in dict.fromkeys(names or MODELS)]
-    if not names:
-        found = [one for one in found if one.cost(1).flops_per_picture <= SMALL_FLOPS]
+    found = [_subject(name, tuple(folds)) for name in dict.fromkeys(names or filter(_is_specialized, MODELS))]
     for subject in found:
-        for fold in subject.folds:
-            subject.build(fold)
+        if subject.card.architecture not in MODELS:
+            for fold in subject.folds:
+                subject.build(fold)
     return found
+
+
+def _is_specialized(name: str) -> bool:
+    """Neither the general-purpose network nor one of those that folding is compared with."""
+    return name != "resnet18" and not name.endswith("-compound")
 
 
 def _subject(name: str, folds: tuple[int, ...]) -> Subject:
