@@ -5,19 +5,30 @@ Over all convolutions and linear layers (Kosaian et al., ICML 2021):
     FLOPs = 2 · multiply-accumulates + one addition per output element that has a bias
     bytes = bytes per element · (weights without bias + inputs + outputs)
 
-Weights are read once per batch, so the intensity (FLOP per byte) depends on the batch; other layers are not counted.
+Weights are read once per batch, so the intensity (FLOP per byte) depends on the batch. A layer counts whether it is a
+module or a call of `torch.nn.functional`. Other layers do not count; those that multiply matrices are named.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 # Each output element of these costs one product with each weight of its filter ...
-_PER_OUTPUT = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+_PER_OUTPUT = (F.conv1d, F.conv2d, F.conv3d, F.linear)
 # ... and of these, each input element.
-_PER_INPUT = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_PER_INPUT = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_UNCOUNTED = frozenset(
+    {
+        *("matmul", "mm", "bmm", "addmm", "addbmm", "baddbmm", "mv", "einsum", "tensordot", "bilinear"),
+        *("lstm", "lstm_cell", "gru", "gru_cell", "rnn_tanh", "rnn_tanh_cell", "rnn_relu", "rnn_relu_cell"),
+        *("multi_head_attention_forward", "scaled_dot_product_attention"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +39,7 @@ class Cost:
     flops_per_picture: float
     bytes_per_picture: float  # traffic of the batch over its pictures
     intensity: float  # FLOP per byte; 0 for a model without convolution or linear layer
+    uncounted: tuple[str, ...] = ()  # functions of torch that the model calls and that should count, as "matmul"
 
 
 def cost(
@@ -42,7 +54,8 @@ def cost(
     """Counts one forward of `pictures // fold` groups, by running a forward of one group.
 
     Args:
-        module: maps (B, fold·channels, H, W) to anything; run in evaluation mode, then put back.
+        module: maps (B, fold·channels, H, W) to anything; run in evaluation mode, then put back. May be on the meta
+            device, where nothing is computed.
         fold: f, pictures in a group.
         input: (H, W) of a picture.
         channels: C of a picture.
@@ -52,32 +65,57 @@ def cost(
     groups = pictures // fold
     if groups < 1:
         raise ValueError(f"cost: pictures must be at least fold, got {pictures=}, {fold=}")
-    flops = weights = moved = 0
-
-    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal flops, weights, moved
-        weight, bias = cast(Tensor, layer.weight), layer.bias
-        swept = inputs[0] if isinstance(layer, _PER_INPUT) else output
-        flops += 2 * swept.numel() * weight[0].numel() + (0 if bias is None else output.numel())
-        weights += weight.numel()
-        moved += inputs[0].numel() + output.numel()
-
     like = next(module.parameters(), torch.empty(0))
     x = torch.zeros(1, fold * channels, *input, device=like.device, dtype=like.dtype)
-    counted = (layer for layer in module.modules() if isinstance(layer, (*_PER_OUTPUT, *_PER_INPUT)))
-    hooks = [layer.register_forward_hook(count) for layer in counted]
     training = module.training
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), _Counter() as counted:
             module.eval()(x)
     finally:
         module.train(training)
-        for hook in hooks:
-            hook.remove()
-    traffic = bytes_per_element * (weights + groups * moved)
+    traffic = bytes_per_element * (counted.weights + groups * counted.moved)
     return Cost(
         parameters=sum(p.numel() for p in module.parameters()),
-        flops_per_picture=flops / fold,
+        flops_per_picture=counted.flops / fold,
         bytes_per_picture=traffic / (groups * fold),
-        intensity=groups * flops / traffic if traffic else 0.0,
+        intensity=groups * counted.flops / traffic if traffic else 0.0,
+        uncounted=tuple(sorted(counted.uncounted)),
     )
+
+
+class _Counter(TorchFunctionMode):
+    """Sees every call of torch's functions. Numbers are elements of one group."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = self.weights = self.moved = 0
+        self.uncounted: set[str] = set()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in _PER_OUTPUT or func in _PER_INPUT:
+            self._count(result, func in _PER_INPUT, *args, **(kwargs or {}))
+        elif getattr(func, "__name__", "") in _UNCOUNTED:
+            self.uncounted.add(func.__name__)
+        return result
+
+    def _count(
+        self,
+        output: Tensor,
+        per_input: bool,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> None:
+        swept = input if per_input else output
+        self.flops += 2 * swept.numel() * weight[0].numel() + (0 if bias is None else output.numel())
+        self.weights += weight.numel()
+        self.moved += input.numel() + output.numel()

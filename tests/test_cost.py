@@ -1,6 +1,7 @@
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from specialized.cost import cost
 from specialized.models import build
@@ -56,3 +57,50 @@ def test_counting_leaves_the_module_as_it_was() -> None:
 def test_a_batch_smaller_than_a_group_is_refused() -> None:
     with pytest.raises(ValueError, match="pictures must be at least fold"):
         cost(nn.Flatten(), fold=4, input=(4, 4), pictures=3)
+
+
+class Functional(nn.Module):
+    """The same layers as a module and as calls."""
+
+    def __init__(self, *, as_calls: bool) -> None:
+        super().__init__()
+        self.as_calls = as_calls
+        self.conv, self.up, self.linear = nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 2, 2), nn.Linear(7, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.as_calls:
+            linear: Tensor = self.linear(self.up(self.conv(x)))
+            return linear
+        x = F.conv2d(x, weight=self.conv.weight, bias=self.conv.bias)
+        return F.linear(F.conv_transpose2d(x, self.up.weight, self.up.bias), self.linear.weight)
+
+
+def test_a_layer_is_counted_whether_it_is_a_module_or_a_call() -> None:
+    modules, calls = (cost(Functional(as_calls=as_calls), fold=1, input=(8, 8)) for as_calls in (False, True))
+    assert modules == calls
+    assert modules.flops_per_picture == 4 * 36 * (2 * 27 + 1) + (2 * 4 * 36 * 8 + 2 * 49) + 2 * 2 * 7 * 5 * 7
+
+
+class Multiplying(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = nn.LSTM(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.mean(3).transpose(1, 2)
+        product: Tensor = self.memory(rows)[0] @ rows.transpose(1, 2)
+        return product
+
+
+def test_multiplications_that_are_not_counted_are_named() -> None:
+    counted = cost(Multiplying(), fold=1, input=(4, 4))
+    assert counted.flops_per_picture == 0
+    assert counted.uncounted == ("lstm", "matmul")
+    assert cost(nn.Conv2d(3, 4, 1), fold=1, input=(4, 4)).uncounted == ()
+
+
+def test_a_model_without_memory_is_counted_alike() -> None:
+    with torch.device("meta"):
+        shapes = nn.Sequential(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 2))
+    real = nn.Sequential(nn.Conv2d(6, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(36, 2))
+    assert cost(shapes, fold=2, input=(5, 5)) == cost(real, fold=2, input=(5, 5))
