@@ -13,11 +13,24 @@ import torch
 from torch import Tensor
 
 
-def folded_width(width: int, f: int) -> int:
-    """Returns floor(width · sqrt(f)), the width of an inner layer that keeps the FLOPs per picture about the same."""
-    if width < 1 or f < 1:
-        raise ValueError(f"folded_width: width and f must be at least 1, got {width=}, {f=}")
-    return isqrt(width * width * f)  # exact: the floor of a rounded square root can be one off
+def folded_width(width: int, f: int, multiple_of: int = 1) -> int:
+    """Returns the width of an inner layer that keeps the FLOPs per picture about the same: width · sqrt(f).
+
+    Args:
+        width: before folding.
+        f: pictures in a group.
+        multiple_of: 1 rounds down, as the publication does; more rounds to the nearest multiple (half up, never to 0):
+            matrix units like multiples of 8.
+    """
+    if width < 1 or f < 1 or multiple_of < 1:
+        raise ValueError(
+            f"folded_width: width, f and multiple_of must be at least 1, got {width=}, {f=}, {multiple_of=}"
+        )
+    # Exact: the floor of a rounded square root can be one off.
+    if multiple_of == 1:
+        return isqrt(width * width * f)
+    twice = isqrt(4 * width * width * f)
+    return max(1, (twice + multiple_of) // (2 * multiple_of)) * multiple_of
 
 
 def fold(x: Tensor) -> Tensor:

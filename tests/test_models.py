@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from specialized.cost import cost
 from specialized.errors import ModelError
 from specialized.models import MODELS, build
 
@@ -51,15 +52,53 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("f", [1, 2, 3, 4])
 def test_named_models_fold(name: str, f: int) -> None:
-    module = build(name, args={}, classes=3, fold=f, input=MODELS[name].input)
-    assert module(torch.zeros(5, 3 * f, 50, 50)).shape == (5, 3 * f)
+    size = MODELS[name].input
+    with torch.device("meta"):
+        module = build(name, args={}, classes=3, fold=f, input=size)
+        assert module(torch.zeros(5, 3 * f, *size)).shape == (5, 3 * f)
     assert not module.training
 
 
+def weights(name: str, f: int, *, classes: int, **args: object) -> list[tuple[int, ...]]:
+    """Shapes of all weights without biases and normalization."""
+    module = build(name, args=args, classes=classes, fold=f, input=MODELS[name].input)
+    return [tuple(p.shape) for p in module.parameters() if p.ndim > 1]
+
+
 def test_roundabout_has_the_widths_of_its_family() -> None:
-    shapes = [tuple(p.shape) for p in build("roundabout", args={}, classes=2, fold=2, input=(50, 50)).parameters()]
-    weights = [shape for shape in shapes if len(shape) > 1]
-    assert weights == [(45, 6, 3, 3), (45, 45, 3, 3), (90, 45, 3, 3), (90, 90, 3, 3), (45, 90 * 12 * 12), (4, 45)]
+    expected = [(45, 6, 3, 3), (45, 45, 3, 3), (90, 45, 3, 3), (90, 90, 3, 3), (45, 90 * 12 * 12), (4, 45)]
+    assert weights("roundabout", 2, classes=2) == expected
+
+
+def test_timer3_has_the_widths_of_its_family() -> None:
+    inner = [(55, 55, 3, 3)] * 6
+    expected = [(55, 9, 3, 3), *inner, (13, 55, 3, 3), (3 * 27, 13 * 2 * 4)]  # 22x30, 10x14, 8x12, 6x10, 2x4
+    assert weights("timer3", 3, classes=27) == expected
+
+
+def test_widths_of_a_game_can_be_multiples() -> None:
+    inner = [(48, 48, 3, 3)] * 3
+    expected = [(48, 6, 3, 3), *inner, (8, 48, 3, 3), (2 * 22, 8 * 3 * 4)]
+    assert weights("squad-count", 2, classes=22, multiple_of=8) == expected
+
+
+def test_a_compound_scaled_model_is_smaller_and_one_layer_shallower() -> None:
+    assert MODELS["coral-compound"].input == (43, 43)
+    assert weights("coral-compound", 1, classes=2) == [(14, 3, 3, 3), (14, 14, 3, 3), (2, 14 * 21 * 21)]
+    assert MODELS["coin-count-compound"].input == (14, 34)
+    inner = [(29, 29, 3, 3)] * 3
+    assert weights("coin-count-compound", 1, classes=15) == [(29, 3, 3, 3), *inner, (15, 29 * 4 * 14)]
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name.endswith("-compound")])
+def test_compound_scaling_takes_flops_and_with_them_intensity(name: str) -> None:
+    with torch.device("meta"):
+        scaled, full = (
+            cost(build(spec.name, args={}, classes=spec.classes, fold=1, input=spec.input), fold=1, input=spec.input)
+            for spec in (MODELS[name], MODELS[name.removesuffix("-compound")])
+        )
+    assert 0.48 < scaled.flops_per_picture / full.flops_per_picture < 0.68
+    assert scaled.intensity < 0.98 * full.intensity
 
 
 def test_arguments_override_those_of_the_name() -> None:
@@ -93,6 +132,9 @@ def test_a_class_of_ones_own_is_told_fold_classes_and_input_where_it_asks() -> N
         ("torch.nn:Linear", {"in_features": 3, "out_features": 8}, r"must accept float32 \(2, 12, 8, 9\)"),
         ("coral", {"layers": 3}, "layers must be 2 or 4, got 3"),
         ("coral", {"filters": 0}, "filters=0"),
+        ("coral", {"dense": -1}, "dense at least 0 .* dense=-1"),
+        ("timer3", {}, r"input at least 15 a side, got .*input=\(8, 9\)"),
+        ("timer3", {"units": 0}, "units=0"),
         ("coral", {"colour": 1}, "unexpected keyword argument 'colour'"),
     ],
 )

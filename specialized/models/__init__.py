@@ -5,46 +5,17 @@ Importing this module does not load torch, so that naming and listing models sta
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from specialized.errors import ModelError
+from specialized.models.table import MODELS, ModelSpec
 from specialized.objects import load_object, one_line
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSpec:
-    """An architecture that can be asked for by name."""
-
-    name: str
-    target: str  # package.module:Class
-    args: Mapping[str, object]  # keyword arguments of the class
-    input: tuple[int, int]  # (H, W) unless asked otherwise
-    classes: int  # K in its publication; a model is built with the classes of its training
-
-
-def _noscope(name: str, filters: int, dense: int, layers: int) -> ModelSpec:
-    return ModelSpec(
-        name=name,
-        target="specialized.models.noscope:NoScope",
-        args={"filters": filters, "dense": dense, "layers": layers},
-        input=(50, 50),
-        classes=2,
-    )
-
-
-MODELS: Mapping[str, ModelSpec] = {
-    spec.name: spec
-    for spec in (
-        _noscope("coral", 16, 128, 2),
-        _noscope("night", 16, 128, 2),
-        _noscope("taipei", 64, 32, 2),
-        _noscope("roundabout", 32, 32, 4),
-    )
-}
+__all__ = ["MODELS", "ModelSpec", "build"]
 
 
 def build(

@@ -12,7 +12,7 @@ class NoScope(nn.Module):
 
     Args:
         filters: width of the first two convolutions before folding; the next two are twice as wide.
-        dense: width of the hidden dense layer before folding.
+        dense: width of the hidden dense layer before folding; 0 leaves it out.
         layers: convolutions, 2 or 4.
         classes: K, classes per picture.
         fold: f, pictures in a group.
@@ -34,10 +34,10 @@ class NoScope(nn.Module):
         height, width = (side >> pools for side in input)
         if layers not in (2, 4):
             raise ValueError(f"NoScope: layers must be 2 or 4, got {layers}")
-        if min(filters, dense, classes, fold, height, width) < 1:
+        if min(filters, classes, fold, height, width) < 1 or dense < 0:
             raise ValueError(
-                f"NoScope: filters, dense, classes and fold must be at least 1 and input at least {2**pools} a side, "
-                f"got {filters=}, {dense=}, {classes=}, {fold=}, {input=}"
+                f"NoScope: filters, classes and fold must be at least 1, dense at least 0 and input at least "
+                f"{2**pools} a side, got {filters=}, {dense=}, {classes=}, {fold=}, {input=}"
             )
         blocks: list[nn.Module] = []
         inputs = 3 * fold
@@ -48,12 +48,12 @@ class NoScope(nn.Module):
             blocks += [nn.Conv2d(outputs, outputs, 3, padding=1), nn.MaxPool2d(2, 2), nn.ReLU()]
             inputs = outputs
         self.features = nn.Sequential(*blocks)
-        self.classifier = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(inputs * height * width, folded_width(dense, fold)),
-            nn.ReLU(),
-            nn.Linear(folded_width(dense, fold), fold * classes),
-        )
+        inputs *= height * width
+        hidden: list[nn.Module] = []
+        if dense:
+            hidden = [nn.Linear(inputs, folded_width(dense, fold)), nn.ReLU()]
+            inputs = folded_width(dense, fold)
+        self.classifier = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(inputs, fold * classes))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.xavier_uniform_(module.weight)
