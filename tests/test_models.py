@@ -82,6 +82,24 @@ def test_widths_of_a_game_can_be_multiples() -> None:
     assert weights("squad-count", 2, classes=22, multiple_of=8) == expected
 
 
+def test_resnet18_halves_its_picture_three_times_and_doubles_its_width() -> None:
+    first = [(128, 12, 3, 3), *[(128, 128, 3, 3)] * 4]
+    stages = []
+    for inputs, outputs in ((128, 256), (256, 512), (512, 1024)):
+        stages += [(outputs, inputs, 3, 3), (outputs, outputs, 3, 3), (outputs, inputs, 1, 1)]
+        stages += [(outputs, outputs, 3, 3)] * 2
+    assert weights("resnet18", 4, classes=10) == [*first, *stages, (40, 1024)]
+    with torch.device("meta"):
+        module = build("resnet18", args={}, classes=10, fold=1, input=(32, 32))
+        blocks = module.get_submodule("blocks")(torch.zeros(1, 64, 32, 32))
+    assert blocks.shape == (1, 512, 4, 4)
+
+
+def test_resnet18_takes_pictures_of_other_sizes_and_other_widths() -> None:
+    module = build("resnet18", args={"width": 4, "multiple_of": 8}, classes=3, fold=2, input=(28, 40))
+    assert next(module.parameters()).shape == (8, 6, 3, 3)
+
+
 def test_a_compound_scaled_model_is_smaller_and_one_layer_shallower() -> None:
     assert MODELS["coral-compound"].input == (43, 43)
     assert weights("coral-compound", 1, classes=2) == [(14, 3, 3, 3), (14, 14, 3, 3), (2, 14 * 21 * 21)]
@@ -135,6 +153,7 @@ def test_a_class_of_ones_own_is_told_fold_classes_and_input_where_it_asks() -> N
         ("coral", {"dense": -1}, "dense at least 0 .* dense=-1"),
         ("timer3", {}, r"input at least 15 a side, got .*input=\(8, 9\)"),
         ("timer3", {"units": 0}, "units=0"),
+        ("resnet18", {"width": 0}, "width=0"),
         ("coral", {"colour": 1}, "unexpected keyword argument 'colour'"),
     ],
 )

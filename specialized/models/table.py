@@ -63,5 +63,8 @@ _SMALL = (
     _game("coin-count", (17, 40), 15, 1),
     _game("timer3", (22, 30), 27, 2),
 )
+_RESNET18 = ModelSpec(
+    name="resnet18", target="specialized.models.resnet:ResNet18", args={"width": 64}, input=(32, 32), classes=10
+)
 
-MODELS: Mapping[str, ModelSpec] = {spec.name: spec for spec in (*_SMALL, *map(_compound, _SMALL))}
+MODELS: Mapping[str, ModelSpec] = {spec.name: spec for spec in (*_SMALL, _RESNET18, *map(_compound, _SMALL))}
