@@ -132,7 +132,7 @@ def check_train_config(config: TrainConfig) -> list[str]:
         close = did_you_mean(model.architecture, MODELS)
         report.problem(
             ("model", "architecture"),
-            f"must be a known name or package.module:Class, got {model.architecture!r}{close}",
+            f"must be a name that `vpipe models` lists, or package.module:Class, got {model.architecture!r}{close}",
         )
     _check_unique(report, "classes", [asked.name for asked in config.classes])
     for k, asked in enumerate(config.classes):

@@ -442,9 +442,7 @@ class RunConfig(Configuration):
 class ArchitectureSection(Section):
     """The network."""
 
-    architecture: str = Field(
-        description="A name (coral, night, taipei, roundabout; see docs/models.md), or `package.module:Class`."
-    )
+    architecture: str = Field(description="A name that `vpipe models` lists, or `package.module:Class`.")
     args: dict[str, JsonValue] = Field(
         default={}, description="Keyword arguments of the class, over those of the name."
     )

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-__all__ = ["load_object", "one_line"]
+__all__ = ["close_to", "load_object", "one_line"]
 
 
 def load_object(name: str) -> Callable[..., object]:
@@ -22,17 +22,18 @@ def load_object(name: str) -> Callable[..., object]:
         raise ImportError(f"module {module_name!r} must be importable, got {one_line(exc)}") from exc
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
-            close = _close_to(attribute, (other for other in dir(found) if not other.startswith("_")))
-            raise ImportError(f"{module_name} must define {attribute!r}, got none of that name{close}")
+            close = close_to(attribute, (other for other in dir(found) if not other.startswith("_")))
+            raise ImportError(f"{module_name} must define {attribute!r}, got none of that name{close and '; '}{close}")
         found = getattr(found, attribute)
     if not callable(found):
         raise ImportError(f"{name!r} must be a class or function, got {type(found).__name__}")
     return found
 
 
-def _close_to(name: str, known: Iterable[str]) -> str:
+def close_to(name: str, known: Iterable[str]) -> str:
+    """Asks whether the known name most like this one was meant; empty where none is like it."""
     close = get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"did you mean {close[0]!r}?" if close else ""
 
 
 def one_line(exc: BaseException) -> str:

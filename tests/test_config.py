@@ -526,8 +526,8 @@ output: new.pt
     assert problems(text, load_train_config) == [
         "cam.yaml:1: model.fold: must be at least 1, got 0",
         "cam.yaml:1: model.input.1: must be given",
-        "cam.yaml:1: model.architecture: must be a known name or package.module:Class, got 'corral'; "
-        "did you mean 'coral'?",
+        "cam.yaml:1: model.architecture: must be a name that `vpipe models` lists, or package.module:Class, "
+        "got 'corral'; did you mean 'coral'?",
         "cam.yaml:2: classes.2.at_least: must be a whole number, got true",
         "cam.yaml:2: classes.2.name: must be unique, got 'a' again; give another name",
         "cam.yaml:2: classes.0.name: must not be 'none': one_of adds that class, always last",

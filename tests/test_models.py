@@ -135,7 +135,8 @@ def test_a_class_of_ones_own_is_told_fold_classes_and_input_where_it_asks() -> N
 @pytest.mark.parametrize(
     ("architecture", "args", "message"),
     [
-        ("corall", {}, "corall: must be one of coral, .*package.module:Class"),
+        ("corall", {}, "corall: must be a name that `vpipe models` lists, or package.module:Class; did you .*'coral'"),
+        ("vgg", {}, "package.module:Class; correct the name"),
         ("missing_models:A", {}, "module 'missing_models' must be importable"),
         ("broken_models:A", {}, "No module named 'nothing_of_this_name'"),
         ("foreign_models:Fre", {}, "must define 'Fre', got none of that name; did you mean 'Free'"),

@@ -1,4 +1,4 @@
-"""The commands about models: train, eval, info."""
+"""The commands about models: train, eval, models, info."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.shell import INTERRUPTED, complain, facts, log_to_stderr, set_option
+from pipeline.cli.shell import INTERRUPTED, complain, facts, log_to_stderr, set_option, table
 
 
 @click.command()
@@ -91,6 +91,44 @@ def evaluate(
     out = out or Path("compare.png")
     click.echo(side_by_side(models, loaded, out=out, part=part, order=order, as_json=as_json))
     click.echo(out, err=True)
+
+
+@click.command(name="models")
+@click.option(
+    "--fold",
+    "folds",
+    type=click.IntRange(1, 1024),
+    multiple=True,
+    default=[1],
+    show_default=True,
+    help="Pictures in a group. May be repeated.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
+def list_models(folds: tuple[int, ...], as_json: bool) -> None:
+    """List the architectures that have a name, and what they cost."""
+    import dataclasses
+
+    from specialized.models.listing import listing
+
+    rows = [row for fold in folds for row in listing(fold)]
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(row) for row in rows]))
+        return
+    cells = [
+        (
+            row.name,
+            str(row.fold),
+            "{}x{}".format(*row.input),
+            str(row.classes),
+            f"{row.parameters:,}",
+            f"{row.flops_per_image / 1e6:,.2f}",
+            f"{row.intensity:.2f}",
+        )
+        for row in rows
+    ]
+    head = ("name", "fold", "input", "classes", "parameters", "MFLOP/image", "FLOP/byte")
+    click.echo(table([head, *cells]))
+    click.echo("counted: convolutions and linear layers; bytes of 1,024 images at 2 per element")
 
 
 @click.command()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from specialized.errors import ModelError
 from specialized.models.table import MODELS, ModelSpec
-from specialized.objects import load_object, one_line
+from specialized.objects import close_to, load_object, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,8 @@ def _resolve(architecture: str) -> tuple[Callable[..., object], Mapping[str, obj
     spec = MODELS.get(architecture)
     if spec is None and ":" not in architecture:
         raise ModelError(
-            f"{architecture}: must be one of {', '.join(MODELS)}, or package.module:Class; correct the name"
+            f"{architecture}: must be a name that `vpipe models` lists, or package.module:Class; "
+            f"{close_to(architecture, MODELS) or 'correct the name'}"
         )
     try:
         return load_object(spec.target if spec else architecture), spec.args if spec else {}
