@@ -15,6 +15,26 @@ def test_folded_width_is_the_floor_of_width_times_root_f(width: int, f: int) -> 
     assert folded**2 <= width**2 * f < (folded + 1) ** 2
 
 
+@given(st.integers(1, 10**9), st.integers(1, 64), st.integers(2, 64))
+def test_a_rounded_width_is_the_nearest_multiple_and_never_0(width: int, f: int, multiple: int) -> None:
+    folded = folded_width(width, f, multiple)
+    assert folded >= multiple
+    assert folded % multiple == 0
+    assert 4 * width**2 * f < (2 * folded + multiple) ** 2
+    assert folded == multiple or (2 * folded - multiple) ** 2 <= 4 * width**2 * f
+
+
+@pytest.mark.parametrize(("f", "width"), [(1, 16), (2, 24), (3, 24), (4, 32), (8, 48)])
+def test_coral_widths_that_matrix_units_like(f: int, width: int) -> None:
+    assert folded_width(16, f, 8) == width
+
+
+@pytest.mark.parametrize("arguments", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_a_width_of_nothing_is_refused(arguments: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="must be at least 1, got width="):
+        folded_width(*arguments)
+
+
 @pytest.mark.parametrize(("f", "width"), [(1, 16), (2, 22), (3, 27), (4, 32), (16, 64)])
 def test_coral_widths(f: int, width: int) -> None:
     assert folded_width(16, f) == width == math.floor(16 * math.sqrt(f))
