@@ -1,0 +1,383 @@
+"""Folding follows a network's own code: what people write folds, or is refused in one line that says why."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import Conv2d, Linear
+
+from specialized.errors import ModelError
+from specialized.foldcnn import fold_cnn
+
+
+class Net(nn.Module):
+    """A network of one function and the layers it uses."""
+
+    def __init__(self, code: Callable[[nn.Module, Tensor], Tensor], **parts: nn.Module | Tensor) -> None:
+        super().__init__()
+        self.code = code
+        for name, part in parts.items():
+            if isinstance(part, Tensor) and not isinstance(part, nn.Parameter):
+                self.register_buffer(name, part)
+            else:
+                setattr(self, name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.code(self, x)
+
+
+def pooled(between: Callable[[nn.Module, Tensor], Tensor], width: int = 8, **parts: nn.Module | Tensor) -> Net:
+    """A convolution of 8, what is tried, the mean over the map, and a dense layer from `width`."""
+    parts = {"conv": Conv2d(3, 8, 3, padding=1), "fc": Linear(width, 5), **parts}
+    return Net(lambda s, x: s.fc(between(s, s.conv(x)).mean((2, 3))), **parts)
+
+
+def headed(head: Callable[[nn.Module, Tensor], Tensor], inputs: int = 8, **parts: nn.Module | Tensor) -> Net:
+    """A convolution of 8, what is tried instead of a pooling, and a dense layer."""
+    parts = {"conv": Conv2d(3, 8, 3, padding=1), "fc": Linear(inputs, 5), **parts}
+    return Net(lambda s, x: s.fc(head(s, s.conv(x))), **parts)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth, as it is passed from repository to repository."""
+
+    def __init__(self, *, old: bool) -> None:
+        super().__init__()
+        self.old, self.drop_prob = old, 0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep_prob = 1 - self.drop_prob
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        if self.old:
+            mask = keep_prob + torch.rand(shape, dtype=x.dtype, device=x.device)
+            return x.div(keep_prob) * mask.floor_()
+        return x.div(keep_prob) * x.new_empty(shape).bernoulli_(keep_prob)
+
+
+class ConvNeXtBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dwconv = Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.pwconv1, self.pwconv2 = Linear(width, 4 * width), Linear(4 * width, width)
+        self.gamma = nn.Parameter(1e-6 * torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+        y = self.gamma * self.pwconv2(F.gelu(self.pwconv1(y)))
+        return x + y.permute(0, 3, 1, 2)
+
+
+class Cbam(nn.Module):
+    """Attention to channels, then to places."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(Conv2d(width, width // 4, 1), nn.ReLU(), Conv2d(width // 4, width, 1))
+        self.spatial = Conv2d(2, 1, 7, padding=3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * torch.sigmoid(self.mlp(F.adaptive_avg_pool2d(x, 1)) + self.mlp(F.adaptive_max_pool2d(x, 1)))
+        mean, most = x.mean(1, keepdim=True), torch.max(x, 1, keepdim=True)[0]
+        return x * self.spatial(torch.cat([mean, most], 1)).sigmoid()
+
+
+def gated(s: nn.Module, y: Tensor) -> Tensor:
+    a, b = y.chunk(2, dim=1)
+    return a * torch.sigmoid(b)
+
+
+def pyramid(s: nn.Module, y: Tensor) -> Tensor:
+    return torch.cat([F.adaptive_avg_pool2d(y, n).flatten(1) for n in (1, 2, 4)], 1)
+
+
+def unet(s: nn.Module, y: Tensor) -> Tensor:
+    inner = F.relu(s.down(F.max_pool2d(y, 2)))
+    up = s.up(inner) + F.interpolate(s.narrow(inner), size=y.shape[2:])
+    return s.out(torch.cat([up, y], 1))
+
+
+PIXELS = 16 * 16
+
+FOLDS: dict[str, Callable[[], nn.Module]] = {
+    "view(x.size(0), -1)": lambda: headed(lambda s, y: y.view(y.size(0), -1), 8 * PIXELS),
+    "reshape(b, c*h*w)": lambda: headed(
+        lambda s, y: y.reshape(y.size(0), y.size(1) * y.size(2) * y.size(3)), 8 * PIXELS
+    ),
+    "torch.flatten, BatchNorm1d": lambda: headed(
+        lambda s, y: s.bn(torch.flatten(y, 1)), 8 * PIXELS, bn=nn.BatchNorm1d(8 * PIXELS)
+    ),
+    "x[:, :, 0, 0]": lambda: headed(lambda s, y: F.adaptive_avg_pool2d(y, 1)[:, :, 0, 0]),
+    "x[..., 0, 0]": lambda: headed(lambda s, y: F.adaptive_avg_pool2d(y, 1)[..., 0, 0]),
+    "squeeze()": lambda: headed(lambda s, y: F.adaptive_avg_pool2d(y, 1).squeeze()),
+    "squeeze(-1).squeeze(-1)": lambda: headed(lambda s, y: s.p(y).squeeze(-1).squeeze(-1), p=nn.AvgPool2d(16)),
+    "avg_pool2d(x, x.size()[2:])": lambda: headed(lambda s, y: F.avg_pool2d(y, y.size()[2:]).view(y.size(0), -1)),
+    "view(-1, c)": lambda: headed(lambda s, y: F.adaptive_avg_pool2d(y, 1).view(-1, y.size(1))),
+    "view(b, c, -1).mean(-1)": lambda: headed(lambda s, y: y.view(y.size(0), y.size(1), -1).mean(-1)),
+    "flatten(2).transpose(1, 2)": lambda: headed(lambda s, y: y.flatten(2).transpose(1, 2).mean(dim=1)),
+    "sum / (h*w)": lambda: headed(lambda s, y: y.sum((2, 3)) / (y.shape[2] * y.shape[3])),
+    "amax": lambda: headed(lambda s, y: torch.amax(y, dim=(2, 3))),
+    "spatial pyramid": lambda: headed(pyramid, 8 * 21),
+    "excite by view(b, -1, 1, 1)": lambda: pooled(
+        lambda s, y: y * s.e(y.mean((2, 3))).view(y.shape[0], -1, 1, 1).sigmoid(), e=Linear(8, 8)
+    ),
+    "excite by [:, :, None, None]": lambda: pooled(
+        lambda s, y: y * s.e(y.mean((2, 3)))[:, :, None, None].sigmoid(), e=Linear(8, 8)
+    ),
+    "excite by unsqueeze": lambda: pooled(
+        lambda s, y: y * F.hardsigmoid(s.e(y.mean((2, 3)))).unsqueeze(-1).unsqueeze(-1), e=Linear(8, 8)
+    ),
+    "stochastic depth": lambda: pooled(lambda s, y: y + s.d(y), d=DropPath(old=False)),
+    "stochastic depth by torch.rand": lambda: pooled(lambda s, y: y + s.d(y), d=DropPath(old=True)),
+    "noise": lambda: pooled(lambda s, y: y + 0.1 * torch.randn_like(y)),
+    "convnext": lambda: pooled(lambda s, y: s.block(y), block=ConvNeXtBlock(8)),
+    "attention to channels and places": lambda: pooled(lambda s, y: s.block(y), block=Cbam(8)),
+    "gate": lambda: pooled(gated, 4),
+    "maxout": lambda: pooled(lambda s, y: torch.max(s.a(y), s.b(y)), a=Conv2d(8, 8, 1), b=Conv2d(8, 8, 1)),
+    "sum of a list": lambda: pooled(lambda s, y: sum([s.a(y), y]), a=Conv2d(8, 8, 1)),
+    "used twice": lambda: pooled(lambda s, y: s.a(s.a(y)), a=Conv2d(8, 8, 3)),
+    "u-net": lambda: pooled(
+        unet,
+        6,
+        down=Conv2d(8, 12, 3, padding=1),
+        up=nn.ConvTranspose2d(12, 8, 2, stride=2),
+        narrow=Conv2d(12, 8, 1),
+        out=Conv2d(16, 6, 3),
+    ),
+    "upsample": lambda: pooled(
+        lambda s, y: s.u(s.a(y)) + y, a=Conv2d(8, 8, 2, stride=2), u=nn.Upsample(scale_factor=2)
+    ),
+    "padding": lambda: pooled(lambda s, y: F.pad(s.p(y), (1, 1, 1, 1)), p=nn.ReflectionPad2d(1)),
+    "depthwise multiplier": lambda: pooled(
+        lambda s, y: s.p(s.d(y)), 4, d=Conv2d(8, 16, 3, groups=8), p=Conv2d(16, 4, 1)
+    ),
+    "depthwise first": lambda: Net(
+        lambda s, x: s.fc(s.p(s.d(x)).mean((2, 3))), d=Conv2d(3, 6, 3, groups=3), p=Conv2d(6, 4, 1), fc=Linear(4, 5)
+    ),
+    "layer norm over maps": lambda: pooled(lambda s, y: s.n(y), n=nn.LayerNorm([8, 16, 16])),
+    "group norm and prelu": lambda: pooled(lambda s, y: s.p(s.n(y)), n=nn.GroupNorm(4, 8), p=nn.PReLU(8)),
+    "one slope, local response": lambda: pooled(lambda s, y: s.p(s.n(y)), n=nn.LocalResponseNorm(3), p=nn.PReLU()),
+    "the picture is reused": lambda: Net(
+        lambda s, x: s.fc(torch.cat([x, s.conv(x)], 1).mean((2, 3))), conv=Conv2d(3, 8, 1), fc=Linear(11, 5)
+    ),
+    "residual on the picture": lambda: Net(
+        lambda s, x: s.fc((x + s.conv(x)).mean((2, 3))), conv=Conv2d(3, 3, 1), fc=Linear(3, 5)
+    ),
+    "decided by equal widths": lambda: pooled(
+        lambda s, y: y + s.a(y) if y.shape[1] == s.a(y).shape[1] else s.a(y), a=Conv2d(8, 8, 1)
+    ),
+    "assert": lambda: pooled(lambda s, y: y if y.dim() == len(y.shape) == 4 else 1 / 0),
+    "sigmoid at the end": lambda: Net(
+        lambda s, x: torch.sigmoid(s.fc(s.conv(x).mean((2, 3)))), conv=Conv2d(3, 8, 1), fc=Linear(8, 5)
+    ),
+    "map of answers": lambda: nn.Sequential(Conv2d(3, 8, 3), nn.Dropout2d(0.1), nn.SiLU(), Conv2d(8, 5, 1)),
+    "in one dimension": lambda: Net(
+        lambda s, x: s.b(F.relu(s.a(x.flatten(2)))).mean(2), a=nn.Conv1d(3, 8, 3), b=nn.Conv1d(8, 5, 3)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOLDS)
+@pytest.mark.parametrize(("f", "multiple_of"), [(1, 1), (3, 1), (4, 8)])
+def test_what_people_write_folds(name: str, f: int, multiple_of: int) -> None:
+    model = FOLDS[name]()
+    expected = model(torch.randn(2, 3, 16, 16)).shape
+    folded = fold_cnn(model, f, multiple_of=multiple_of)
+    output = folded(torch.randn(2, 3 * f, 16, 16))
+    assert output.shape == (2, 5 * f, *expected[2:])
+    output.square().sum().backward()
+    assert [key for key, p in folded.named_parameters() if p.grad is None] == []
+    assert folded.eval()(torch.randn(2, 3 * f, 16, 16)).shape == output.shape
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, y: Tensor) -> Tensor:
+        return self.lstm(y.flatten(2).transpose(1, 2))[0][:, -1]
+
+
+class SamePadded(Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+class Auxiliary(nn.Module):
+    """Returns a second answer while it is trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc, self.aux = Conv2d(3, 8, 3), Linear(8, 5), Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = self.conv(x).mean((2, 3))
+        return (self.fc(y), self.aux(y)) if self.training else self.fc(y)
+
+
+def tied() -> nn.Module:
+    model = pooled(lambda s, y: s.b(s.a(y)), a=Conv2d(8, 8, 1), b=Conv2d(8, 8, 1))
+    model.b.weight = model.a.weight
+    return model
+
+
+def otherwise_flattened(s: nn.Module, x: Tensor) -> Tensor:
+    few, many = F.adaptive_avg_pool2d(s.few(x), 4), F.adaptive_avg_pool2d(s.many(x), 2)
+    return s.out(s.shared(few.flatten(1)) + s.shared(many.flatten(1)))
+
+
+def shuffled(s: nn.Module, y: Tensor) -> Tensor:
+    b, c, h, w = y.size()
+    return y.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, -1, h, w)
+
+
+REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
+    "LSTM head": (lambda: headed(lambda s, y: s.r(y), r=Recurrent()), r"r\.lstm \(LSTM\): .*a pass over a sequence"),
+    "hard-coded reshape": (
+        lambda: headed(lambda s, y: y.view(-1, 2048), 2048),
+        r"Net: .*the fixed number 2048 in a reshape; write x\.flatten\(1\)",
+    ),
+    "layer shared by maps that are flattened otherwise": (
+        lambda: Net(
+            otherwise_flattened,
+            few=Conv2d(3, 8, 3),
+            many=Conv2d(3, 32, 3),
+            shared=Linear(128, 6),
+            out=Linear(6, 5),
+        ),
+        r"shared \(Linear\): must line up channels that were flattened alike",
+    ),
+    "picture as a gate": (
+        lambda: Net(lambda s, x: s.out(x * s.conv(x)).mean((2, 3)), conv=Conv2d(1, 8, 1), out=Conv2d(8, 5, 1)),
+        "Net: must not use channels of the pictures as a map that is spread",
+    ),
+    "functional convolution": (
+        lambda: Net(lambda s, x: F.conv2d(x, s.w).mean((2, 3)), w=nn.Parameter(torch.ones(5, 3, 3, 3))),
+        r"Net: .*conv2d\(\) with w: a function with weights of its own; make it a layer",
+    ),
+    "layer with a forward of its own": (
+        lambda: nn.Sequential(SamePadded(3, 5, 3), nn.AdaptiveAvgPool2d(1)),
+        r"0 \(SamePadded\): .*conv2d\(\) with 0\.weight and 0\.bias",
+    ),
+    "softmax over classes": (
+        lambda: nn.Sequential(Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Softmax(dim=1)),
+        r"3 \(Softmax\): must keep the pictures of a group apart, got a softmax",
+    ),
+    "log_softmax over classes": (
+        lambda: Net(lambda s, x: F.log_softmax(s.c(x).mean((2, 3)), 1), c=Conv2d(3, 5, 3)),
+        "Net: must keep the pictures of a group apart, got a softmax",
+    ),
+    "gray from colours": (
+        lambda: Net(lambda s, x: s.c(x.mean(1, keepdim=True)).mean((2, 3)), c=Conv2d(1, 5, 3)),
+        "Net: must keep the pictures of a group apart, got a sum or mean",
+    ),
+    "norm over colours": (
+        lambda: Net(lambda s, x: s.c(s.n(x)).mean((2, 3)), n=nn.GroupNorm(1, 3), c=Conv2d(3, 5, 3)),
+        r"n \(GroupNorm\): must keep the pictures of a group apart, got a normalisation",
+    ),
+    "colours by number": (
+        lambda: Net(lambda s, x: s.c(x[:, [2, 1, 0]]).mean((2, 3)), c=Conv2d(3, 5, 3)),
+        "Net: must not choose among batch or channels by number",
+    ),
+    "data-dependent": (
+        lambda: pooled(lambda s, y: y if y.abs().amax((2, 3)) > 1 else -y),
+        "Net: .*a decision that depends on a tensor's values",
+    ),
+    "any()": (lambda: pooled(lambda s, y: y if (y > 1).any() else -y), r"any\(\): a result that depends on a tensor's"),
+    "size-dependent": (lambda: pooled(lambda s, y: y if y.shape[2] > 8 else -y), "a decision that depends on a size"),
+    "width-dependent": (lambda: pooled(lambda s, y: y if y.size(1) == 8 else -y), "a decision that depends on a size"),
+    "attention": (
+        lambda: headed(lambda s, y: (y.flatten(2) @ y.flatten(2).transpose(1, 2)).mean(2)),
+        r"matmul\(\): a product of activations",
+    ),
+    "multi-head attention": (
+        lambda: headed(lambda s, y: s.m(*[y.flatten(2).transpose(1, 2)] * 3)[0].mean(1), m=nn.MultiheadAttention(8, 2)),
+        r"m \(MultiheadAttention\): .*a product of activations",
+    ),
+    "pixel shuffle": (lambda: pooled(lambda s, y: s.p(y), 2, p=nn.PixelShuffle(2)), r"p \(PixelShuffle\): .*positions"),
+    "channel shuffle": (lambda: pooled(shuffled), "Net: must take sizes .* the fixed number 2"),
+    "split by numbers": (lambda: pooled(lambda s, y: torch.split(y, 4, 1)[0], 4), r"split\(\): .*use chunk"),
+    "padded channels": (
+        lambda: pooled(lambda s, y: F.pad(y, (0, 0, 0, 0, 2, 2)), 12),
+        "Net: must not pad channels",
+    ),
+    "joined heads": (
+        lambda: Net(
+            lambda s, x: torch.cat([s.a(s.c(x).mean((2, 3))), s.b(s.c(x).mean((2, 3)))], 1),
+            c=Conv2d(3, 8, 3),
+            a=Linear(8, 2),
+            b=Linear(8, 3),
+        ),
+        "Net: must end in one layer that makes all answers, got 2 that are joined",
+    ),
+    "answer of training": (Auxiliary, "Auxiliary: must return one tensor, got tuple"),
+    "layer out of use": (lambda: pooled(lambda s, y: y, old=Linear(8, 5)), r"old \(Linear\): must be used by forward"),
+    "learned positions": (
+        lambda: pooled(lambda s, y: y + s.pos, pos=nn.Parameter(torch.zeros(1, 8, 16, 16))),
+        r"Net: .*along the channels alone, got pos of shape \(1, 8, 16, 16\)",
+    ),
+    "learned inner values": (
+        lambda: pooled(lambda s, y: y + s.shift, shift=nn.Parameter(torch.arange(8.0).view(1, 8, 1, 1))),
+        "shift: must be one value or lie along the channels of pictures",
+    ),
+    "tensor made in forward": (
+        lambda: pooled(lambda s, y: y - torch.arange(8.0).view(1, 8, 1, 1)),
+        r"Net: must take tensors as they are stored, got one of shape \(1, 8, 1, 1\)",
+    ),
+    "len()": (lambda: headed(lambda s, y: y.view(len(y), -1), 2048), r"must not take len\(\) .*write x\.size\(0\)"),
+    "int()": (lambda: pooled(lambda s, y: F.interpolate(y, size=int(y.shape[2]))), "must leave sizes to torch"),
+    "loop over the batch": (lambda: headed(lambda s, y: sum(one for one in y)), "must keep the batch, got a loop"),
+    "mean over the batch": (lambda: headed(lambda s, y: y.mean((0, 2, 3))), "must keep the batch, got it reduced"),
+    "tied weights": (tied, r"b \(Conv2d\): must have weights of its own, got the weight of a \(Conv2d\)"),
+    "lazy": (
+        lambda: nn.Sequential(nn.LazyConv2d(5, 3), nn.AdaptiveAvgPool2d(1)),
+        r"0 \(LazyConv2d\): must have its shape",
+    ),
+    "weight norm": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(Conv2d(3, 5, 3)), nn.AdaptiveAvgPool2d(1)),
+        r"0 \(ParametrizedConv2d\): must have weight and bias alone",
+    ),
+    "indices": (
+        lambda: pooled(lambda s, y: s.p(y)[0], p=nn.MaxPool2d(2, return_indices=True)),
+        r"p \(MaxPool2d\): .*ind",
+    ),
+    "no convolution": (
+        lambda: nn.Sequential(nn.Flatten(), Linear(768, 5)),
+        r"1 \(Linear\): must tell channels from pos",
+    ),
+    "layers that do not fit": (
+        lambda: nn.Sequential(Conv2d(3, 8, 3), Conv2d(9, 5, 3)),
+        r"1 \(Conv2d\): must be given the 9 channels it is made for, got 8",
+    ),
+    "what raises": (
+        lambda: pooled(lambda s, y: y / (1 - 1) if 1 // 0 else y),
+        "Net: must run on any input, got ZeroDiv",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_folded_is_refused_in_one_line_by_name(name: str) -> None:
+    make, message = REFUSED[name]
+    with pytest.raises(ModelError, match=message) as raised:
+        fold_cnn(make(), 4)
+    assert "\n" not in str(raised.value)
+
+
+def test_groups_that_divide_a_concatenation_before_folding_alone_are_refused() -> None:
+    model = Net(
+        lambda s, x: s.grouped(torch.cat([s.a(x), s.b(x)], 1)).mean((2, 3)),
+        a=Conv2d(3, 5, 1),
+        b=Conv2d(3, 3, 1),
+        grouped=Conv2d(8, 4, 1, groups=4),
+    )
+    assert fold_cnn(model, 4)(torch.randn(2, 12, 8, 8)).shape == (2, 16)
+    with pytest.raises(
+        ModelError, match=r"grouped \(Conv2d\): must have widths that its 4 groups divide, got 11 and 8"
+    ):
+        fold_cnn(model, 2)
