@@ -28,8 +28,7 @@ from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
 from pipeline.threads import Stop
 from specialized.engines import Engine, open_engine
-from specialized.modelfile import ModelCard, file_hash, load_model, load_weights
-from specialized.models import build
+from specialized.modelfile import ModelCard, file_hash, load_model, load_weights, network
 from specialized.objects import load_object, one_line
 from specialized.orders import Order
 
@@ -112,7 +111,7 @@ def _open_model(section: FilterSection, *, threads: int | None) -> Model:
     own_class = ":" in card.architecture and card.architecture == section.model
     weights = section.weights if own_class else section.model
     if own_class:
-        module = build(card.architecture, args=card.args, classes=len(card.classes), fold=card.fold, input=card.input)
+        module = network(card)
         if weights is not None:
             load_weights(module, weights)
         else:

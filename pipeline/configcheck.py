@@ -35,7 +35,12 @@ from specialized.objects import load_object
 
 SOURCE_OFFERS = ("input", "batch_frames")  # what `pipeline.assembly` passes where a source's constructor takes it
 SINK_OFFERS = ("folder", "sources", "stop")  # what `pipeline.sinks.open_sink` passes likewise
-BUILD_OFFERS = ("fold", "classes", "input")  # what `specialized.models.build` passes where a class takes it
+BUILD_OFFERS = (
+    "fold",
+    "multiple_of",
+    "classes",
+    "input",
+)  # what `specialized.models.build` passes where a class takes it
 
 _OWN_MODEL = tuple(FilterSection.model_fields)[tuple(FilterSection.model_fields).index("args") :]
 
@@ -82,6 +87,7 @@ def card_of(section: FilterSection) -> ModelCard:
             architecture=section.model,
             args=dict(section.args),
             fold=section.fold,
+            multiple_of=section.multiple_of,
             order=section.order,
             input=section.input,
             classes=section.classes,

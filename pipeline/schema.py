@@ -326,6 +326,7 @@ class FilterSection(Section):
         default=None, description="any_of: score from which a class is present, one per class. Default: 0.5 each."
     )
     fold: Count = Field(default=1, description="f that the model was trained for.")
+    multiple_of: Count = Field(default=1, description="What its inner widths were rounded to multiples of.")
     order: Order = Field(default="consecutive", description="Order that the model was trained for.")
     resize: Resize = Field(default="area", description="How frames become pictures.")
     fit: Fit = Field(default="stretch", description="What becomes of another aspect ratio.")
@@ -446,7 +447,13 @@ class ArchitectureSection(Section):
     args: dict[str, JsonValue] = Field(
         default={}, description="Keyword arguments of the class, over those of the name."
     )
-    fold: Count = Field(default=1, description="f, frames in a group.")
+    fold: Count = Field(
+        default=1,
+        description="f, frames in a group. A class that has no parameter `fold` is folded for it: see docs/models.md.",
+    )
+    multiple_of: Count = Field(
+        default=1, description="Folded inner widths are rounded to multiples of it; 8 suits matrix units."
+    )
     order: Order = Field(default="consecutive", description="How groups are formed.")
     input: Size | None = Field(
         default=None, description="`[H, W]` of a picture. Default: that of the named architecture."

@@ -186,11 +186,19 @@ def new_card(config: TrainConfig) -> ModelCard:
     model = config.model
     classes = classes_of(config)
     size = model.input or MODELS[model.architecture].input
-    build(model.architecture, args=model.args, classes=len(classes), fold=model.fold, input=size)
+    build(
+        model.architecture,
+        args=model.args,
+        classes=len(classes),
+        fold=model.fold,
+        input=size,
+        multiple_of=model.multiple_of,
+    )
     return ModelCard(
         architecture=model.architecture,
         args=dict(model.args),
         fold=model.fold,
+        multiple_of=model.multiple_of,
         order=model.order,
         input=size,
         classes=classes,

@@ -60,6 +60,7 @@ class ModelCard:
     architecture: str  # name in specialized.models, or package.module:Class
     args: dict[str, object] = field(default_factory=dict)  # keyword arguments of the architecture, JSON values
     fold: int  # f, pictures in a group
+    multiple_of: int = 1  # what the widths of inner layers were rounded to multiples of
     order: Order  # how the groups of its training were formed
     input: tuple[int, int]  # (H, W) of a picture
     classes: tuple[str, ...]  # K names, in the order of the scores; trained one_of models end in "none"
@@ -82,6 +83,7 @@ class ModelCard:
         one_of = self.task == "one_of"
         _must(bool(self.architecture), "architecture must be named", self.architecture)
         _must(self.fold >= 1, "fold must be at least 1", self.fold)
+        _must(self.multiple_of >= 1, "multiple_of must be at least 1", self.multiple_of)
         _must(self.order in ORDERS, f"order must be one of {', '.join(ORDERS)}", self.order)
         _must(len(self.input) == 2 and min(self.input) >= 1, "input must be (H, W), each at least 1", self.input)
         _must(k >= 1 and all(self.classes), "classes must be one name or more, none empty", self.classes)
@@ -194,6 +196,22 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
         raise ModelError(f"{path}: {where}: {first['msg']}, got {_short(first['input'])}; save it anew") from exc
 
 
+def network(card: ModelCard) -> "nn.Module":
+    """Builds the card's architecture with untrained weights, in evaluation mode.
+
+    Raises:
+        ModelError: it cannot be built, see `specialized.models.build`.
+    """
+    return build(
+        card.architecture,
+        args=card.args,
+        classes=len(card.classes),
+        fold=card.fold,
+        input=card.input,
+        multiple_of=card.multiple_of,
+    )
+
+
 def load_model(path: str | os.PathLike[str]) -> tuple[ModelCard, "nn.Module"]:
     """Reads the card, builds its architecture and loads its weights, in float32 on the CPU and in evaluation mode.
 
@@ -202,7 +220,7 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ModelCard, "nn.Module"]:
     """
     card = read_card(path)
     try:
-        module = build(card.architecture, args=card.args, classes=len(card.classes), fold=card.fold, input=card.input)
+        module = network(card)
     except ModelError as exc:
         raise ModelError(f"{path}: {exc}") from exc
     load_weights(module, path)

@@ -21,8 +21,7 @@ from specialized.engines.torch import fastest_dtype
 from specialized.errors import ModelError
 from specialized.examples import Examples, check_examples, grouped, padded
 from specialized.folding import Normalize, unfold
-from specialized.modelfile import ModelCard
-from specialized.models import build
+from specialized.modelfile import ModelCard, network
 from specialized.recipe import Optimizer, Recipe
 
 _OPTIMIZERS: Mapping[Optimizer, Callable[..., torch.optim.Optimizer]] = {
@@ -125,9 +124,7 @@ class _Training:
     ) -> None:
         self.card, self.training, self.validation, self.recipe = card, training, validation, recipe
         self.rng = np.random.default_rng(recipe.seed)
-        self.module = build(
-            card.architecture, args=card.args, classes=len(card.classes), fold=card.fold, input=card.input
-        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = network(card).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.teacher = None if teacher is None or not recipe.distill else teacher.module.eval()
         self.normalize = Normalize(
             f=card.fold, size=card.input, mean=card.mean, std=card.std, device=torch.device("cpu")

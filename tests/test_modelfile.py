@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from specialized import modelfile
 from specialized.errors import ModelError
 from specialized.modelfile import Ask, ModelCard, file_hash, load_model, load_weights, read_card, save_model
-from specialized.models import build
 
 CARD = ModelCard(
     architecture="coral",
@@ -31,7 +31,7 @@ CARD = ModelCard(
 
 def network(card: ModelCard = CARD) -> nn.Module:
     torch.manual_seed(0)
-    return build(card.architecture, args=card.args, classes=len(card.classes), fold=card.fold, input=card.input)
+    return modelfile.network(card)
 
 
 @pytest.fixture
@@ -66,6 +66,21 @@ def test_a_file_from_before_calibration_has_the_temperature_1_and_keeps_nothing(
     del document["temperature"], document["keep"]
     older = with_metadata(tmp_path / "older.safetensors", {"vpipe-model-v1": json.dumps(document)})
     assert (read_card(older).temperature, read_card(older).keep) == (1.0, {})
+
+
+def test_widths_that_were_rounded_are_rounded_again_when_the_file_is_loaded(tmp_path: Path) -> None:
+    card = dataclasses.replace(CARD, multiple_of=8)
+    save_model(tmp_path / "m.safetensors", card, network(card).state_dict())
+    loaded, module = load_model(tmp_path / "m.safetensors")
+    assert loaded.multiple_of == 8
+    assert next(module.parameters()).shape[0] == 8  # 4 · sqrt(2) is 5.7
+
+
+def test_a_card_from_before_widths_were_rounded_is_read(tmp_path: Path) -> None:
+    document = dataclasses.asdict(CARD)
+    del document["multiple_of"]
+    path = with_metadata(tmp_path / "m.safetensors", {"vpipe-model-v1": json.dumps(document)})
+    assert read_card(path) == CARD
 
 
 def test_an_any_of_card_gives_back_its_thresholds(tmp_path: Path) -> None:
@@ -120,6 +135,7 @@ def test_the_hash_is_that_of_the_bytes(saved: Path) -> None:
     [
         ({"architecture": ""}, "architecture must be named, got ''"),
         ({"fold": 0}, "fold must be at least 1, got 0"),
+        ({"multiple_of": 0}, "multiple_of must be at least 1, got 0"),
         ({"order": "random"}, "order must be one of consecutive, .*got 'random'"),
         ({"input": (0, 50)}, r"input must be \(H, W\), each at least 1, got \(0, 50\)"),
         ({"classes": ()}, "classes must be one name or more"),

@@ -25,6 +25,22 @@ class Told(Free):
         super().__init__(fold * classes)
         self.told = (fold, classes, input)
 
+class Plain(nn.Module):
+    def __init__(self, classes, width=8):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3)
+        self.fc = nn.Linear(width, classes)
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)))
+
+class Reshaped(Plain):
+    def forward(self, x):
+        return self.fc(self.conv(x).mean((2, 3)).view(-1, 8))
+
+class Wrong(Plain):
+    def forward(self, x):
+        return self.fc(self.conv(x))
+
 class Flat(nn.Module):
     def forward(self, x):
         return x.flatten()[None, :4]
@@ -131,6 +147,40 @@ def test_a_class_of_ones_own_is_told_fold_classes_and_input_where_it_asks() -> N
     build("foreign_models:Free", args={"outputs": 8}, classes=2, fold=4, input=(8, 9))
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_named_models_round_their_widths_where_asked(name: str) -> None:
+    spec = MODELS[name]
+    module = build(name, args={}, classes=2, fold=2, input=spec.input, multiple_of=8)
+    widths = [len(value) for key, value in module.state_dict().items() if key.endswith("weight")]
+    assert widths[-1] == 4
+    assert [width for width in widths[:-1] if width % 8] == []
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_class_that_knows_nothing_of_folding_is_folded() -> None:
+    torch.manual_seed(5)
+    module = build("foreign_models:Plain", args={"width": 10}, classes=2, fold=4, input=(8, 9), multiple_of=8)
+    torch.manual_seed(5)
+    again = build("foreign_models:Plain", args={"width": 10}, classes=2, fold=4, input=(8, 9), multiple_of=8)
+    assert {name: tuple(value.shape) for name, value in module.state_dict().items()} == {
+        "conv.weight": (24, 12, 3, 3),
+        "conv.bias": (24,),
+        "fc.weight": (8, 24),
+        "fc.bias": (8,),
+    }
+    assert not module.training
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in module.state_dict().items())
+    assert build("foreign_models:Plain", args={}, classes=2, fold=1, input=(8, 9)).fc.in_features == 8
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_class_that_folds_itself_must_round_its_own_widths() -> None:
+    with pytest.raises(ModelError, match="foreign_models:Told: must have a parameter multiple_of, got 8 for a class"):
+        build("foreign_models:Told", args={}, classes=2, fold=4, input=(8, 9), multiple_of=8)
+    with pytest.raises(ModelError, match="foreign_models:Free: must have a parameter multiple_of, got 8 for a class"):
+        build("foreign_models:Free", args={"outputs": 8}, classes=2, fold=4, input=(8, 9), multiple_of=8)
+
+
 @pytest.mark.usefixtures("foreign")
 @pytest.mark.parametrize(
     ("architecture", "args", "message"),
@@ -149,6 +199,8 @@ def test_a_class_of_ones_own_is_told_fold_classes_and_input_where_it_asks() -> N
         ("foreign_models:Free", {"outputs": 7}, r"must have shape \(2, 8\), \(groups, fold·classes\), got \(2, 7\)"),
         ("foreign_models:Flat", {}, r"must have shape \(2, 8\), .*got \(1, 4\)"),
         ("torch.nn:Linear", {"in_features": 3, "out_features": 8}, r"must accept float32 \(2, 12, 8, 9\)"),
+        ("foreign_models:Reshaped", {}, "Reshaped: must take sizes from tensors, got the fixed number 8"),
+        ("foreign_models:Wrong", {}, r"or let it map \(2, 3, 8, 9\) to \(2, 2\), to be folded, where it gave Runtime"),
         ("coral", {"layers": 3}, "layers must be 2 or 4, got 3"),
         ("coral", {"filters": 0}, "filters=0"),
         ("coral", {"dense": -1}, "dense at least 0 .* dense=-1"),

@@ -22,7 +22,7 @@ from pipeline.runner import run
 from pipeline.runs import RunFolder
 from pipeline.schema import TrainConfig
 from pipeline.training import train
-from specialized.modelfile import ModelCard, file_hash, read_card
+from specialized.modelfile import ModelCard, file_hash, load_model, read_card
 from tests.clips import write_clip
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +35,19 @@ clips:
 split: {blocks: 6, validation: [2], test: [4], gap_s: 0.2}
 train: {epochs: 4, lr: 0.01, shift: 0, seed: 3}
 output: made/model.safetensors
+"""
+NETWORK = """\
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 12, 3, stride=2)
+        self.pool = nn.AdaptiveMaxPool2d(1)
+        self.fc = nn.Linear(12, classes)
+
+    def forward(self, x):
+        return self.fc(self.pool(self.conv(x).relu()).flatten(1))
 """
 
 
@@ -356,6 +369,25 @@ def test_a_folded_model_is_taught_by_the_same_network_unfolded(load, tmp_path):
     train(load(f"teacher={tmp_path}/one.safetensors", f"output={tmp_path}/two.safetensors", "run.name=two"))
     given = read_card(tmp_path / "two.safetensors").training["teacher"]
     assert given == {"file": "one.safetensors", "sha256": file_hash(tmp_path / "one.safetensors")}
+
+
+def test_a_network_that_knows_nothing_of_folding_is_folded_trained_and_loaded_again(load, scene, tmp_path):
+    (scene / "my_nets.py").write_text(NETWORK)
+    text = CONFIG.replace(
+        "architecture: coral, args: {filters: 4, dense: 8}", "architecture: my_nets:Net, multiple_of: 8"
+    )
+    train(load("train.epochs=2", text=text))
+    card, module = load_model(tmp_path / "m.safetensors")
+    assert (card.architecture, card.fold, card.multiple_of) == ("my_nets:Net", 2, 8)
+    assert [tuple(p.shape) for p in module.parameters()] == [(16, 6, 3, 3), (16,), (4, 16), (4,)]
+    assert card.accuracy is not None
+
+
+def test_a_network_that_cannot_be_folded_is_refused_before_anything_is_read(load, scene):
+    (scene / "odd_nets.py").write_text(NETWORK.replace("flatten(1)", "view(-1, 12)"))
+    text = CONFIG.replace("architecture: coral, args: {filters: 4, dense: 8}", "architecture: odd_nets:Net")
+    with pytest.raises(ModelError, match=r"^odd_nets:Net: Net: must take sizes from tensors, got the fixed number 12"):
+        train(load(text=text))
 
 
 @pytest.mark.parametrize(

@@ -19,41 +19,72 @@ __all__ = ["MODELS", "ModelSpec", "build"]
 
 
 def build(
-    architecture: str, *, args: Mapping[str, object], classes: int, fold: int, input: tuple[int, int]
+    architecture: str,
+    *,
+    args: Mapping[str, object],
+    classes: int,
+    fold: int,
+    input: tuple[int, int],
+    multiple_of: int = 1,
 ) -> "nn.Module":
-    """Builds an architecture and checks with one forward on the CPU that it maps (B, f·3, H, W) to (B, f·K).
+    """Builds an architecture, folds it and checks with a forward on the CPU that it maps (B, f·3, H, W) to (B, f·K).
+
+    A class with a parameter `fold` folds itself. Any other one that maps (B, 3, H, W) to (B, K) is folded by
+    `specialized.fold_cnn`, and one that maps (B, f·3, H, W) to (B, f·K) is taken as it is.
 
     Args:
         architecture: a name of `MODELS`, or `package.module:Class` of a torch module that vpipe did not write.
-        args: keyword arguments of the class, over those of the name. `fold`, `classes` and `input` are passed as well
-            where the class has parameters of these names and `args` does not set them.
+        args: keyword arguments of the class, over those of the name. `fold`, `multiple_of`, `classes` and `input` are
+            passed as well where the class has parameters of these names and `args` does not set them.
         classes: K, outputs per picture.
         fold: f, pictures in a group.
         input: (H, W) of a picture.
+        multiple_of: inner widths become multiples of it.
 
     Returns:
         The module in evaluation mode, with untrained weights drawn from torch's global generator.
 
     Raises:
-        ModelError: it cannot be imported or constructed, or its output has another shape.
+        ModelError: it cannot be imported, constructed or folded, or its output has another shape.
     """
     factory, named = _resolve(architecture)
     from torch import nn
 
     if not (isinstance(factory, type) and issubclass(factory, nn.Module)):  # a model file may name anything
         raise ModelError(f"{architecture}: must be a subclass of torch.nn.Module, got {factory!r}; name another class")
-    offered = {"fold": fold, "classes": classes, "input": input}
+    offered = {"fold": fold, "multiple_of": multiple_of, "classes": classes, "input": input}
     try:
         accepted = inspect.signature(factory).parameters
         chosen = {k: v for k, v in offered.items() if k in accepted and accepted[k].kind is not _POSITIONAL_ONLY}
-        module = factory(**{**named, **chosen, **args})
+        module: object = factory(**{**named, **chosen, **args})
     except Exception as exc:  # the user's constructor may raise anything
         raise ModelError(
             f"{architecture}: must be constructible with {dict(args)}, got {one_line(exc)}; change its arguments"
         ) from exc
-    return _checked(architecture, module, classes=classes, fold=fold, input=input)
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{architecture}: must be a torch.nn.Module, got {type(module).__name__}; name another class")
+    module.eval()
+    unfolded = None  # what the class answers to pictures that are not folded
+    if "fold" not in {*chosen, *args} and (fold > 1 or multiple_of > 1):
+        unfolded = _answer(module, (_B, 3, *input))
+        if unfolded == (_B, classes):
+            from specialized.foldcnn import fold_cnn
+
+            try:
+                module = fold_cnn(module, fold, multiple_of=multiple_of)
+            except ModelError as exc:
+                raise ModelError(f"{architecture}: {exc}") from exc
+            chosen["multiple_of"] = multiple_of
+    if multiple_of > 1 and "multiple_of" not in {*chosen, *args}:
+        raise ModelError(
+            f"{architecture}: must have a parameter multiple_of, got {multiple_of} for a class that folds itself "
+            "without one; leave multiple_of out"
+        )
+    _check(architecture, module, classes=classes, fold=fold, input=input, unfolded=unfolded)
+    return module
 
 
+_B = 2  # a model that flattens its batch away passes with one group
 _POSITIONAL_ONLY = inspect.Parameter.POSITIONAL_ONLY
 
 
@@ -70,27 +101,36 @@ def _resolve(architecture: str) -> tuple[Callable[..., object], Mapping[str, obj
         raise ModelError(f"{architecture}: {exc}; correct the name, or put its folder on PYTHONPATH") from exc
 
 
-def _checked(architecture: str, module: object, *, classes: int, fold: int, input: tuple[int, int]) -> "nn.Module":
-    import torch
-    from torch import nn
+def _check(
+    architecture: str,
+    module: "nn.Module",
+    *,
+    classes: int,
+    fold: int,
+    input: tuple[int, int],
+    unfolded: tuple[int, ...] | str | None,
+) -> None:
+    shape, expected = (_B, fold * 3, *input), (_B, fold * classes)
+    answer = _answer(module, shape)
+    advice = "change its arguments, fold or input"
+    if unfolded is not None and unfolded != (_B, classes):
+        advice += f", or let it map {(_B, 3, *input)} to {(_B, classes)}, to be folded, where it gave {unfolded}"
+    if isinstance(answer, str):
+        raise ModelError(f"{architecture}: must accept float32 {shape}, (groups, fold·3, H, W), got {answer}; {advice}")
+    if answer != expected:
+        raise ModelError(
+            f"{architecture}: output for input {shape} must have shape {expected}, (groups, fold·classes), got "
+            f"{answer}; {advice}"
+        )
 
-    if not isinstance(module, nn.Module):
-        raise ModelError(f"{architecture}: must be a torch.nn.Module, got {type(module).__name__}; name another class")
-    module.eval()
-    b = 2  # a model that flattens its batch away passes with one group
-    shape = (b, fold * 3, *input)
+
+def _answer(module: "nn.Module", shape: tuple[int, ...]) -> tuple[int, ...] | str:
+    """The shape of a module's output for zeros of this shape, or what came instead."""
+    import torch
+
     try:
         with torch.inference_mode():
             output = module(torch.zeros(shape))
     except Exception as exc:  # the user's forward may raise anything
-        raise ModelError(
-            f"{architecture}: must accept float32 {shape}, (groups, fold·3, H, W), got {one_line(exc)}; "
-            "change its arguments, fold or input"
-        ) from exc
-    got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if got != (b, fold * classes):
-        raise ModelError(
-            f"{architecture}: output for input {shape} must have shape {(b, fold * classes)}, (groups, fold·classes), "
-            f"got {got}; change its last layer, fold or classes"
-        )
-    return module
+        return one_line(exc)
+    return tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"

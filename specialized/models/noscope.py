@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from specialized.folding import folded_width
+from specialized.models.initial import initialize
 
 
 class NoScope(nn.Module):
@@ -17,6 +18,7 @@ class NoScope(nn.Module):
         classes: K, classes per picture.
         fold: f, pictures in a group.
         input: (H, W) of a picture.
+        multiple_of: folded widths are multiples of this.
     """
 
     def __init__(
@@ -28,21 +30,22 @@ class NoScope(nn.Module):
         *,
         fold: int = 1,
         input: tuple[int, int] = (50, 50),
+        multiple_of: int = 1,
     ) -> None:
         super().__init__()
         pools = layers // 2
         height, width = (side >> pools for side in input)
         if layers not in (2, 4):
             raise ValueError(f"NoScope: layers must be 2 or 4, got {layers}")
-        if min(filters, classes, fold, height, width) < 1 or dense < 0:
+        if min(filters, classes, fold, multiple_of, height, width) < 1 or dense < 0:
             raise ValueError(
-                f"NoScope: filters, classes and fold must be at least 1, dense at least 0 and input at least "
-                f"{2**pools} a side, got {filters=}, {dense=}, {classes=}, {fold=}, {input=}"
+                "NoScope: filters, classes, fold and multiple_of must be at least 1, dense at least 0 and input at least "
+                f"{2**pools} a side, got {filters=}, {dense=}, {classes=}, {fold=}, {input=}, {multiple_of=}"
             )
         blocks: list[nn.Module] = []
         inputs = 3 * fold
         for pool in range(pools):
-            outputs = folded_width(filters * (pool + 1), fold)
+            outputs = folded_width(filters * (pool + 1), fold, multiple_of)
             blocks += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU()]
             # Pooling first gives the same values, and the ReLU a quarter of the work.
             blocks += [nn.Conv2d(outputs, outputs, 3, padding=1), nn.MaxPool2d(2, 2), nn.ReLU()]
@@ -51,14 +54,10 @@ class NoScope(nn.Module):
         inputs *= height * width
         hidden: list[nn.Module] = []
         if dense:
-            hidden = [nn.Linear(inputs, folded_width(dense, fold)), nn.ReLU()]
-            inputs = folded_width(dense, fold)
+            hidden = [nn.Linear(inputs, folded_width(dense, fold, multiple_of)), nn.ReLU()]
+            inputs = folded_width(dense, fold, multiple_of)
         self.classifier = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(inputs, fold * classes))
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.xavier_uniform_(module.weight)
-            elif isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.01)
+        initialize(self)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(x))
