@@ -9,8 +9,8 @@ from torch import nn
 
 from specialized.cost import Cost, cost
 from specialized.errors import ModelError
-from specialized.modelfile import ModelCard, read_card
-from specialized.models import MODELS, build
+from specialized.modelfile import ModelCard, network, read_card
+from specialized.models import MODELS
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +40,7 @@ class Subject:
 @lru_cache(maxsize=8)  # one model's, at each f: drawing millions of weights takes longer than a forward
 def _built(subject: Subject, fold: int) -> tuple[ModelCard, nn.Module]:
     card = replace(subject.card, fold=fold)
-    return card, build(card.architecture, args=card.args, classes=len(card.classes), fold=fold, input=card.input)
+    return card, network(card)
 
 
 def subjects(names: Sequence[str], folds: Sequence[int]) -> list[Subject]:
