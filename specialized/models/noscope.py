@@ -3,7 +3,6 @@
 from torch import Tensor, nn
 
 from specialized.folding import folded_width
-from specialized.models.initial import initialize
 
 
 class NoScope(nn.Module):
@@ -39,8 +38,8 @@ class NoScope(nn.Module):
             raise ValueError(f"NoScope: layers must be 2 or 4, got {layers}")
         if min(filters, classes, fold, multiple_of, height, width) < 1 or dense < 0:
             raise ValueError(
-                "NoScope: filters, classes, fold and multiple_of must be at least 1, dense at least 0 and input at least "
-                f"{2**pools} a side, got {filters=}, {dense=}, {classes=}, {fold=}, {input=}, {multiple_of=}"
+                "NoScope: filters, classes, fold and multiple_of must be at least 1, dense at least 0 and input at "
+                f"least {2**pools} a side, got {filters=}, {dense=}, {classes=}, {fold=}, {input=}, {multiple_of=}"
             )
         blocks: list[nn.Module] = []
         inputs = 3 * fold
@@ -57,7 +56,11 @@ class NoScope(nn.Module):
             hidden = [nn.Linear(inputs, folded_width(dense, fold, multiple_of)), nn.ReLU()]
             inputs = folded_width(dense, fold, multiple_of)
         self.classifier = nn.Sequential(nn.Flatten(), *hidden, nn.Linear(inputs, fold * classes))
-        initialize(self)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.features(x))
