@@ -204,11 +204,7 @@ class _Training:
         shortened = tuple((a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b)  # runs of the taken ones
         offsets = [int(self.rng.integers(min(f, b - a))) for a, b in shortened]
         formed = grouped(shortened, f, self.card.order, seed=int(self.rng.integers(2**31)), offsets=offsets)
-        formed = np.where(formed < 0, -1, taken[formed]).astype(np.int32)
-        if self.recipe.reverse:
-            turned = (self.rng.integers(2, size=len(formed)) > 0) & (formed >= 0).all(axis=1)
-            formed = np.where(turned[:, None], formed[:, ::-1], formed)
-        return formed
+        return np.where(formed < 0, -1, taken[formed]).astype(np.int32)
 
     def _step(self, groups: NDArray[np.int32]) -> float:
         pictures = moved(self.training.pictures, padded(groups), self.recipe, self.rng)

@@ -4,7 +4,7 @@ import torch
 from specialized.augment import lit, moved
 from specialized.recipe import Recipe
 
-STILL = Recipe(brightness=0, contrast=0, colour=0, shift=0, zoom=0, flip=False)
+STILL = Recipe(brightness=0, contrast=0, colour=0, shift=0, zoom=0, flip=False, vary="group")
 GROUPS = np.arange(12, dtype=np.int32).reshape(4, 3)
 
 
