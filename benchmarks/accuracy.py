@@ -1,0 +1,354 @@
+"""What does folding cost in accuracy? A study on real clips and rendered displays, of models as stored and run.
+
+    python -m benchmarks.accuracy                       goes on where it was stopped; hours on two cores
+    python -m benchmarks.accuracy --only lobby/consecutive-f4
+    python -m benchmarks.accuracy --report              only sums up what is there
+
+A *cell* is a task, an order, an f and a seed; its result is one JSON file under `benchmarks/results/accuracy/`, written
+when the cell is done. A cell whose file is there, of the same settings, is not done again.
+
+*Real tasks* are cross-validated in time. A clip is cut into 10 blocks; in each of 5 rotations two blocks that lie half
+the clip apart are the test, one other chooses the epoch, the rest trains, and gaps of a quarter of a block between the
+parts are taken from training and validation. So every frame is tested exactly once, by a model that saw nothing near:
+
+    rotation 0   T . v . . T . . . .        T test   v validation   . training
+    rotation 1   . T v . . . T . . .
+    ...
+
+*Displays* are rendered (`benchmarks.displays`): training, validation and test are other scenes, drawn from other seeds.
+
+The recipe is the default one, the same for every f. *Variants* of it are tried on one clip: `group` varies the pictures
+of a group as one, `taught` learns from the unfolded model of the same seed and rotation too (`teacher: unfolded`).
+
+Frames of a clip resemble each other: what an interval rests on is the number of blocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.accuracy_report import report
+from benchmarks.displays import DISPLAYS, display
+from pipeline.footage import Footage, LabelledClip, read_footage
+from pipeline.runs import machine, make_folder, versions, write_json
+from pipeline.sources.scaler import PictureFormat
+from pipeline.training import stored
+from specialized.engines import open_engine
+from specialized.evaluate import Scored, score
+from specialized.examples import Examples
+from specialized.modelfile import Ask, ModelCard, Task, file_hash, load_model
+from specialized.models import MODELS
+from specialized.orders import Order
+from specialized.recipe import Recipe
+from specialized.train import Teacher, train
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks/results/accuracy"
+BLOCKS, ROTATIONS = 10, 5
+FOLDS = (1, 4, 8, 2, 3)  # in the order in which cells are done: what matters most comes first
+SEEDS: Mapping[int, int] = {1: 5, 4: 5}  # others: 3
+DISPLAY_FRAMES = {"training": 3000, "validation": 600, "test": 1500}
+
+DISPLAY_EPOCHS = 20
+# What of a card decides what is learned.
+CARD = (
+    "architecture",
+    "args",
+    "fold",
+    "order",
+    "input",
+    "classes",
+    "task",
+    "thresholds",
+    "resize",
+    "fit",
+    "mean",
+    "std",
+)
+
+Result = dict[str, Any]  # as it is written and read
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealTask:
+    """A question about a clip."""
+
+    clip: str
+    asks: tuple[Ask, ...]
+    task: Task = "one_of"
+    epochs: int = 30
+
+    @property
+    def files(self) -> tuple[Path, Path]:
+        return ROOT / f"videos/{self.clip}.mp4", ROOT / f"videos/labels/{self.clip}.csv"
+
+
+def _ask(name: str, object: str | None = None, at_least: int = 1) -> tuple[Ask, ...]:
+    return (Ask(name=name, object=object or name, at_least=at_least),)
+
+
+REAL: Mapping[str, RealTask] = {
+    "lobby": RealTask(clip="lobby-person", asks=_ask("person")),
+    "truck": RealTask(clip="intersection", asks=_ask("truck")),
+    "arm": RealTask(clip="table-bottles", asks=_ask("arm", "person"), epochs=20),
+    "three-bottles": RealTask(clip="table-bottles", asks=_ask("three", "bottle", 3), epochs=20),
+    "parking-mixed": RealTask(
+        clip="parking-mixed", asks=(*_ask("car"), *_ask("person"), *_ask("bicycle")), task="any_of"
+    ),
+    "parking-car": RealTask(clip="parking-car", asks=_ask("car")),
+}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cell:
+    """What is trained and measured once."""
+
+    task: str
+    order: Order
+    f: int
+    seed: int
+    variant: str = ""  # of the recipe: "" (as it is), group, taught
+
+    @property
+    def name(self) -> str:
+        how = "-".join(part for part in (self.order, self.variant) if part)
+        return f"{self.task}/{how}-f{self.f}-seed{self.seed}"
+
+    @property
+    def path(self) -> Path:
+        return RESULTS / f"{self.name}.json"
+
+
+def cells() -> Iterator[Cell]:
+    """All cells, seed by seed, so that a study that is cut short has something of everything."""
+    for tasks in (REAL, DISPLAYS):
+        for seed in range(max(SEEDS.values())):
+            for f in FOLDS:
+                if seed < SEEDS.get(f, 3):
+                    yield from (Cell(task, "consecutive", f, seed) for task in tasks)
+            if tasks is REAL and seed < 3:
+                for f in (2, 4):
+                    for order in ("strided", "shuffled", "streams"):
+                        yield from (Cell(task, order, f, seed) for task in ("lobby", "parking-mixed"))
+                yield from (Cell("lobby", "consecutive", f, seed, how) for f in (4, 8) for how in ("group", "taught"))
+
+
+def recipe_of(cell: Cell) -> Recipe:
+    """The default recipe; the clip of bottles, at 30 frames/s, repeats itself and needs fewer passes."""
+    epochs = REAL[cell.task].epochs if cell.task in REAL else DISPLAY_EPOCHS
+    return Recipe(epochs=epochs, seed=cell.seed, vary="group" if cell.variant == "group" else "picture")
+
+
+def card_of(cell: Cell) -> ModelCard:
+    """The model to train: coral for real tasks, the display's own network."""
+    if cell.task in REAL:
+        real = REAL[cell.task]
+        names = tuple(ask.name for ask in real.asks)
+        return ModelCard(
+            architecture="coral",
+            fold=cell.f,
+            order=cell.order,
+            input=MODELS["coral"].input,
+            classes=names if real.task == "any_of" else (*names, "none"),
+            task=real.task,
+            thresholds=(0.5,) * len(names) if real.task == "any_of" else (),
+            asks=real.asks,
+        )
+    shown = DISPLAYS[cell.task]
+    return ModelCard(architecture=cell.task, fold=cell.f, order=cell.order, input=shown.size, classes=shown.classes)
+
+
+def settings_of(cell: Cell) -> Result:
+    """All that decides the result of a cell but the code, for a finished one to be known again."""
+    card = card_of(cell)
+    settings: Result = {
+        "card": {name: getattr(card, name) for name in CARD},
+        "recipe": recipe_of(cell).model_dump(mode="json"),
+        "teacher": "unfolded" if cell.variant == "taught" else None,
+    }
+    if cell.task in REAL:
+        settings["clip"] = [file_hash(path) for path in REAL[cell.task].files]
+        settings["split"] = {"blocks": BLOCKS, "rotations": ROTATIONS}
+    else:
+        settings["frames"] = DISPLAY_FRAMES
+    plain: Result = json.loads(json.dumps(settings))
+    return plain
+
+
+def is_done(cell: Cell) -> bool:
+    return cell.path.is_file() and json.loads(cell.path.read_bytes())["settings"] == settings_of(cell)
+
+
+# ---------------------------------------------------------------------------------------------- what a cell is made of
+
+
+@functools.lru_cache(maxsize=2)
+def footage(task: str) -> Footage:
+    real = REAL[task]
+    return read_footage(
+        [LabelledClip(*real.files)],
+        picture=PictureFormat(*MODELS["coral"].input),
+        asks=real.asks,
+        task=real.task,
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def shown(task: str) -> dict[str, Examples]:
+    """Other scenes for each part."""
+    parts = {}
+    for number, (part, frames) in enumerate(DISPLAY_FRAMES.items()):
+        pictures, labels = display(task, frames, seed=number)
+        runs = [*range(0, frames, frames // BLOCKS)] if part == "test" else [0]
+        parts[part] = Examples(pictures, labels, tuple(zip(runs, [*runs[1:], frames], strict=True)))
+    return parts
+
+
+def splits(task: str) -> Iterator[tuple[tuple[int, ...], dict[str, Examples]]]:
+    """The numbers of the test blocks and the parts, for each rotation."""
+    if task not in REAL:
+        yield tuple(range(BLOCKS)), shown(task)
+        return
+    film = footage(task)
+    for rotation in range(ROTATIONS):
+        test = (rotation, rotation + ROTATIONS)
+        gap_s = round(float(film.pts_s[-1] - film.pts_s[0]) / BLOCKS / 4, 2)
+        yield (
+            test,
+            film.split(blocks=BLOCKS, validation=[_validation(film, rotation, test)], test=test, gap_s=gap_s),
+        )
+
+
+def _validation(film: Footage, rotation: int, test: tuple[int, ...]) -> int:
+    """The block that shows most of every answer, the first after the test where several do."""
+    labels = film.examples.labels
+    answers = (
+        labels[:, None] == np.arange(labels.max() + 1) if labels.ndim == 1 else np.column_stack([labels, 1 - labels])
+    )
+    of_frame = np.arange(len(labels)) * BLOCKS // len(labels)
+
+    def shows(block: int) -> float:
+        return float(np.minimum(answers[of_frame == block].sum(axis=0), 5).sum())
+
+    return max(
+        ((rotation + step) % BLOCKS for step in range(BLOCKS) if (rotation + step) % BLOCKS not in test), key=shows
+    )
+
+
+def run_cell(cell: Cell) -> Result:
+    """Trains, stores and measures."""
+    began = time.perf_counter()
+    card, recipe, blocks, epochs = card_of(cell), recipe_of(cell), {}, []
+    for test, parts in splits(cell.task):
+        teacher = _teacher(cell, parts) if cell.variant == "taught" else None
+        trained = train(card, parts["training"], parts["validation"], recipe, teacher=teacher)
+        epochs.append(trained.best_epoch)
+        with stored(card, trained) as path:
+            engine = open_engine(*load_model(path), threads=1)
+        # Test blocks are not neighbours, so each is a run of its own, and its groups are those of the whole test.
+        for block, run in zip(test, parts["test"].runs, strict=True):
+            blocks[block] = _counts(score(engine, parts["test"].only((run,))))
+    return {
+        "settings": settings_of(cell),
+        "cell": dataclasses.asdict(cell),
+        "dtype": engine.dtype,
+        "parameters": engine.cost.parameters,
+        "flops_per_picture": engine.cost.flops_per_picture,
+        "seconds": round(time.perf_counter() - began, 1),
+        "best_epochs": epochs,
+        "blocks": [blocks[block] for block in sorted(blocks)],
+    }
+
+
+def _counts(scored: Scored) -> Result:
+    """What figures of any kind are made of, in pictures: sums over blocks and seeds are sums of these."""
+    answers, truth, slots = scored.answers, scored.truth, range(scored.card.fold)
+    return {
+        "n": len(truth),
+        "right": round(float(scored.right.sum()), 6),
+        "found": (answers & truth).sum(axis=0).tolist(),
+        "said": answers.sum(axis=0).tolist(),
+        "support": truth.sum(axis=0).tolist(),
+        "in_slot": [int((scored.slot == i).sum()) for i in slots],
+        "right_in_slot": [round(float(scored.right[scored.slot == i].sum()), 6) for i in slots],
+    }
+
+
+def _teacher(cell: Cell, parts: Mapping[str, Examples]) -> Teacher:
+    """The unfolded model of the same seed and parts."""
+    unfolded = dataclasses.replace(cell, f=1, variant="")
+    card = card_of(unfolded)
+    with stored(card, train(card, parts["training"], parts["validation"], recipe_of(unfolded))) as path:
+        return Teacher(*load_model(path))
+
+
+# ------------------------------------------------------------------------------------------------------------ command
+
+
+def _work(cell: Cell) -> tuple[Cell, Result]:
+    return cell, run_cell(cell)
+
+
+def commit() -> str:
+    """The commit of the code, marked where files of the packages differ from it."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*"]
+    at = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    changed = ["git", "-C", str(ROOT), "status", "--porcelain", "--", "pipeline", "specialized", "benchmarks/*.py"]
+    return at + ("-dirty" if subprocess.run(changed, capture_output=True, text=True, check=False).stdout else "")
+
+
+@click.command()
+@click.option("--only", default="", metavar="TEXT", help="Only cells whose name, TASK/ORDER-fF-seedS, holds this.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1), help="Cells done side by side.")
+@click.option("--minutes", default=180.0, show_default=True, help="Begin no cell after so long.")
+@click.option("--report", "only_report", is_flag=True, help="Do no cell, sum up those that are there.")
+def main(only: str, workers: int, minutes: float, only_report: bool) -> None:
+    """Measure the accuracy of folded models beside unfolded ones."""
+    stop = time.monotonic() + 60 * minutes
+    facts = {"commit": commit(), "cpu": machine()["cpu"], "versions": versions()}
+    waiting = [cell for cell in cells() if only in cell.name and not is_done(cell)] if not only_report else []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        under_way = set()
+        done: set[Cell] = set()
+        while waiting or under_way:
+            for cell in [*waiting]:
+                if len(under_way) >= workers or time.monotonic() > stop:
+                    break
+                waiting.remove(cell)
+                under_way.add(pool.submit(_work, cell))
+            if not under_way:
+                break
+            finished = next(as_completed(under_way))
+            under_way.remove(finished)
+            cell, result = finished.result()
+            make_folder(cell.path.parent)
+            write_json(cell.path, result | facts, indent=None)
+            done.add(cell)
+            right, n = (sum(block[key] for block in result["blocks"]) for key in ("right", "n"))
+            click.echo(f"{cell.name}: {right / n:.4f}, {result['seconds']} s; {len(waiting)} to go", err=True)
+    missing = [cell.name for cell in cells() if not is_done(cell)]
+    results = [json.loads(cell.path.read_bytes()) for cell in cells() if is_done(cell)]
+    summary, told = report(results, real=list(REAL), displays=list(DISPLAYS))
+    command = " ".join(["python -m benchmarks.accuracy", *sys.argv[1:]])
+    write_json(RESULTS.with_suffix(".json"), {"command": command, "missing_cells": missing, **summary})
+    click.echo(told)
+    if missing:
+        click.echo(f"{len(missing)} cells are missing, of {len(missing) + len(results)}; call again to go on", err=True)
+
+
+if __name__ == "__main__":
+    main()

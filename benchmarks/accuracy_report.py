@@ -1,0 +1,211 @@
+"""Sums up the cells of `benchmarks.accuracy`: figures of each task, order and f, and paired differences.
+
+All figures are made of sums per block of time: (blocks, columns). What an interval holds is 95 % of the resamples of
+whole blocks (`specialized.intervals`); a mean over tasks resamples the blocks of each task by themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from specialized.intervals import interval, resampled
+
+Result = Mapping[str, Any]
+Floats = NDArray[np.float64]
+Key = tuple[str, str, int]  # task, order and variant, f
+
+
+def report(results: Sequence[Result], *, real: Sequence[str], displays: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """All figures for JSON, and the tables for reading."""
+    groups: dict[Key, list[Result]] = {}
+    for result in results:
+        cell = result["cell"]
+        how = "-".join(part for part in (cell["order"], cell["variant"]) if part)
+        groups.setdefault((cell["task"], how, cell["f"]), []).append(result)
+    figures = {key: _figures(cells) for key, cells in groups.items()}
+    bases = {task: groups[key] for task in (*real, *displays) if (key := (task, "consecutive", 1)) in groups}
+    solved = [task for task in real if task in bases and _over_majority(bases[task])["low"] > 0]
+    differences = [
+        {"task": task, "order": order, "f": f, **_interval_of(_draws(cells, bases[task], seed=0))}
+        for (task, order, f), cells in groups.items()
+        if task in bases and (order, f) != ("consecutive", 1)
+    ]
+    means = {
+        f"{name}, f={f}": {
+            "tasks": there,
+            **_interval_of(_mean([_draws(groups[t, "consecutive", f], bases[t], seed=n) for n, t in enumerate(there)])),
+        }
+        for name, tasks in (("real tasks that f=1 solves", solved), ("displays", displays))
+        for f in (2, 3, 4, 8)
+        if (there := [task for task in tasks if (task, "consecutive", f) in groups and task in bases])
+    }
+    summary = {
+        "solved": {task: _over_majority(cells) for task, cells in bases.items() if task in real},
+        "figures": [{"task": task, "order": order, "f": f, **found} for (task, order, f), found in figures.items()],
+        "differences_to_f1": differences,
+        "mean_differences_to_f1": means,
+        "seconds": round(sum(result["seconds"] for result in results)),
+        "commits": sorted({result["commit"] for result in results}),
+        "cpus": sorted({str(result["cpu"]) for result in results}),
+        "versions": [dict(one) for one in {tuple(sorted(result["versions"].items())) for result in results}],
+    }
+    return summary, _told(summary)
+
+
+def _figures(cells: Sequence[Result]) -> dict[str, Any]:
+    """Accuracy and F1 of one task, order and f, over its seeds."""
+    k = len(cells[0]["blocks"][0]["found"])
+    columns = [_columns(cell) for cell in cells]  # of each seed (blocks, 2 + 3K)
+    every: Floats = np.sum(columns, axis=0)
+    drawn = resampled(every, seed=0)
+    asked = _asked(cells[0])
+    slots = [
+        np.sum([[block[key] for block in cell["blocks"]] for cell in cells], axis=(0, 1))
+        for key in ("right_in_slot", "in_slot")
+    ]
+    return {
+        "seeds": len(cells),
+        "accuracy": _accuracy(every.sum(axis=0)),
+        "accuracy_interval": interval(drawn[:, 1] / drawn[:, 0], len(every)),
+        "accuracy_of_seeds": [_accuracy(one.sum(axis=0)) for one in columns],
+        "f1": float(_f1(every.sum(axis=0)[None], k, asked)[0]),
+        "f1_interval": interval(_f1(drawn, k, asked), len(every)),
+        "slots": (slots[0] / slots[1]).tolist(),
+        "majority": _majority(cells[0]),
+        "pictures": int(columns[0][:, 0].sum()),
+        "blocks": len(every),
+        "parameters": cells[0]["parameters"],
+        "flops_per_picture": cells[0]["flops_per_picture"],
+        "dtype": sorted({cell["dtype"] for cell in cells}),
+        "seconds_per_cell": round(float(np.mean([cell["seconds"] for cell in cells])), 1),
+    }
+
+
+def _columns(cell: Result) -> Floats:
+    """(blocks, 2 + 3K): pictures, right ones, and of each class found, said, support."""
+    blocks = cell["blocks"]
+    return np.array([[b["n"], b["right"], *b["found"], *b["said"], *b["support"]] for b in blocks], np.float64)
+
+
+def _accuracy(columns: Floats) -> float:
+    return float(columns[1] / columns[0])
+
+
+def _asked(cell: Result) -> list[int]:
+    """The classes that count for F1: all but `none`."""
+    return [k for k, name in enumerate(cell["settings"]["card"]["classes"]) if name != "none"]
+
+
+def _f1(columns: Floats, k: int, asked: Sequence[int]) -> Floats:
+    """Mean F1 of the classes that are asked, (n,), of columns (n, 2 + 3K); NaN where one has no example."""
+    found, said, support = (columns[:, 2 + i * k : 2 + (i + 1) * k][:, asked] for i in range(3))
+    with np.errstate(invalid="ignore"):
+        f1: Floats = (2 * found / (said + support)).mean(axis=1)
+    return f1
+
+
+def _majority_right(cell: Result) -> Floats:
+    """How much is right in each block of always giving the commoner answer, (blocks,)."""
+    n = np.array([block["n"] for block in cell["blocks"]], np.float64)
+    support = np.array([block["support"] for block in cell["blocks"]], np.float64)  # (blocks, K)
+    if cell["settings"]["card"]["task"] == "one_of":
+        commonest: Floats = support[:, support.sum(axis=0).argmax()]
+        return commonest
+    present = support.sum(axis=0) * 2 > n.sum()
+    right: Floats = np.where(present, support, n[:, None] - support).mean(axis=1)
+    return right
+
+
+def _majority(cell: Result) -> float:
+    return float(_majority_right(cell).sum() / sum(block["n"] for block in cell["blocks"]))
+
+
+def _over_majority(cells: Sequence[Result]) -> dict[str, Any]:
+    """How much better f = 1 is than the commoner answer."""
+    columns: Floats = np.mean([_columns(cell) for cell in cells], axis=0)
+    return _interval_of(_resampled(columns[:, 0], columns[:, 1] - _majority_right(cells[0]), seed=0))
+
+
+def _draws(cells: Sequence[Result], base: Sequence[Result], *, seed: int) -> tuple[float, Floats, int]:
+    """How much more accurate some cells are than those of f = 1, on the same blocks; means over seeds."""
+    one, other = (np.mean([_columns(cell) for cell in some], axis=0) for some in (cells, base))
+    return _resampled(one[:, 0], one[:, 1] - other[:, 1], seed=seed)
+
+
+def _resampled(n: Floats, more: Floats, *, seed: int) -> tuple[float, Floats, int]:
+    """A difference, that of each resample, and the number of blocks."""
+    drawn = resampled(np.column_stack([n, more]), seed=seed)
+    return float(more.sum() / n.sum()), drawn[:, 1] / drawn[:, 0], len(n)
+
+
+def _mean(draws: Sequence[tuple[float, Floats, int]]) -> tuple[float, Floats, int]:
+    """The mean over tasks, each drawn by itself."""
+    values, resamples, blocks = zip(*draws, strict=True)
+    return float(np.mean(values)), np.mean(resamples, axis=0), sum(blocks)
+
+
+def _interval_of(draws: tuple[float, Floats, int]) -> dict[str, Any]:
+    value, resamples, blocks = draws
+    low, high = interval(resamples, blocks) or (float("nan"), float("nan"))
+    return {"difference": value, "low": low, "high": high, "blocks": blocks}
+
+
+def _told(summary: Mapping[str, Any]) -> str:
+    head = (
+        "task",
+        "order",
+        "f",
+        "seeds",
+        "accuracy",
+        "95 % over blocks",
+        "F1",
+        "95 % over blocks",
+        "majority",
+        "of seeds",
+    )
+    figures = sorted(summary["figures"], key=_place)
+    rows = [
+        (
+            one["task"],
+            one["order"],
+            str(one["f"]),
+            str(one["seeds"]),
+            f"{one['accuracy']:.4f}",
+            _shown(one["accuracy_interval"]),
+            f"{one['f1']:.4f}",
+            _shown(one["f1_interval"]),
+            f"{one['majority']:.4f}",
+            f"{min(one['accuracy_of_seeds']):.4f} to {max(one['accuracy_of_seeds']):.4f}",
+        )
+        for one in figures
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    lines.append("\nf = 1 over the commoner answer, points (95 % over blocks of time):")
+    for task, one in summary["solved"].items():
+        verdict = "solved" if one["low"] > 0 else "not clearly better: left out of the means"
+        lines.append(f"  {task:<20} {_points(one)}  {verdict}")
+    lines.append("\nagainst f = 1, points:")
+    for one in sorted(summary["differences_to_f1"], key=_place):
+        where = f"{one['task']:<20} {one['order']:<11} f={one['f']}"
+        lines.append(f"  {where}  {_points(one)}")
+    lines.append("\nmeans over tasks, against f = 1, points:")
+    for name, one in summary["mean_differences_to_f1"].items():
+        lines.append(f"  {name:<34} {_points(one)}  ({', '.join(one['tasks'])})")
+    return "\n".join(lines)
+
+
+def _place(one: Mapping[str, Any]) -> Key:
+    return one["task"], one["order"], one["f"]
+
+
+def _shown(of: tuple[float, float] | None) -> str:
+    return f"{of[0]:.4f}..{of[1]:.4f}" if of else "-" * 14
+
+
+def _points(one: Mapping[str, float]) -> str:
+    return f"{100 * one['difference']:+.2f} ({100 * one['low']:+.2f} to {100 * one['high']:+.2f})"

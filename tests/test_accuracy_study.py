@@ -1,0 +1,127 @@
+"""The accuracy study: nothing is tested twice, nothing near what was trained on is tested, sums are what they say."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import accuracy
+from benchmarks.accuracy import BLOCKS, REAL, Cell, cells, settings_of, splits
+from benchmarks.accuracy_report import report
+from pipeline.footage import Footage
+from specialized.examples import Examples, Runs
+
+N, RATE = 905, 10.0
+GAP_S = N / RATE / BLOCKS / 4
+
+
+@pytest.fixture
+def footage(monkeypatch):
+    """A clip that its blocks cut unevenly; block 3 shows one class alone."""
+    labels = np.arange(N) // 11 % 2
+    labels[np.arange(N) * BLOCKS // N == 3] = 0
+    examples = Examples(np.zeros((N, 2, 2, 3), np.uint8), labels, ((0, N),))
+    film = Footage(examples, np.arange(N) / RATE, (Path("clip.mp4"),))
+    monkeypatch.setattr(accuracy, "footage", lambda task: film)
+    return film
+
+
+def frames(runs: Runs) -> np.ndarray:
+    return np.concatenate([np.arange(start, stop) for start, stop in runs])
+
+
+def test_over_the_rotations_each_frame_is_tested_once_and_never_near_training(footage):
+    tested, blocks = np.zeros(N, int), []
+    for numbers, parts in splits("lobby"):
+        training, validation, test = (frames(parts[name].runs) for name in ("training", "validation", "test"))
+        tested[test] += 1
+        blocks += numbers
+        for one, other in ((training, test), (validation, test), (training, validation)):
+            times, others = footage.pts_s[one], footage.pts_s[other]
+            assert np.abs(times[:, None] - others).min() >= GAP_S - 0.01
+        assert len(training) > N / 2
+        assert set(footage.examples.labels[validation]) == {0, 1}
+    assert (tested == 1).all()
+    assert sorted(blocks) == list(range(BLOCKS))
+
+
+def test_parts_of_a_display_are_other_scenes():
+    ((blocks, parts),) = splits("squad-count")
+    assert blocks == tuple(range(BLOCKS))
+    assert [len(part) for part in parts.values()] == list(accuracy.DISPLAY_FRAMES.values())
+    assert len(parts["test"].runs) == BLOCKS
+    first = [part.pictures[0].tobytes() for part in parts.values()]
+    assert len(set(first)) == 3
+
+
+def test_cells_are_all_that_was_promised():
+    every = list(cells())
+    assert len(set(every)) == len(every)
+    seeds = {
+        (c.task, c.f): [d.seed for d in every if (d.task, d.order, d.f, d.variant) == (c.task, "consecutive", c.f, "")]
+        for c in every
+    }
+    for task in REAL:
+        assert {f: len(seeds[task, f]) for f in (1, 2, 3, 4, 8)} == {1: 5, 2: 3, 3: 3, 4: 5, 8: 3}
+    orders = {(c.task, c.order, c.f) for c in every if c.order != "consecutive"}
+    assert orders == {
+        (t, o, f) for t in ("lobby", "parking-mixed") for o in ("strided", "shuffled", "streams") for f in (2, 4)
+    }
+    assert {(c.task, c.f, c.variant) for c in every if c.variant} == {
+        ("lobby", f, how) for f in (4, 8) for how in ("group", "taught")
+    }
+
+
+def test_settings_of_a_cell_are_json_and_differ_by_what_it_is():
+    one, other = (settings_of(Cell("squad-count", "consecutive", f, 0)) for f in (1, 4))
+    assert json.loads(json.dumps(one)) == one
+    assert one != other
+
+
+def result(task: str, f: int, right: list[int], seed: int = 0) -> dict[str, object]:
+    """A cell of blocks of 100 pictures, 60 of them of the first class."""
+    blocks = [
+        {
+            "n": 100,
+            "right": r,
+            "found": [r * 0.6, r * 0.4],
+            "said": [60, 40],
+            "support": [60, 40],
+            "in_slot": [100 // f] * f,
+            "right_in_slot": [r / f] * f,
+        }
+        for r in right
+    ]
+    facts = {"dtype": "float32", "parameters": 7, "flops_per_picture": 9.0, "seconds": 1.0, "commit": "c", "cpu": "x"}
+    return {
+        "settings": {"card": {"classes": ["car", "none"], "task": "one_of"}},
+        "cell": {"task": task, "order": "consecutive", "f": f, "seed": seed, "variant": ""},
+        "blocks": blocks,
+        "versions": {"torch": "2"},
+        **facts,
+    }
+
+
+def test_the_report_pairs_blocks_and_leaves_out_what_f1_does_not_solve():
+    results = [
+        result("a", 1, [90, 80, 100, 90]),
+        result("a", 1, [100, 80, 100, 80], seed=1),
+        result("a", 4, [94, 79, 99, 84]),
+        result("b", 1, [60, 61, 59, 60]),
+        result("b", 4, [90, 90, 90, 90]),
+    ]
+    summary, told = report(results, real=["a", "b"], displays=[])
+    solved = summary["solved"]
+    assert (solved["a"]["low"] > 0, solved["b"]["low"] > 0) == (True, False)
+    (of_a,) = (one for one in summary["differences_to_f1"] if one["task"] == "a")
+    assert of_a["difference"] == pytest.approx(-0.01)  # of blocks -1, -1, -1, -1
+    assert of_a["low"] == of_a["high"] == pytest.approx(-0.01)
+    mean = summary["mean_differences_to_f1"]["real tasks that f=1 solves, f=4"]
+    assert (mean["tasks"], mean["difference"]) == (["a"], pytest.approx(-0.01))
+    figures = {(one["task"], one["f"]): one for one in summary["figures"]}
+    assert figures["a", 1]["accuracy_of_seeds"] == [0.9, 0.9]
+    assert figures["a", 1]["majority"] == 0.6
+    assert figures["a", 4]["f1"] == pytest.approx(2 * 0.6 * 356 / (240 + 240))
+    assert figures["a", 4]["slots"] == pytest.approx([0.89] * 4)
+    assert "not clearly better: left out of the means" in told
