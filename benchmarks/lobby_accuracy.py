@@ -38,8 +38,8 @@ from pipeline.config import load_train_config
 from pipeline.footage import Footage
 from pipeline.labelled import footage_of
 from pipeline.runs import machine, make_folder, versions, write_json
-from pipeline.schema import TrainConfig
 from pipeline.training import new_card, stored
+from pipeline.trainschema import TrainConfig
 from specialized.examples import grouped
 from specialized.modelfile import ModelCard, file_hash
 from specialized.train import train

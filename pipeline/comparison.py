@@ -13,7 +13,7 @@ from pipeline.comparisonpicture import draw
 from pipeline.errors import ConfigError
 from pipeline.evaluation import Measured, measured
 from pipeline.labelled import Document, clips_of, told, where_of
-from pipeline.schema import TrainConfig
+from pipeline.trainschema import TrainConfig
 from specialized.evaluate import ClassScore, Difference, difference
 from specialized.intervals import Interval
 

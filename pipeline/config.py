@@ -17,7 +17,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.configcheck import card_of, check_run_config, check_train_config
+from pipeline.configcheck import card_of, check_run_config
 from pipeline.errors import ConfigError
 from pipeline.schema import (
     Configuration,
@@ -27,9 +27,10 @@ from pipeline.schema import (
     RunConfig,
     SinkObject,
     SourceObject,
-    TrainConfig,
     sections_in,
 )
+from pipeline.traincheck import check_train_config
+from pipeline.trainschema import TrainConfig
 from pipeline.yamlfile import Node, Plain, Step, did_you_mean, fill_in, override, read, tree
 
 __all__ = [

@@ -15,22 +15,18 @@ from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.schema import (
-    OBJECT,
-    UNFOLDED,
     CallbackSink,
     Configuration,
     FileSource,
     FilterSection,
-    ImagesSection,
     RunConfig,
     Selection,
     SinkObject,
     SourceObject,
-    TrainConfig,
 )
+from pipeline.values import OBJECT
 from pipeline.yamlfile import Node, Step, did_you_mean
 from specialized.modelfile import ModelCard, read_card
-from specialized.models import MODELS
 from specialized.objects import load_object
 
 SOURCE_OFFERS = ("input", "batch_frames")  # what `pipeline.assembly` passes where a source's constructor takes it
@@ -104,14 +100,14 @@ def card_of(section: FilterSection) -> ModelCard:
 
 def check_run_config(config: RunConfig) -> list[str]:
     """Returns the problems, one line each, that keep a valid configuration from running here."""
-    report = _report(config)
+    report = report_of(config)
     names = [
         source.name if isinstance(source, FileSource) else source.arguments.get("name") for source in config.sources
     ]
-    _check_unique(report, "sources", names)
+    check_unique(report, "sources", names)
     for k, source in enumerate(config.sources):
         if isinstance(source, FileSource):
-            _check_selection(report, ("sources", k), source)
+            check_selection(report, ("sources", k), source)
             if not os.path.exists(source.path) and next(iglob(source.path, recursive=True), None) is None:
                 path = report.path(("sources", k, "path"), source.path)
                 report.problem(
@@ -121,51 +117,12 @@ def check_run_config(config: RunConfig) -> list[str]:
             _check_object(report, ("sources", k), source, SOURCE_OFFERS)
     _check_filters(report, config)
     _check_sinks(report, config)
-    _check_folder(report, ("run", "dir"), config.run.dir)
+    check_folder(report, ("run", "dir"), config.run.dir)
     config._warnings = tuple(report.warnings)
     return report.problems
 
 
-def check_train_config(config: TrainConfig) -> list[str]:
-    """Returns the problems, one line each, that keep a valid configuration from training here."""
-    report = _report(config)
-    model = config.model
-    if OBJECT.fullmatch(model.architecture):
-        _check_model_class(report, ("model", "architecture"), ("model", "args"), model.architecture, model.args)
-        if model.input is None:
-            report.problem(("model", "input"), "must be given for a class of one's own, got nothing")
-    elif model.architecture not in MODELS:
-        close = did_you_mean(model.architecture, MODELS)
-        report.problem(
-            ("model", "architecture"),
-            f"must be a name that `vpipe models` lists, or package.module:Class, got {model.architecture!r}{close}",
-        )
-    _check_unique(report, "classes", [asked.name for asked in config.classes])
-    for k, asked in enumerate(config.classes):
-        if config.task == "one_of" and asked.name == "none":
-            report.problem(("classes", k, "name"), "must not be 'none': one_of adds that class, always last")
-    for k, clip in enumerate(config.clips):
-        _check_selection(report, ("clips", k), clip)
-        for key, path in (("video", clip.video), ("labels", clip.labels)):
-            if not os.path.isfile(path):
-                report.problem(("clips", k, key), f"must be a file, got none at {report.path(('clips', k, key), path)}")
-    if config.images is not None:
-        _check_images(report, config, config.images)
-    if "split" in config.model_fields_set:
-        _check_split(report, config)
-    _check_teacher(report, config)
-    if None not in (config.operating.false_negative_rate, config.operating.false_positive_rate):
-        text = "must not stand beside 'false_negative_rate', got both; remove one"
-        report.problem(("operating", "false_positive_rate"), text)
-    if not config.output.endswith(".safetensors"):
-        report.problem(("output",), f"must end in .safetensors, got {report.path(('output',), config.output)}")
-    _check_file_to_write(report, ("output",), config.output)
-    _check_folder(report, ("run", "dir"), config.run.dir)
-    config._warnings = tuple(report.warnings)
-    return report.problems
-
-
-def _report(config: Configuration) -> Report:
+def report_of(config: Configuration) -> Report:
     """An empty report. From here on modules that lie beside the configuration can be imported."""
     folder = str(config.path.absolute().parent) if config.path else os.getcwd()
     if folder not in sys.path:
@@ -173,14 +130,14 @@ def _report(config: Configuration) -> Report:
     return Report(config._tree)
 
 
-def _check_unique(report: Report, section: str, names: Sequence[object]) -> None:
+def check_unique(report: Report, section: str, names: Sequence[object]) -> None:
     counts = Counter(name for name in names if isinstance(name, str))
     for k, name in enumerate(names):
         if isinstance(name, str) and counts[name] > 1 and name in names[:k]:
             report.problem((section, k, "name"), f"must be unique, got {name!r} again; give another name")
 
 
-def _check_selection(report: Report, steps: tuple[Step, ...], selection: Selection) -> None:
+def check_selection(report: Report, steps: tuple[Step, ...], selection: Selection) -> None:
     if {"every", "fps"} <= selection.model_fields_set and selection.fps is not None:
         report.problem((*steps, "fps"), "must not stand beside 'every', got both; remove one")
     if selection.to is not None and selection.to <= (selection.from_ or 0.0):
@@ -221,7 +178,7 @@ def _check_arguments(
             report.problem((*steps, p.name), f"must be given: {name} has no default for it")
 
 
-def _check_model_class(
+def check_model_class(
     report: Report, at: tuple[Step, ...], args_at: tuple[Step, ...], name: str, args: Mapping[str, object]
 ) -> None:
     try:
@@ -233,12 +190,12 @@ def _check_model_class(
 
 
 def _check_filters(report: Report, config: RunConfig) -> None:
-    _check_unique(report, "filters", [section.name for section in config.filters])
+    check_unique(report, "filters", [section.name for section in config.filters])
     cards: list[tuple[int, FilterSection, ModelCard]] = []
     for k, section in enumerate(config.filters):
         at = ("filters", k)
         if OBJECT.fullmatch(section.model):
-            _check_model_class(report, (*at, "model"), (*at, "args"), section.model, section.args)
+            check_model_class(report, (*at, "model"), (*at, "args"), section.model, section.args)
             if section.weights is not None and not os.path.isfile(section.weights):
                 path = report.path((*at, "weights"), section.weights)
                 report.problem((*at, "weights"), f"must be a file, got none at {path}")
@@ -324,79 +281,17 @@ def _check_sinks(report: Report, config: RunConfig) -> None:
             report.problem(at, f"must be another sink's path, got {report.path(at, sink.path)} again")
         paths.add(sink.path)
         if sink.path != "-":
-            _check_file_to_write(report, at, sink.path)
+            check_file_to_write(report, at, sink.path)
 
 
-def _check_images(report: Report, config: TrainConfig, images: ImagesSection) -> None:
-    folders: dict[str, str] = {key: path for key, path in images if path is not None}
-    if "folder" in folders:
-        for key in folders.keys() - {"folder"}:
-            report.problem(("images", key), "must not stand beside 'folder', got both; remove one")
-        if "gap_s" in config.split.model_fields_set:
-            report.problem(("split", "gap_s"), "must be left out: images have no times to leave a gap between")
-    else:
-        for key in {"training", "validation"} - folders.keys():
-            report.problem(("images", key), "must be given, or 'folder' alone")
-        if "split" in config.model_fields_set:
-            report.problem(("split",), "must be left out: the folders of images say what is for what")
-    for key, path in folders.items():
-        if not os.path.isdir(path):
-            report.problem(("images", key), f"must be a folder, got none at {report.path(('images', key), path)}")
-        if path in [folders[other] for other in folders if other < key]:
-            report.problem(
-                ("images", key), f"must be another part's folder, got {report.path(('images', key), path)} again"
-            )
-    for key, why in (
-        ("clips", "images stand in their place"),
-        ("classes", "the sub-folders of images are the classes"),
-    ):
-        if key in config.model_fields_set:
-            report.problem((key,), f"must be left out: {why}")
-    if config.task != "one_of":
-        report.problem(("task",), f"must be one_of with images, which lie in one folder each, got {config.task}")
-    if config.model.fold > 1 and config.model.order != "shuffled":
-        report.warning(
-            ("model", "order"),
-            f"should be shuffled with images, which have no order of their own, got {config.model.order}",
-        )
-
-
-def _check_split(report: Report, config: TrainConfig) -> None:
-    split = config.split
-    if not split.validation:
-        report.problem(("split", "validation"), "must name a block or more, got an empty list")
-    seen: set[int] = set()
-    for key, numbers in (("validation", split.validation), ("test", split.test)):
-        for k, number in enumerate(numbers):
-            if number >= split.blocks:
-                report.problem(("split", key, k), f"must be below {split.blocks}, the number of blocks, got {number}")
-            if number in seen:
-                report.problem(("split", key, k), f"must be a block that is named once, got {number} again")
-            seen.add(number)
-    if len(seen) >= split.blocks:
-        report.problem(("split",), f"must leave a block to train on, got all {split.blocks} named")
-
-
-def _check_teacher(report: Report, config: TrainConfig) -> None:
-    if config.train.curriculum_share and config.task == "any_of":
-        report.problem(("train", "curriculum_share"), "must be 0 for any_of, where a picture may be of several classes")
-    if config.teacher is None:
-        return
-    if config.model.fold == 1:
-        report.problem(("teacher",), "must be left out where model.fold is 1: it teaches a folded model")
-    if config.teacher != UNFOLDED and not os.path.isfile(config.teacher):
-        path = report.path(("teacher",), config.teacher)
-        report.problem(("teacher",), f"must be {UNFOLDED!r} or a model file, got none at {path}")
-
-
-def _check_file_to_write(report: Report, steps: tuple[Step, ...], path: str) -> None:
+def check_file_to_write(report: Report, steps: tuple[Step, ...], path: str) -> None:
     if os.path.isdir(path):
         report.problem(steps, f"must be a file to write, got a folder at {report.path(steps, path)}")
     else:
-        _check_folder(report, steps, os.path.dirname(path))
+        check_folder(report, steps, os.path.dirname(path))
 
 
-def _check_folder(report: Report, steps: tuple[Step, ...], folder: str) -> None:
+def check_folder(report: Report, steps: tuple[Step, ...], folder: str) -> None:
     """Whether files can be made in a folder, or the folder itself: tried out, for modes do not tell it for root."""
     existing = Path(folder)
     while not os.path.lexists(existing) and existing != existing.parent:

@@ -9,7 +9,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from pipeline.schema import RunConfig, TrainConfig, sections_in
+from pipeline.schema import RunConfig, sections_in
+from pipeline.trainschema import TrainConfig
 
 _HEAD = """\
 # Configuration

@@ -21,7 +21,7 @@ from pipeline.labelled import (
     told,
     where_of,
 )
-from pipeline.schema import TrainConfig
+from pipeline.trainschema import TrainConfig
 from specialized.examples import Examples
 from specialized.intervals import block_length
 from specialized.metrics import thinned_curve

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pipeline.footage import Footage, LabelledClip, read_footage
 from pipeline.images import Images, class_names, facts, read_images
-from pipeline.schema import ClipSection, ImagesSection, TrainConfig
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
+from pipeline.trainschema import ClipSection, ImagesSection, TrainConfig
 from specialized.examples import Examples
 from specialized.modelfile import Ask, ModelCard
 

@@ -21,8 +21,9 @@ from pipeline.calibration import Calibration, calibrate
 from pipeline.errors import ConfigError, ModelError, VpipeError
 from pipeline.labelled import Document, asks_of, classes_of, clips_of, division_of, footage_of, split_of, told, where_of
 from pipeline.runs import RunFolder, make_folder, versions, write_json
-from pipeline.schema import UNFOLDED, TrainConfig
 from pipeline.trainingpicture import draw_confusion, draw_curves
+from pipeline.trainschema import TrainConfig
+from pipeline.values import UNFOLDED
 from specialized.examples import Examples
 from specialized.intervals import block_length
 from specialized.modelfile import ModelCard, file_hash, load_model, save_model

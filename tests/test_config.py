@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pipeline.config import load_run_config, load_train_config, run_config_from
 from pipeline.configdocs import markdown
 from pipeline.errors import ConfigError
-from pipeline.schema import RunConfig, TrainConfig, sections_in
+from pipeline.schema import RunConfig, sections_in
+from pipeline.trainschema import TrainConfig
 from specialized.modelfile import ModelCard, save_model
 from specialized.recipe import Recipe
 

@@ -20,8 +20,8 @@ from pipeline.evaluation import evaluate
 from pipeline.labelled import footage_of
 from pipeline.runner import run
 from pipeline.runs import RunFolder
-from pipeline.schema import TrainConfig
 from pipeline.training import train
+from pipeline.trainschema import TrainConfig
 from specialized.modelfile import ModelCard, file_hash, load_model, read_card
 from tests.clips import write_clip
 

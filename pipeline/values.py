@@ -1,0 +1,163 @@
+"""What single values of a configuration may be: paths, times, names, shares. What is none of these says so in words."""
+
+import difflib
+import os
+import re
+import warnings
+from datetime import datetime
+from glob import escape, has_magic
+from itertools import takewhile
+from pathlib import PurePath
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
+
+OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")  # package.module:Name
+
+UNFOLDED = "unfolded"  # a teacher that is trained on the way
+
+_CLOCK = re.compile(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2}(?:\.\d{1,9})?)", re.ASCII)
+_ESCAPED = re.compile(r"\[([*?[])\]")  # as glob.escape does it
+_NO_PATH = re.compile("[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]")  # these surrogates encode no file's name
+
+
+def _absolute(path: str, info: ValidationInfo) -> str:
+    """The path from the configuration's folder, as an absolute one."""
+    if not path or _NO_PATH.search(path):
+        raise ValueError("must be a path without control characters")
+    folder = (info.context or {}).get("folder", os.curdir)
+    joined = os.path.abspath(os.path.join(folder, os.path.expanduser(path)))
+    if has_magic(path) and not os.path.isabs(path) and not os.path.exists(joined):
+        return os.path.abspath(os.path.join(escape(str(folder)), path))  # a folder's own brackets are no pattern
+    return joined
+
+
+def _absolute_from_here(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
+def _absolute_or_stdout(path: str, info: ValidationInfo) -> str:
+    return path if path == "-" else _absolute(path, info)
+
+
+def _absolute_or_object(name: str, info: ValidationInfo) -> str:
+    return name if OBJECT.fullmatch(name) else _absolute(name, info)
+
+
+def _absolute_or_unfolded(name: str, info: ValidationInfo) -> str:
+    return name if name == UNFOLDED else _absolute(name, info)
+
+
+def _seconds(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    clock = _CLOCK.fullmatch(value)
+    if clock is None:
+        raise ValueError("must be seconds or [HH:]MM:SS[.mmm]")
+    hours, minutes, seconds = clock.groups(default="0")
+    return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+
+
+def _start(text: str) -> str:
+    if text in ("creation_time", "mtime"):
+        return text
+    rule = "must be creation_time, mtime, {pattern, tz} or a time as 2026-01-31T08:00:00+01:00"
+    try:
+        if datetime.fromisoformat(text).tzinfo is not None:
+            return text
+    except ValueError as exc:
+        raise ValueError(rule) from exc
+    raise ValueError(f"{rule}, with its offset from UTC")
+
+
+def _pattern(pattern: str) -> str:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a day without a year
+            datetime.strptime("", pattern)
+    except (ValueError, re.error) as exc:
+        if "does not match" not in str(exc):
+            raise ValueError(f"must be a pattern of strptime ({exc})") from exc
+    return pattern
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, KeyError) as exc:  # KeyError: not known
+        raise ValueError("must be the name of a time zone; example: Europe/Berlin") from exc
+    return name
+
+
+def _object(name: str) -> str:
+    if not OBJECT.fullmatch(name):
+        raise ValueError("must be package.module:name")
+    return name
+
+
+def _label(name: str) -> str:
+    """A name that also names a file or folder of the run."""
+    if not name.strip() or name in (".", "..") or re.search(r"[/\\\x00-\x1f]", name):
+        raise ValueError("must be a name without slashes or control characters")
+    return name
+
+
+def _source_name(name: str) -> str:
+    if not name.strip() or not name.isprintable():
+        raise ValueError("must be a name of printable characters")
+    return name
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
+    return name
+
+
+def named_after(path: str) -> str:
+    """The default name of a source: a file's stem, or the last folder that a pattern names in full."""
+    pure = PurePath(path)
+    if os.path.exists(path) or not has_magic(path):
+        return (pure.name if os.path.isdir(path) else pure.stem) or "files"
+    fixed = takewhile(lambda part: not has_magic(_ESCAPED.sub("", part)), pure.parts)
+    return _ESCAPED.sub(r"\1", PurePath(*fixed).name) or "files"
+
+
+def object_type(*built_in: str) -> AfterValidator:
+    def check(name: str) -> str:
+        if OBJECT.fullmatch(name):
+            return name
+        close = difflib.get_close_matches(name, built_in, n=1)
+        advice = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"must be {', '.join(built_in)} or package.module:Name{advice}")
+
+    return AfterValidator(check)
+
+
+SourcePath = Annotated[str, AfterValidator(_absolute)]
+PathFromHere = Annotated[str, AfterValidator(_absolute_from_here)]
+PathOrStdout = Annotated[str, AfterValidator(_absolute_or_stdout)]
+PathOrObject = Annotated[str, AfterValidator(_absolute_or_object)]
+PathOrUnfolded = Annotated[str, AfterValidator(_absolute_or_unfolded)]
+ObjectName = Annotated[str, AfterValidator(_object)]
+SourceName = Annotated[str, AfterValidator(_source_name)]
+StartText = Annotated[str, AfterValidator(_start)]
+TimePattern = Annotated[str, AfterValidator(_pattern)]
+TimeZone = Annotated[str, AfterValidator(_zone)]
+Device = Annotated[str, AfterValidator(_device)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
+Label = Annotated[str, AfterValidator(_label)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+Size = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Field(strict=False)]
+Rgb = Annotated[tuple[float, float, float], Field(strict=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Blocks = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+# A tag in <...> stands in an error's path, where it cannot be taken for a key.
+Keep = Annotated[
+    Annotated[Literal["auto"], Tag("<auto>")] | Annotated[dict[str, Share], Tag("<dict>")],
+    Discriminator(lambda value: "<auto>" if isinstance(value, str) else "<dict>"),
+]
