@@ -140,7 +140,8 @@ def detect(
         ModelError: the detector fails.
     """
     numbers: list[int] = []
-    seen: list[Detections] = []
+    counts: list[int] = []  # of boxes in each frame
+    seen: list[Detections] = []  # in each batch
     ends: list[SegmentEnd] = []
     source = FileSource(clip, name=clip.name, picture=PictureFormat(1, 1), selection=Selection(every=every))
     with Reader() as reader:
@@ -151,22 +152,32 @@ def detect(
             for batch in replace(task, picture=picture, batch_frames=BATCH).frames(reader):
                 watch(batch)
                 numbers += batch.index.tolist()
-                seen += [detector(frame) for frame in batch.frames]
+                found = [detector(frame) for frame in batch.frames]
+                counts += [len(one) for one in found]
+                seen += [_joined(found)] if found else []
                 ends += [batch.end] if batch.end is not None else []
     if broken := next((end.error for end in ends if end.retry and end.error is not None), None):
         raise SourceError(clip.name, broken)
     if not numbers:
         raise SourceError(clip.name, f"{clip}: must have a frame that can be decoded, got none")
-    counts = [len(one) for one in seen]
-    kind = np.concatenate([one.kind for one in seen])
+    boxes = _joined(seen)
     return Found(
         clip=clip,
         numbers=np.array(numbers, np.int64),
         frame=np.repeat(np.array(numbers, np.int64), counts),
-        object_name=tuple(detector.names[k] for k in kind),
-        confidence=np.concatenate([one.confidence for one in seen]),
-        corners=np.concatenate([one.corners for one in seen]),
+        object_name=tuple(detector.names[k] for k in boxes.kind),
+        confidence=boxes.confidence,
+        corners=boxes.corners,
         losses=_losses(ends),
+    )
+
+
+def _joined(found: Sequence[Detections]) -> Detections:
+    """Those of several pictures, one after the other: an object per frame of a long clip would take much memory."""
+    return Detections(
+        np.concatenate([one.kind for one in found]),
+        np.concatenate([one.confidence for one in found]),
+        np.concatenate([one.corners for one in found]),
     )
 
 

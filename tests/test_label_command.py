@@ -301,6 +301,7 @@ classes: [{{name: person, object: person, min_confidence: 0.5}}]
 clips: [{{video: {scene}, labels: scene.csv}}]
 split: {{blocks: 5, validation: [1], test: [3], gap_s: 0}}
 train: {{epochs: 2}}
+run: {{dir: {tmp_path}}}
 output: m.safetensors
 """
     )
