@@ -424,7 +424,7 @@ def test_ctrl_c_leaves_the_files_of_earlier_clips_and_none_of_the_one_at_work(sc
         assert process.stdout.readline() == f"{tmp_path}/labels/scene.csv\n"
         process.send_signal(signal.SIGINT)
         said = process.stderr.read()
-    assert (process.returncode, said) == (130, "vpipe: interrupted: long.mkv is not done\n")
+    assert (process.returncode, said) == (130, "vpipe: interrupted: 1 of 2 clips are labelled\n")
     assert [path.name for path in (tmp_path / "labels").iterdir()] == ["scene.csv"]
 
 

@@ -6,11 +6,16 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline.cli.shell import INTERRUPTED, complain, log_to_stderr
 from pipeline.errors import SourceError
+
+if TYPE_CHECKING:
+    from pipeline.autolabel import Found
+    from pipeline.detector import Detector
 
 
 @click.command()
@@ -56,12 +61,10 @@ def label(
     Exit codes: 0 every frame labelled; 1 nothing labelled; 2 wrong usage; 3 some frames or clips could not be read,
     each is named; 130 interrupted, the files of earlier clips stay.
     """
-    from pipeline.autolabel import detect, read_names, targets
-    from pipeline.batch import FrameBatch
+    from pipeline.autolabel import read_names, targets
     from pipeline.detector import open_detector
     from pipeline.labels.table import write_table
     from pipeline.ledger import EXIT_CODES
-    from pipeline.progress import RunProgress
     from pipeline.sources.paths import find_videos
 
     log_to_stderr(logging.WARNING)
@@ -76,17 +79,14 @@ def label(
         size=size,
     )
     written, complete = 0, True
-    for target in planned:
-        try:
-            with RunProgress() as progress:
-                if not quiet:
-                    progress.begin([target.clip.name])
-
-                def watch(batch: FrameBatch, progress: RunProgress = progress) -> None:
-                    if not quiet:
-                        progress.decoded(batch)
-
-                found = detect(target.clip, opened, every=every, watch=watch)
+    try:
+        for target in planned:
+            try:
+                found = _found(target.clip, opened, every, quiet)
+            except SourceError as error:
+                complain(str(error))
+                complete = False
+                continue
             write_table(target.table, found.frame, found.object_name, found.confidence, found.corners)
             written += 1
             click.echo(target.table)
@@ -95,16 +95,23 @@ def label(
 
                 draw_sheet(found, target.sheet)
                 click.echo(target.sheet)
-        except SourceError as error:
-            complain(str(error))
-            complete = False
-            continue
-        except KeyboardInterrupt:
-            complain(f"interrupted: {target.clip.name} is not done")
-            sys.exit(INTERRUPTED)
-        if found.losses:
             complain([f"{target.clip}: {loss}" for loss in found.losses])
-            complete = False
-        if not quiet:
-            click.echo(f"{target.clip.name}: {found.summary()}", err=True)
+            complete = complete and not found.losses
+            if not quiet:
+                click.echo(f"{target.clip.name}: {found.summary()}", err=True)
+    except KeyboardInterrupt:
+        complain(f"interrupted: {written} of {len(planned)} clips are labelled")
+        sys.exit(INTERRUPTED)
     sys.exit(EXIT_CODES["done" if complete else "partial" if written else "failed"])
+
+
+def _found(clip: Path, detector: Detector, every: int, quiet: bool) -> Found:
+    """What the detector sees in a clip, with its progress on stderr."""
+    from pipeline.autolabel import detect
+    from pipeline.progress import RunProgress
+
+    if quiet:
+        return detect(clip, detector, every=every)
+    with RunProgress() as progress:
+        progress.begin([clip.name])
+        return detect(clip, detector, every=every, watch=progress.decoded)
