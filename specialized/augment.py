@@ -1,7 +1,7 @@
 """Variations of training pictures: what a fixed camera sees is moved, mirrored and lit a little differently.
 
-Each variation is drawn once per group or once per picture, as the recipe says: a group in time shares its light and its
-camera.
+Variations are drawn for each group as one, since a group in time shares its light and its camera, or for each picture
+by itself, so that no slot can lean on the others.
 """
 
 import numpy as np
@@ -26,10 +26,12 @@ def moved(
     Returns:
         uint8 (B, f, H, W, 3), a copy.
     """
-    (height, width), drawn = pictures.shape[1:3], _drawn(groups.shape, recipe)
-    down, right = rng.integers(-recipe.shift, recipe.shift + 1, (2, *drawn))
-    mirrored = rng.integers(2, size=drawn) * recipe.flip
-    zoom = 1 + recipe.zoom * rng.uniform(-1, 1, drawn)
+    (height, width), shape = pictures.shape[1:3], groups.shape
+    shift = rng.integers(-recipe.shift, recipe.shift + 1, (*shape, 2))
+    mirrored = rng.integers(2, size=(*shape, 1)) * recipe.flip
+    zoom = 1 + recipe.zoom * rng.uniform(-1, 1, (*shape, 1))
+    drawn = _shared(np.concatenate([shift, mirrored, zoom], axis=2), recipe)
+    down, right, mirrored, zoom = np.moveaxis(drawn, 2, 0)
     rows = _taken(height, zoom, down)  # (B, f or 1, H)
     columns = _taken(width, zoom, right)
     columns = np.where(mirrored[..., None] > 0, columns[..., ::-1], columns)
@@ -48,10 +50,9 @@ def lit(x: Tensor, fold: int, std: float, recipe: Recipe, rng: np.random.Generat
         rng: draws.
     """
     b, channels = x.shape[:2]
-    drawn = _drawn((b, fold), recipe)
-    added = rng.uniform(-1, 1, (*drawn, 1)) * recipe.brightness / std
-    factor = 1 + rng.uniform(-1, 1, (*drawn, 1)) * recipe.contrast
-    factor = factor * (1 + rng.uniform(-1, 1, (*drawn, 3)) * recipe.colour)
+    light = rng.uniform(-1, 1, (b, fold, 5)) * [recipe.brightness / std, recipe.contrast, *[recipe.colour] * 3]
+    light = _shared(light, recipe)
+    added, factor = light[..., :1], (1 + light[..., 1:2]) * (1 + light[..., 2:])
 
     def per_channel(values: NDArray[np.float64]) -> Tensor:
         full = np.broadcast_to(values, (b, fold, channels // fold)).reshape(b, channels, 1, 1)
@@ -60,13 +61,12 @@ def lit(x: Tensor, fold: int, std: float, recipe: Recipe, rng: np.random.Generat
     return x * per_channel(factor) + per_channel(added)
 
 
-def _drawn(shape: tuple[int, ...], recipe: Recipe) -> tuple[int, int]:
-    """The shape (B, f) in which variations are drawn: (B, 1) is one draw per group."""
-    b, f = shape
-    return b, f if recipe.vary == "picture" else 1
+def _shared(drawn: NDArray[np.float64], recipe: Recipe) -> NDArray[np.float64]:
+    """What each picture of (B, f, n) draws is varied by: what the first of its group drew, or its own."""
+    return np.broadcast_to(drawn[:, :1], drawn.shape) if recipe.vary == "group" else drawn
 
 
-def _taken(side: int, zoom: NDArray[np.float64], shift: NDArray[np.int64]) -> NDArray[np.int64]:
+def _taken(side: int, zoom: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.int64]:
     """Which rows (or columns) of a picture its varied form shows."""
     middle = (side - 1) / 2
     taken = (np.arange(side) - middle) / zoom[..., None] + middle + shift[..., None]

@@ -69,6 +69,6 @@ class Recipe(BaseModel):
     zoom: Share = Field(default=0.0, description="Pictures grow or shrink by up to this factor.")
     flip: bool = Field(default=False, description="Mirror left and right, half of the time.")
     vary: Literal["group", "picture"] = Field(
-        default="picture", description="What is varied as one. Each picture by itself proved better: docs/models.md."
+        default="group", description="What is varied as one: a group in time shares its light and its camera."
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of all that is random in training.")

@@ -70,3 +70,12 @@ def test_light_adds_within_its_bounds_and_colour_tells_the_channels_apart():
     factor = lit(x + 1, 2, 0.25, changed(colour=0.2), np.random.default_rng(0))
     assert 0.8 <= factor.min() < factor.max() <= 1.2
     assert not torch.equal(factor[:, 0], factor[:, 1])
+
+
+def test_a_picture_alone_is_varied_the_same_whatever_is_varied_as_one():
+    alone = GROUPS.reshape(-1, 1)
+    found = [
+        moved(pictures(), alone, changed(shift=3, flip=True, vary=vary), np.random.default_rng(0))
+        for vary in ("group", "picture")
+    ]
+    assert np.array_equal(*found)

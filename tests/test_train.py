@@ -110,7 +110,7 @@ def test_validation_is_measured_as_evaluation_measures_the_kept_weights() -> Non
         {"label_smoothing": 0.1},
         {"balance": True},
         {"flip": True},
-        {"vary": "group"},
+        {"vary": "picture"},
         {"average_epochs": 0},
         {"brightness": 0, "contrast": 0, "shift": 0},
         {"colour": 0.1},
