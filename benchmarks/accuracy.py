@@ -186,6 +186,7 @@ def settings_of(cell: Cell) -> Result:
         settings["split"] = {"blocks": BLOCKS, "rotations": ROTATIONS}
     else:
         settings["frames"] = DISPLAY_FRAMES
+        settings["renderer"] = file_hash(ROOT / "benchmarks/displays.py")
     plain: Result = json.loads(json.dumps(settings))
     return plain
 
