@@ -93,7 +93,7 @@ def display(name: str, frames: int, *, seed: int, hold: tuple[int, int] = (4, 12
     longest = shown.text(shown.values - 1, shown.others - 1)
     pictures, start = np.empty((frames, *shown.size, 3), np.uint8), 0
     while start < frames:
-        scene = slice(start, min(frames, start + int(rng.integers(60, 180))))
+        scene = slice(start, min(frames, start + int(rng.integers(30, 90))))
         pictures[scene] = _scene(rng, shown.size, texts[scene], longest)
         start = scene.stop
     return pictures, labels
@@ -117,9 +117,9 @@ def digits(n: int, *, size: tuple[int, int] = (32, 32), seed: int) -> tuple[Pict
     for i, label in enumerate(labels):
         drawn = _drawn(str(label), FACES[rng.integers(len(FACES))])
         scale = min(size[0] / drawn.shape[0], size[1] / drawn.shape[1]) * rng.uniform(0.45, 0.8)
-        turn = cv2.getRotationMatrix2D((0, 0), rng.uniform(-12, 12), scale)[:, :2]
+        turn = cv2.getRotationMatrix2D((0, 0), rng.uniform(-12, 12), scale)[:, :2] @ np.diag([rng.uniform(0.8, 1.1), 1])
         room = (np.array(size[::-1]) - scale * np.array(drawn.shape[::-1])) / 2
-        ink[i], edge[i] = _inked(drawn, turn @ _slant(rng), rng.uniform(-0.8, 0.8, 2) * room, size)
+        ink[i], edge[i] = _inked(drawn, turn @ _lean(rng), rng.uniform(-0.8, 0.8, 2) * room, size)
     corners = rng.integers(0, size, (n, 2))
     return _finished(rng, _windows(textures, rng.integers(len(textures), size=n), corners, size), ink, edge, n), labels
 
@@ -134,23 +134,26 @@ def _held(rng: np.random.Generator, k: int, n: int, hold: tuple[int, int]) -> ND
 def _scene(rng: np.random.Generator, size: tuple[int, int], texts: list[str], longest: str) -> Pictures:
     """Frames with one font over one background that moves."""
     n, (height, width) = len(texts), size
-    face, slant = FACES[rng.integers(len(FACES))], _slant(rng)
-    widest = _drawn(longest, face).shape
-    scale = min(0.75 * height / widest[0], 0.9 * width / (widest[1] * slant[0, 0])) * rng.uniform(0.9, 1)
+    face = FACES[rng.integers(len(FACES))]
+    widest = _drawn(longest, face).shape[::-1]
+    scale = np.array([0.9 * width, 0.75 * height]) / widest * rng.uniform(0.92, 1, 2)  # the longest text fills it
+    matrix = np.diag(scale) @ _lean(rng)
     place = rng.uniform(-1, 1, 2) + rng.uniform(-0.7, 0.7, (n, 2))
     ink, edge = np.zeros((2, n, *size), np.float32)
     for i, text in enumerate(texts):
         if text:
-            ink[i], edge[i] = _inked(_drawn(text, face), scale * slant, place[i], size)
+            drawn = _drawn(text, face)
+            place[i, 0] += scale[0] * (drawn.shape[1] - widest[0]) / 2  # and all begin where it does
+            ink[i], edge[i] = _inked(drawn, matrix, place[i], size)
     path = rng.uniform(0, 512, 2) + np.cumsum(rng.normal(rng.normal(0, 1.5, 2), 0.7, (n, 2)), axis=0)
     texture = _texture(rng, (4 * height, 4 * width))[None]
     behind = _windows(texture, np.zeros(n, np.int64), path.astype(np.int64), size)
     return _finished(rng, behind, ink, edge, 1)
 
 
-def _slant(rng: np.random.Generator) -> NDArray[np.float64]:
-    """A matrix that makes letters narrower or wider, and leans them to one side."""
-    return np.array([[rng.uniform(0.8, 1.1), rng.uniform(-0.25, 0.1)], [0, 1]])
+def _lean(rng: np.random.Generator) -> NDArray[np.float64]:
+    """A matrix that leans letters to one side."""
+    return np.array([[1, rng.uniform(-0.25, 0.1)], [0, 1]])
 
 
 @functools.lru_cache(maxsize=20_000)
@@ -203,7 +206,7 @@ def _texture(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.floa
     """Float32 (H, W, 3) in 0..255: coarse and fine patches of colour with some shapes on them."""
     height, width = size
     texture = np.zeros((height, width, 3), np.float32)
-    texture += rng.uniform(40, 200, 3)
+    texture += rng.uniform(20, 150, 3)
     for cell, strength in ((24, 45), (8, 30), (3, 15)):
         patches = rng.normal(0, strength, (height // cell + 2, width // cell + 2, 3)).astype(np.float32)
         texture += cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -240,7 +243,7 @@ def _finished(
         styles: in how many colours, N or 1.
     """
     n = len(behind)
-    bright = rng.uniform(0, 1, (styles, 1, 1, 1)) < 0.8
+    bright = rng.uniform(0, 1, (styles, 1, 1, 1)) < 0.85
     light = rng.uniform(190, 255, (styles, 1, 1, 3)).astype(np.float32)
     dark = rng.uniform(0, 50, (styles, 1, 1, 3)).astype(np.float32)
     cover = rng.uniform(0.5, 0.9, (styles, 1, 1, 1)).astype(np.float32) * edge[..., None] / 255
@@ -248,7 +251,7 @@ def _finished(
     pictures += ink[..., None] / 255 * (np.where(bright, light, dark) - pictures)
     beat = np.sin(np.arange(n) * rng.uniform(0.05, 0.3) + rng.uniform(0, 6))
     pictures *= (1 + 0.15 * beat + rng.normal(0, 0.03, n))[:, None, None, None].astype(np.float32)
-    pictures += rng.standard_normal(pictures.shape, np.float32) * np.float32(rng.uniform(3, 9))
+    pictures += rng.standard_normal(pictures.shape, np.float32) * np.float32(rng.uniform(2, 6))
     raw = pictures.clip(0, 255).astype(np.uint8)
     for picture, quality in zip(raw, rng.integers(40, 90, n).tolist(), strict=True):
         picture[:] = cv2.imdecode(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], 1)
