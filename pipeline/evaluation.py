@@ -23,7 +23,6 @@ from pipeline.labelled import (
 )
 from pipeline.trainschema import TrainConfig
 from specialized.examples import Examples
-from specialized.intervals import block_length
 from specialized.metrics import thinned_curve
 from specialized.modelfile import ModelCard, file_hash, read_card
 from specialized.orders import ORDERS, Order
@@ -111,7 +110,7 @@ def _examples(config: TrainConfig, card: ModelCard, part: str) -> tuple[Examples
         raise ConfigError([f"--part: must be one of {', '.join(parts)}, got {part!r}"])
     if not len(parts[part]):
         raise ConfigError([config.problem(f"must leave frames for {part}, got none; choose another --part", "split")])
-    return parts[part], block_length(footage.step_s)
+    return parts[part], footage.block_frames
 
 
 def _curves(accuracy: Accuracy) -> dict[str, list[tuple[float, float, float]]]:

@@ -26,6 +26,7 @@ from pipeline.sources.pool import decode, segments
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import ROUNDING_S, Selection
 from specialized.examples import Examples, Runs, split_runs
+from specialized.intervals import block_length
 from specialized.modelfile import Ask, Task
 
 __all__ = ["Clip", "Footage", "LabelledClip", "read_clip", "read_footage"]
@@ -113,6 +114,11 @@ class Footage:
         steps = np.concatenate([np.diff(self.pts_s[start:stop]) for start, stop in self.examples.runs])
         median = float(np.median(steps)) if len(steps) else math.nan
         return round(median, 6) if median > 0 else None  # containers round to microseconds at best
+
+    @property
+    def block_frames(self) -> int:
+        """Frames of a block of time that an interval rests on."""
+        return block_length(self.step_s)
 
     def split(
         self, *, blocks: int, validation: Collection[int], test: Collection[int], gap_s: float

@@ -46,6 +46,7 @@ class Images:
     parts: tuple[str, ...] = ()  # what each run is for, where folders say it; empty: runs are blocks to choose from
 
     step_s: ClassVar[float | None] = None  # as of Footage: the time between neighbours
+    block_frames: ClassVar[int] = 1  # of an interval: no image is another's neighbour
 
     def split(
         self, *, blocks: int, validation: Collection[int], test: Collection[int], gap_s: float

@@ -25,7 +25,6 @@ from pipeline.trainingpicture import draw_confusion, draw_curves
 from pipeline.trainschema import TrainConfig
 from pipeline.values import UNFOLDED
 from specialized.examples import Examples
-from specialized.intervals import block_length
 from specialized.modelfile import ModelCard, file_hash, load_model, save_model
 from specialized.models import MODELS, build
 from specialized.train import Epoch, Teacher, Trained
@@ -94,7 +93,7 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
     where, accuracy = where_of(config, "test"), None
     with stored(card, trained) as path:
         if len(parts["test"]):
-            accuracy = measure(path, parts["test"], block_frames=block_length(footage.step_s))
+            accuracy = measure(path, parts["test"], block_frames=footage.block_frames)
         card, module = load_model(path)  # its weights are rounded by now, and stay as they are when saved again
     if accuracy is not None:
         card = dataclasses.replace(card, accuracy={**where, **accuracy.as_dict()})
