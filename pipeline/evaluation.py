@@ -17,6 +17,7 @@ from pipeline.labelled import (
     division_of,
     footage_of,
     hashes_of,
+    seen_elsewhere,
     split_of,
     told,
     where_of,
@@ -124,10 +125,9 @@ def _warnings(config: TrainConfig, card: ModelCard, part: str) -> list[str]:
     found = []
     if card.asks and card.asks != asks_of(config):
         found.append("the model was trained for other questions than the classes of this configuration ask")
-    then, now = card.training.get("clips"), clips_of(config)
-    if hashes_of(then) & hashes_of(now):
-        if part != "test":
-            found.append("the model was trained or chosen on this footage")
-        elif (then, card.training.get("split")) != (now, division_of(config)):
-            found.append("the model was trained on other parts of this footage, perhaps on frames that are tested here")
+    now = clips_of(config)
+    if part != "test" and hashes_of(card.training.get("clips")) & hashes_of(now):
+        found.append("the model was trained or chosen on this footage")
+    elif part == "test" and seen_elsewhere(card, now, division_of(config)):
+        found.append("the model was trained on other parts of this footage, perhaps on frames that are tested here")
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.footage import Footage, LabelledClip, read_footage
@@ -22,6 +22,7 @@ __all__ = [
     "division_of",
     "footage_of",
     "hashes_of",
+    "seen_elsewhere",
     "split_of",
     "told",
     "where_of",
@@ -121,6 +122,13 @@ def hashes_of(clips: object) -> set[object]:
     """Of the videos or folders that `clips_of` tells of, as they may stand in a model file."""
     told = [clip for clip in clips if isinstance(clip, dict)] if isinstance(clips, list) else []
     return {clip[key] for clip in told for key in ("video_sha256", "images_sha256") if key in clip}
+
+
+def seen_elsewhere(card: ModelCard, clips: Sequence[Document], division: Document | None) -> bool:
+    """Whether a model was trained on this footage, divided otherwise: what is tested now may be what it was shown."""
+    then = card.training.get("clips")
+    same = (then, card.training.get("split")) == (clips, division)
+    return bool(hashes_of(then) & hashes_of(clips)) and not same
 
 
 def _sha256(path: str) -> str:

@@ -24,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import ConfigError
 
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 Document = dict[str, object]
+Kind = Literal["run", "training"]
 
 
 class WholeFile:
@@ -151,13 +153,14 @@ class RunFolder:
         return self.path / "teacher.pt"
 
     @staticmethod
-    def create(directory: Path, name: str, *, overwrite: bool = False) -> RunFolder:
+    def create(directory: Path, name: str, *, overwrite: bool = False, kind: Kind = "run") -> RunFolder:
         """Makes the folder of a new run.
 
         Args:
             directory: Where runs lie; made if need be.
             name: Name of the run, one component of a path.
             overwrite: Removes what an earlier run of this name left, and nothing else that lies there.
+            kind: Of what; a run does not replace a training, nor a training a run.
 
         Raises:
             ConfigError: the name is taken, or the folder cannot be made.
@@ -166,7 +169,7 @@ class RunFolder:
         try:
             make_folder(folder.path)
             if any(folder.path.iterdir()):
-                folder._clear(overwrite)
+                folder._clear(overwrite, kind)
         except OSError as exc:
             raise ConfigError(
                 [f"{folder.path}: must be a folder that can be written, got {_cause(exc)}; choose another run.dir"]
@@ -174,7 +177,7 @@ class RunFolder:
         return folder
 
     @staticmethod
-    def resume(directory: Path, name: str) -> RunFolder:
+    def resume(directory: Path, name: str, *, kind: Kind = "run") -> RunFolder:
         """The folder of a run that was begun earlier.
 
         Raises:
@@ -185,13 +188,25 @@ class RunFolder:
             raise ConfigError(
                 [f"{folder.path}: must hold the run that --resume goes on with, got no run.json; run without --resume"]
             )
+        folder._refuse_other(kind)
         return folder
 
-    def _clear(self, overwrite: bool) -> None:
+    def _refuse_other(self, kind: Kind) -> None:
+        try:
+            found = json.loads(self.run_json.read_bytes()).get("kind", "run")
+        except (OSError, ValueError, AttributeError):
+            return  # nobody can tell; what is torn may be replaced
+        if found != kind:
+            raise ConfigError(
+                [f"{self.path}: must be the folder of a {kind}, got that of a {found}; choose another name"]
+            )
+
+    def _clear(self, overwrite: bool, kind: Kind) -> None:
         if not self.run_json.is_file():
             raise ConfigError(
                 [f"{self.path}: must be empty or hold a run, got other files and no run.json; choose another --name"]
             )
+        self._refuse_other(kind)
         if not overwrite:
             raise ConfigError(
                 [
@@ -207,16 +222,19 @@ class RunFolder:
             path.unlink(missing_ok=True)
         self.run_json.unlink()  # last: it marks the folder as one that may be cleared
 
-    def write_run_json(self, config: Mapping[str, object], identity: Mapping[str, object]) -> None:
+    def write_run_json(
+        self, config: Mapping[str, object], identity: Mapping[str, object], *, kind: Kind = "run"
+    ) -> None:
         """Writes what was asked for and where it runs; before anything else is put into the folder.
 
         Args:
             config: The resolved configuration, without secrets.
             identity: The first value of `identity`.
+            kind: Of what the folder is.
         """
         write_json(
             self.run_json,
-            {"config": config, "identity": identity, "versions": versions(), "machine": machine()},
+            {"kind": kind, "config": config, "identity": identity, "versions": versions(), "machine": machine()},
         )
 
     def read_identity(self) -> Document:

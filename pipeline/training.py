@@ -8,6 +8,7 @@ configuration ──▶ footage ──split──▶ training, validation ──
 from __future__ import annotations
 
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,18 @@ import numpy as np
 from pipeline.accuracy import kept, measure, table
 from pipeline.calibration import Calibration, calibrate
 from pipeline.errors import ConfigError, ModelError, VpipeError
-from pipeline.labelled import Document, asks_of, classes_of, clips_of, division_of, footage_of, split_of, told, where_of
+from pipeline.labelled import (
+    Document,
+    asks_of,
+    classes_of,
+    clips_of,
+    division_of,
+    footage_of,
+    seen_elsewhere,
+    split_of,
+    told,
+    where_of,
+)
 from pipeline.runs import RunFolder, make_folder, versions, write_json
 from pipeline.trainingpicture import draw_confusion, draw_curves
 from pipeline.trainschema import TrainConfig
@@ -27,7 +39,7 @@ from pipeline.values import UNFOLDED
 from specialized.examples import Examples
 from specialized.modelfile import ModelCard, file_hash, load_model, save_model
 from specialized.models import MODELS, build
-from specialized.train import Epoch, Teacher, Trained
+from specialized.train import Epoch, Teacher, Trained, check_teacher
 from specialized.train import train as fit
 
 __all__ = ["new_card", "stored", "train"]
@@ -56,11 +68,23 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
         ModelError: the network cannot be built, or does not learn; the checkpoint is of another training.
     """
     output = Path(config.output)
-    if output.exists() and mode != "overwrite":
+    # What --overwrite began may be resumed: the old model lies there until the new one is done.
+    unfinished = mode == "resume" and not _folder(config).training.exists()
+    if output.exists() and mode != "overwrite" and not unfinished:
         raise ConfigError([config.problem(f"must not exist yet, got {output}; --overwrite replaces it", "output")])
-    for warning in config.warnings:
-        say(f"warning: {warning}")
+    try:
+        return _train(config, output, mode, say)
+    except OSError as exc:
+        place = exc.filename or output
+        raise VpipeError(
+            f"{place}: must be readable and writable, got {exc.strerror or exc}; --resume goes on"
+        ) from exc
+
+
+def _train(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], None]) -> str:
     card = new_card(config)
+    given = _given_teacher(config, card, say)
+    provenance = _provenance(config)  # before training: files may change while it goes on
     footage = footage_of(config, card)
     parts = split_of(config, footage)
     for line in _check_examples(config, card, parts):
@@ -68,18 +92,19 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
     folder = _open_folder(config, mode)
     sizes = ", ".join(f"{part} {_counted(card, examples)}" for part, examples in parts.items())
     say(f"{card.architecture}, f = {card.fold}, {card.order}; {sizes}")
-    teacher = _teacher(config, card, parts, folder, say)
     trained = fit(
         card,
         parts["training"],
         parts["validation"],
         config.train,
-        teacher=teacher,
+        teacher=given or _unfolded_teacher(config, card, parts, folder, say),
         checkpoint=folder.checkpoint,
         progress=_reporter(config, say),
     )
+    best = trained.history[trained.best_epoch]
     say(f"kept epoch {trained.best_epoch + 1}")
-    card = dataclasses.replace(card, step_s=footage.step_s, training=_provenance(config, trained))
+    found = {"best_epoch": best.number, "validation_accuracy": best.validation_accuracy}
+    card = dataclasses.replace(card, step_s=footage.step_s, training=provenance | found)
     with stored(card, trained) as path:
         settled = calibrate(path, parts["validation"], config.operating.target)
     for line in _told_of(settled):
@@ -97,12 +122,9 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
         card, module = load_model(path)  # its weights are rounded by now, and stay as they are when saved again
     if accuracy is not None:
         card = dataclasses.replace(card, accuracy={**where, **accuracy.as_dict()})
+    make_folder(output.parent)
+    save_model(output, card, module.state_dict())
     _write_record(folder, card, trained)
-    try:
-        make_folder(output.parent)
-        save_model(output, card, module.state_dict())
-    except OSError as exc:
-        raise VpipeError(f"{output}: must be a file that can be written, got {exc.strerror or exc}") from exc
     for path in (folder.checkpoint, folder.teacher):
         path.unlink(missing_ok=True)
     say(f"wrote {output}, {output.stat().st_size:,} bytes; its curves lie in {folder.path}")
@@ -111,27 +133,43 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
     return table(output.name, told(where), accuracy)
 
 
+def _folder(config: TrainConfig) -> RunFolder:
+    return RunFolder(Path(config.run.dir) / config.run.name)
+
+
 def _open_folder(config: TrainConfig, mode: Mode) -> RunFolder:
     directory, name = Path(config.run.dir), config.run.name
     if mode == "resume":
-        return RunFolder.resume(directory, name)
-    folder = RunFolder.create(directory, name, overwrite=mode == "overwrite")
-    folder.write_run_json(config.resolved(), {})
+        return RunFolder.resume(directory, name, kind="training")
+    folder = RunFolder.create(directory, name, overwrite=mode == "overwrite", kind="training")
+    folder.write_run_json(config.resolved(), {}, kind="training")
     return folder
 
 
-def _teacher(
+def _given_teacher(config: TrainConfig, card: ModelCard, say: Callable[[str], None]) -> Teacher | None:
+    """The model file that the configuration names as a teacher."""
+    if config.teacher is None or config.teacher == UNFOLDED:
+        return None
+    teacher = Teacher(*load_model(config.teacher))
+    check_teacher(card, teacher.card)
+    if seen_elsewhere(teacher.card, clips_of(config), division_of(config)):
+        say(
+            "warning: teacher: was trained on other parts of this footage, perhaps on frames that are tested here; "
+            "`teacher: unfolded` trains one on the same parts"
+        )
+    return teacher
+
+
+def _unfolded_teacher(
     config: TrainConfig,
     card: ModelCard,
     parts: Mapping[str, Examples],
     folder: RunFolder,
     say: Callable[[str], None],
 ) -> Teacher | None:
-    """The unfolded model that the configuration names, or one that is trained now."""
-    if config.teacher is None:
-        return None
+    """The same network unfolded, trained now, where the configuration asks for that."""
     if config.teacher != UNFOLDED:
-        return Teacher(*load_model(config.teacher))
+        return None
     say("first the teacher: the same network, unfolded")
     unfolded = dataclasses.replace(card, fold=1)
     trained = fit(
@@ -162,7 +200,7 @@ def _write_record(folder: RunFolder, card: ModelCard, trained: Trained) -> None:
     write_json(
         folder.training,
         {
-            "epochs": [dataclasses.asdict(epoch) for epoch in trained.history],
+            "epochs": [_finite(dataclasses.asdict(epoch)) for epoch in trained.history],
             "best_epoch": trained.best_epoch,
             "accuracy": card.accuracy,
         },
@@ -172,6 +210,11 @@ def _write_record(folder: RunFolder, card: ModelCard, trained: Trained) -> None:
     confusion = (card.accuracy or {}).get("confusion")
     if confusion is not None:  # any_of: each class is an answer of its own
         draw_confusion(f"{folder.path.name}, {name}: test", card.classes, confusion, folder.confusion)  # type: ignore[arg-type]
+
+
+def _finite(epoch: Document) -> Document:
+    """JSON has no NaN: what diverged is null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in epoch.items()}
 
 
 # ------------------------------------------------------------------------------- what a configuration asks for
@@ -282,15 +325,12 @@ def _told_of(settled: Calibration) -> Iterator[str]:
         yield f"warning: keep: auto will not know {name}, since {why}"
 
 
-def _provenance(config: TrainConfig, trained: Trained) -> Document:
-    """Where the weights come from, without a word about this machine's folders."""
-    best = trained.history[trained.best_epoch]
+def _provenance(config: TrainConfig) -> Document:
+    """What the weights are made of, without a word about this machine's folders."""
     return {
         "recipe": config.train.model_dump(mode="json"),
         "clips": clips_of(config),
         "split": division_of(config),
         "teacher": _told_teacher(config),
-        "best_epoch": best.number,
-        "validation_accuracy": best.validation_accuracy,
         "versions": versions(),
     }

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,15 +19,31 @@ from specialized.recipe import Recipe
 
 
 def training_id(
-    card: ModelCard, recipe: Recipe, parts: Sequence[Examples], teacher: Mapping[str, Tensor] | None
+    card: ModelCard,
+    recipe: Recipe,
+    parts: Sequence[Examples],
+    teacher: Mapping[str, Tensor] | None,
+    *,
+    shapes: Mapping[str, Sequence[int]],
+    dtype: str,
 ) -> str:
-    """A hash of all that decides the weights of a training: network, recipe, pictures, labels, teacher and torch."""
-    facts = [dataclasses.asdict(card), recipe.model_dump(), [part.runs for part in parts], torch.__version__]
+    """A hash of what decides the weights of a training.
+
+    Args:
+        card: of the model.
+        recipe: of the training.
+        parts: what it sees.
+        teacher: the state dict of what teaches it.
+        shapes: of the network's state dict: a class of the user's own may have changed under its name.
+        dtype: of the arithmetic, which "auto" leaves to the machine.
+    """
+    facts = [dataclasses.asdict(card), recipe.model_dump(), [part.runs for part in parts]]
+    facts += [shapes, dtype, torch.__version__]
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for part in parts:
         for start, stop in part.runs:
-            found.update(part.pictures[start:stop].tobytes())
-            found.update(part.labels[start:stop].tobytes())
+            found.update(np.ascontiguousarray(part.pictures[start:stop]).data)
+            found.update(np.ascontiguousarray(part.labels[start:stop]).data)
     for name, tensor in sorted((teacher or {}).items()):
         found.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
     return found.hexdigest()

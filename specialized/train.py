@@ -1,7 +1,9 @@
 """Training: labelled pictures in, weights out."""
 
+import copy
 import dataclasses
 import math
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,15 +15,16 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from specialized.augment import lit, moved
 from specialized.checkpoint import read_checkpoint, training_id, write_checkpoint
+from specialized.curriculum import all_classes_from, learned
 from specialized.engines.torch import fastest_dtype
 from specialized.errors import ModelError
 from specialized.examples import Examples, check_examples, grouped, padded
 from specialized.folding import Normalize, unfold
 from specialized.modelfile import ModelCard, network
+from specialized.objects import one_line
 from specialized.recipe import Optimizer, Recipe
 
 _OPTIMIZERS: Mapping[Optimizer, Callable[..., torch.optim.Optimizer]] = {
@@ -74,7 +77,7 @@ def train(
     """Trains the card's architecture from scratch, on the CPU, in groups formed as the card's order says.
 
     Runs on one thread, so that the same arguments give the same weights on the same machine, interrupted or not. The
-    global generators of numpy and torch, and torch's number of threads, are left as they were.
+    global generators of Python, numpy and torch, and torch's number of threads, are left as they were.
 
     Args:
         card: architecture, fold, order, classes, task and preprocessing.
@@ -91,29 +94,31 @@ def train(
     """
     check_examples(card, training, "training")
     check_examples(card, validation, "validation")
-    _check_teacher(card, teacher)
-    threads = torch.get_num_threads()
+    if teacher is not None:
+        check_teacher(card, teacher.card)
+    threads, python_random = torch.get_num_threads(), random.getstate()
     # The steps are small: a second thread gains little, and loses ten times that when another process wants the core.
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
+            random.seed(recipe.seed)  # what networks that drop layers at random draw from
             return _Training(card, training, validation, recipe, teacher).run(checkpoint, progress)
     finally:
         torch.set_num_threads(threads)
+        random.setstate(python_random)
 
 
-def _check_teacher(card: ModelCard, teacher: Teacher | None) -> None:
-    if teacher is None:
-        return
-    other = teacher.card
+def check_teacher(card: ModelCard, teacher: ModelCard) -> None:
+    """Raises ModelError unless a model of the teacher's card can teach one of this card."""
     for name in ("task", "classes", "input", "resize", "fit", "mean", "std"):
-        if getattr(other, name) != getattr(card, name):
+        if getattr(teacher, name) != getattr(card, name):
             raise ModelError(
-                f"teacher: must have {name} {getattr(card, name)} as the model to train has, got {getattr(other, name)}"
+                f"teacher: must have {name} {getattr(card, name)} as the model to train has, "
+                f"got {getattr(teacher, name)}"
             )
-    if other.fold != 1:
-        raise ModelError(f"teacher: must not be folded, got f = {other.fold}; train one with fold: 1")
+    if teacher.fold != 1:
+        raise ModelError(f"teacher: must not be folded, got f = {teacher.fold}; train one with fold: 1")
 
 
 class _Training:
@@ -125,30 +130,28 @@ class _Training:
         self.card, self.training, self.validation, self.recipe = card, training, validation, recipe
         self.rng = np.random.default_rng(recipe.seed)
         self.module = network(card).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.module).eval()
+        self.averaged = 0  # times that it followed the module
         self.teacher = None if teacher is None or not recipe.distill else teacher.module.eval()
         self.normalize = Normalize(
             f=card.fold, size=card.input, mean=card.mean, std=card.std, device=torch.device("cpu")
         )
-        dtype = fastest_dtype(torch.device("cpu")) if recipe.dtype == "auto" else recipe.dtype
-        self.arithmetic = torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+        self.dtype = fastest_dtype(torch.device("cpu")) if recipe.dtype == "auto" else recipe.dtype
+        self.arithmetic = torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bfloat16")
         self.weights = _class_weights(card, training) if recipe.balance else None
         self.per_step = max(1, recipe.batch // card.fold)  # groups
-        pass_steps = math.ceil(len(grouped(training.runs, card.fold, card.order)) / self.per_step)
-        self.passes = math.ceil(recipe.least_steps / pass_steps)  # over the pictures, in an epoch
         self.optimizer = _OPTIMIZERS[recipe.optimizer](
             self.module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
-        horizon = recipe.average_epochs * self.passes * pass_steps
-        average = get_ema_multi_avg_fn(math.exp(-_AVERAGE_EVERY / horizon) if horizon else 0.0)  # type: ignore[no-untyped-call]
-        self.average = AveragedModel(self.module, multi_avg_fn=average, use_buffers=True)
         self.held_out = grouped(validation.runs, card.fold, card.order, seed=recipe.seed)
         self.history: list[Epoch] = []
         self.best_epoch = 0
         self.best_state: dict[str, Tensor] = {}
 
     def run(self, checkpoint: Path | None, progress: Callable[[Epoch], None] | None) -> Trained:
+        id = "" if checkpoint is None else self._id()
         if checkpoint is not None and checkpoint.exists():
-            self._restore(checkpoint)
+            self._restore(checkpoint, id)
         for epoch in self.history:
             if progress:
                 progress(epoch)
@@ -158,11 +161,10 @@ class _Training:
             if not self.best_state or _merit(self.history[-1]) > _merit(self.history[self.best_epoch]):
                 self.best_epoch = len(self.history) - 1
                 self.best_state = {
-                    k: v.clone(memory_format=torch.contiguous_format)
-                    for k, v in self.average.module.state_dict().items()
+                    k: v.clone(memory_format=torch.contiguous_format) for k, v in self.average.state_dict().items()
                 }
             if checkpoint is not None and (self._done() or time.monotonic() - saved > _CHECKPOINT_S):
-                self._save(checkpoint)
+                self._save(checkpoint, id)
                 saved = time.monotonic()
             if progress:
                 progress(self.history[-1])
@@ -170,23 +172,34 @@ class _Training:
 
     def _done(self) -> bool:
         done = len(self.history)
-        waited = done - 1 - self.best_epoch
-        return done >= self.recipe.epochs or bool(self.recipe.patience and waited >= self.recipe.patience)
+        if done and not math.isfinite(self.history[-1].loss + self.history[-1].validation_loss):
+            return True  # it never comes back
+        since = max(self.best_epoch, all_classes_from(self.recipe, self.card))
+        return done >= self.recipe.epochs or bool(self.recipe.patience and done - 1 - since >= self.recipe.patience)
 
     def _epoch(self) -> Epoch:
         began = time.perf_counter()
         number = len(self.history)
-        formed = np.concatenate([self._formed(number) for _ in range(self.passes)])
+        formed = self._formed(number)
+        if not len(formed):
+            raise ValueError(f"train: the classes of epoch {number} must have pictures to train on, got none")
+        steps = _steps(formed, self.per_step)
+        while steps < self.recipe.least_steps:  # a short clip is passed over again
+            formed = np.concatenate([formed, self._formed(number)])
+            steps = _steps(formed, self.per_step)
         formed = self.rng.permutation(formed)  # groups change places, pictures stay in their groups
-        steps = range(0, len(formed), self.per_step)
+        horizon = self.recipe.average_epochs * steps
         self.module.train()
-        losses = []
-        for done, start in enumerate(steps):
+        losses, since = [], 0
+        # Steps of equal size: none of a single group, of which batch normalization could learn nothing.
+        for done, groups in enumerate(np.array_split(formed, steps)):
             for options in self.optimizer.param_groups:
-                options["lr"] = self.recipe.lr * _rate(self.recipe, number, done, len(steps))
-            losses.append(self._step(formed[start : start + self.per_step]))
-            if done % _AVERAGE_EVERY == 0:
-                self.average.update_parameters(self.module)
+                options["lr"] = self.recipe.lr * _rate(self.recipe, number, done, steps)
+            losses.append(self._step(groups))
+            since += 1
+            if done == steps - 1 or (horizon and since == _AVERAGE_EVERY):
+                self._follow(since, horizon)
+                since = 0
         validation_loss, accuracy = self._validate()
         return Epoch(
             number=number,
@@ -196,14 +209,24 @@ class _Training:
             seconds=time.perf_counter() - began,
         )
 
+    def _follow(self, steps: int, horizon: float) -> None:
+        """Moves the average towards the module, by what so many steps have of the horizon."""
+        share = 1 - math.exp(-steps / horizon) if horizon else 1.0
+        share = max(share, 1 / (self.averaged + 1))  # at first the plain mean: it forgets where training began
+        self.averaged += 1
+        kept, now = self.average.state_dict(), self.module.state_dict()
+        moving = [name for name, value in kept.items() if value.is_floating_point()]
+        with torch.no_grad():
+            torch._foreach_lerp_([kept[name] for name in moving], [now[name] for name in moving], share)
+            for name in kept.keys() - moving:  # counts and indices have no mean
+                kept[name].copy_(now[name])
+
     def _formed(self, number: int) -> NDArray[np.int32]:
         """The groups of one pass over the pictures; every pass has other neighbours together."""
-        f, runs = self.card.fold, self.training.runs
-        taken = _learned(self.recipe, self.card, self.training, number)  # positions in the pictures, int32 (n,)
-        ends = np.searchsorted(taken, [stop for _, stop in runs]).tolist()
-        shortened = tuple((a, b) for a, b in zip([0, *ends], ends, strict=False) if a < b)  # runs of the taken ones
-        offsets = [int(self.rng.integers(min(f, b - a))) for a, b in shortened]
-        formed = grouped(shortened, f, self.card.order, seed=int(self.rng.integers(2**31)), offsets=offsets)
+        f, order = self.card.fold, self.card.order
+        taken, runs = learned(self.recipe, self.card, self.training, number)
+        offsets = [int(self.rng.integers(min(f, stop - start))) for start, stop in runs]
+        formed = grouped(runs, f, order, seed=int(self.rng.integers(2**31)), offsets=offsets)
         return np.where(formed < 0, -1, taken[formed]).astype(np.int32)
 
     def _step(self, groups: NDArray[np.int32]) -> float:
@@ -211,17 +234,23 @@ class _Training:
         x = self.normalize(torch.from_numpy(pictures), torch.float32)
         x = lit(x, self.card.fold, float(np.mean(self.card.std)), self.recipe, self.rng)
         labels = _labels(self.training, groups)
-        with self.arithmetic:
-            logits: Tensor = self.module(x)
-        answers = unfold(logits.float(), self.card.fold).flatten(0, 1)  # (B·f, K)
-        loss = self._loss(answers, labels, self.recipe.label_smoothing)
-        if self.teacher is not None:
-            with torch.inference_mode(), self.arithmetic:
-                taught = self.teacher(x.reshape(-1, 3, *self.card.input)).float()  # (B·f, K)
-            real = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
-            loss = (1 - self.recipe.distill) * loss + self.recipe.distill * F.mse_loss(answers[real], taught[real])
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            with self.arithmetic:
+                logits: Tensor = self.module(x)
+            answers = unfold(logits.float(), self.card.fold).flatten(0, 1)  # (B·f, K)
+            loss = self._loss(answers, labels, self.recipe.label_smoothing)
+            if self.teacher is not None:
+                with torch.inference_mode(), self.arithmetic:
+                    taught = self.teacher(x.reshape(-1, 3, *self.card.input)).float()  # (B·f, K)
+                real = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
+                loss = (1 - self.recipe.distill) * loss + self.recipe.distill * F.mse_loss(answers[real], taught[real])
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        except Exception as exc:  # the user's forward may raise anything, and may do so in training alone
+            raise ModelError(
+                f"{self.card.architecture}: must train on float32 {tuple(x.shape)}, (groups, fold·3, H, W), "
+                f"got {one_line(exc)}; change its arguments, fold or train.batch"
+            ) from exc
         self.optimizer.step()
         return loss.item()
 
@@ -236,7 +265,6 @@ class _Training:
 
     def _validate(self) -> tuple[float, float]:
         """Returns loss and accuracy of the averaged weights."""
-        self.average.eval()
         with torch.inference_mode():
             filled = padded(self.held_out)
             parts = [filled[start : start + self.per_step] for start in range(0, len(filled), self.per_step)]
@@ -255,13 +283,18 @@ class _Training:
     def _id(self) -> str:
         """Two trainings of one id give the same weights."""
         taught = None if self.teacher is None else self.teacher.state_dict()
-        return training_id(self.card, self.recipe, (self.training, self.validation), taught)
+        shapes = {name: list(value.shape) for name, value in self.module.state_dict().items()}
+        return training_id(
+            self.card, self.recipe, (self.training, self.validation), taught, shapes=shapes, dtype=self.dtype
+        )
 
-    def _save(self, path: Path) -> None:
+    def _save(self, path: Path, id: str) -> None:
         plain = {
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
             "best_epoch": self.best_epoch,
+            "averaged": self.averaged,
             "rng": self.rng.bit_generator.state,
+            "random": random.getstate(),
         }
         tensors = {
             "module": self.module.state_dict(),
@@ -270,20 +303,30 @@ class _Training:
             "best": self.best_state,
             "torch_rng": torch.random.get_rng_state(),
         }
-        write_checkpoint(path, self._id(), plain, tensors)
+        write_checkpoint(path, id, plain, tensors)
 
-    def _restore(self, path: Path) -> None:
-        plain, tensors = read_checkpoint(path, self._id())
+    def _restore(self, path: Path, id: str) -> None:
+        plain, tensors = read_checkpoint(path, id)
         self.history = [Epoch(**epoch) for epoch in plain["history"]]
         self.best_epoch, self.best_state = plain["best_epoch"], tensors["best"]
+        self.averaged = plain["averaged"]
         self.rng.bit_generator.state = plain["rng"]
+        version, numbers, gauss = plain["random"]
+        random.setstate((version, tuple(numbers), gauss))
         self.module.load_state_dict(tensors["module"])
         self.average.load_state_dict(tensors["average"])
         self.optimizer.load_state_dict(tensors["optimizer"])
         torch.random.set_rng_state(tensors["torch_rng"])
 
 
+def _steps(groups: NDArray[np.int32], per_step: int) -> int:
+    return math.ceil(len(groups) / per_step)
+
+
 def _merit(epoch: Epoch) -> tuple[float, float]:
+    """The larger the better; an epoch that diverged is worse than any other."""
+    if not math.isfinite(epoch.validation_loss):
+        return -1.0, -math.inf
     return epoch.validation_accuracy, -epoch.validation_loss
 
 
@@ -298,18 +341,6 @@ def _rate(recipe: Recipe, epoch: int, step: int, steps: int) -> float:
         return 1.0
     after = (done - recipe.warmup_epochs) / max(1.0 / steps, recipe.epochs - recipe.warmup_epochs)
     return (1 + math.cos(math.pi * min(1.0, after))) / 2
-
-
-def _learned(recipe: Recipe, card: ModelCard, training: Examples, epoch: int) -> NDArray[np.int32]:
-    """Positions of the pictures that an epoch learns from: all in the runs, or those of the curriculum's classes."""
-    taken = np.concatenate([np.arange(start, stop, dtype=np.int32) for start, stop in training.runs])
-    if not recipe.curriculum_share:
-        return taken
-    k = len(card.classes)
-    step = max(1, int(k * recipe.curriculum_share))
-    classes = max(step, card.fold) + step * (epoch // recipe.curriculum_epochs)
-    learned: NDArray[np.int32] = taken[training.labels[taken] < classes]
-    return learned
 
 
 def _labels(examples: Examples, groups: NDArray[np.int32]) -> Tensor:

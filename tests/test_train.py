@@ -1,9 +1,12 @@
 import dataclasses
+import random
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
+from specialized.curriculum import all_classes_from, learned
 from specialized.engines import open_engine
 from specialized.errors import ModelError
 from specialized.evaluate import evaluate
@@ -11,7 +14,7 @@ from specialized.examples import Examples, split_runs
 from specialized.modelfile import ModelCard
 from specialized.models import build
 from specialized.recipe import Recipe
-from specialized.train import Epoch, Teacher, Trained, _learned, _rate, _Training, train
+from specialized.train import Epoch, Teacher, Trained, _merit, _rate, _Training, train
 
 CARD = ModelCard(
     architecture="coral",
@@ -183,21 +186,50 @@ def test_labels_outside_the_runs_do_not_matter() -> None:
 class KilledError(Exception): ...
 
 
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "rmsprop", "average_epochs": 0, "zoom": 0.1}])
-def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, changes: dict[str, object]) -> None:
+class Restless(nn.Module):
+    """Draws at random in training, from torch and from Python, and keeps what is no weight: counts and indices."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8)
+        self.drop, self.head = nn.Dropout(0.3), nn.Linear(8 * 25, classes)
+        self.register_buffer("order", torch.tensor([7, 5, 3, 1, 0, 2, 4, 6]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x))
+        if self.training and random.random() < 0.3:
+            x = x * 0.5
+        logits: Tensor = self.head(self.drop(x[:, self.order.argsort()].relu()).flatten(1))
+        return logits
+
+
+RESTLESS = dataclasses.replace(CARD, architecture="tests.test_train:Restless", args={}, fold=1)
+
+
+@pytest.mark.parametrize(
+    ("card", "changes"),
+    [
+        (CARD, {}),
+        (CARD, {"optimizer": "rmsprop", "average_epochs": 0, "zoom": 0.1, "balance": True}),
+        (CARD, {"patience": 2, "lr": 0.01}),
+        (dataclasses.replace(CARD, fold=1), {"curriculum_share": 0.5, "curriculum_epochs": 2}),
+        (RESTLESS, {"average_epochs": 5.75}),
+    ],
+)
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, card, changes) -> None:
     monkeypatch.setattr("specialized.train._CHECKPOINT_S", 0.0)
     recipe, path, reported = quick(**changes), tmp_path / "checkpoint.pt", []
 
     def killed(epoch: Epoch) -> None:
         reported.append(epoch)
-        if epoch.number == 3:
+        if epoch.number == 2:
             raise KilledError
 
     with pytest.raises(KilledError):
-        trained(recipe=recipe, checkpoint=path, progress=killed)
+        trained(card, recipe, checkpoint=path, progress=killed)
     again: list[Epoch] = []
-    result, whole = trained(recipe=recipe, checkpoint=path, progress=again.append), trained(recipe=recipe)
-    assert again[:4] == reported
+    result, whole = trained(card, recipe, checkpoint=path, progress=again.append), trained(card, recipe)
+    assert again[:3] == reported
     assert [dataclasses.replace(e, seconds=0) for e in result.history] == [
         dataclasses.replace(e, seconds=0) for e in whole.history
     ]
@@ -222,41 +254,118 @@ def test_a_checkpoint_of_another_training_or_of_none_is_refused(tmp_path) -> Non
         trained(recipe=quick(epochs=1), checkpoint=path)
 
 
+def test_buffers_that_are_no_numbers_to_average_are_kept_as_they_are() -> None:
+    state = trained(RESTLESS, quick(average_epochs=5.75)).state_dict
+    assert state["order"].tolist() == [7, 5, 3, 1, 0, 2, 4, 6]
+    assert int(state["norm.num_batches_tracked"]) > 0
+
+
+def test_without_averaging_the_weights_themselves_are_kept() -> None:
+    examples = scene()
+    parts = examples.only(SPLIT["training"]), examples.only(SPLIT["validation"])
+    torch.manual_seed(0)
+    training = _Training(CARD, *parts, quick(average_epochs=0), None)
+    training._epoch()
+    now = training.module.state_dict()
+    assert all(torch.equal(value, now[name]) for name, value in training.average.state_dict().items())
+
+
+def test_the_average_follows_every_step_of_an_epoch() -> None:
+    examples = scene()
+    parts = examples.only(SPLIT["training"]), examples.only(SPLIT["validation"])
+    torch.manual_seed(0)
+    training = _Training(CARD, *parts, quick(average_epochs=1.0), None)
+    followed, taken, step = [], [], training._step
+    training._follow = lambda steps, horizon: followed.append(steps)  # type: ignore[method-assign]
+    training._step = lambda groups: taken.append(len(groups)) or step(groups)  # type: ignore[method-assign]
+    training._epoch()
+    assert followed[:-1] == [4] * (len(followed) - 1)
+    assert sum(followed) == len(taken) >= 10
+    assert max(taken) - min(taken) <= 1
+
+
 def test_training_stops_when_nothing_better_comes() -> None:
     result = trained(recipe=quick(epochs=200, patience=3, lr=5e-3))
     assert len(result.history) < 200
     assert result.best_epoch == len(result.history) - 4
 
 
+def test_patience_waits_for_all_classes_of_the_curriculum() -> None:
+    card = dataclasses.replace(CARD, fold=1)
+    recipe = quick(epochs=20, patience=1, curriculum_share=0.5, curriculum_epochs=9, lr=1e-6)
+    assert all_classes_from(recipe, card) == 9
+    assert len(trained(card, recipe).history) >= 11
+
+
+def test_a_training_that_diverges_stops_and_keeps_what_was_good() -> None:
+    result = trained(recipe=quick(epochs=30, optimizer="rmsprop", lr=1e30, warmup_epochs=0, dtype="float32"))
+    assert len(result.history) < 30
+    assert result.best_epoch < len(result.history) - 1 or not np.isfinite(result.history[0].validation_loss)
+    good = Epoch(number=0, loss=1.0, validation_loss=9.0, validation_accuracy=0.1, seconds=0.0)
+    bad = dataclasses.replace(good, validation_loss=float("nan"), validation_accuracy=0.9)
+    assert _merit(good) > _merit(bad)
+
+
+class Fails(Restless):
+    def forward(self, x: Tensor) -> Tensor:
+        return (super().forward(x), x) if self.training else super().forward(x)  # type: ignore[return-value]
+
+
+class Normed(Restless):
+    """Batch normalization of vectors, which can learn nothing of a single one."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.head = nn.Sequential(self.head, nn.BatchNorm1d(classes))
+
+
+def test_a_network_that_fails_in_training_alone_is_named() -> None:
+    with pytest.raises(ModelError, match=r"tests.test_train:Fails: must train on float32 \(\d+, 3, 12, 12\), .* got"):
+        trained(dataclasses.replace(RESTLESS, architecture="tests.test_train:Fails"), quick(epochs=1))
+
+
+def test_no_step_is_left_with_a_single_group() -> None:
+    card = dataclasses.replace(RESTLESS, architecture="tests.test_train:Normed")
+    examples = scene(card)
+    parts = examples.only(((0, 33),)), examples.only(SPLIT["validation"])
+    train(card, *parts, quick(epochs=2, batch=32, least_steps=1))
+
+
 def test_a_short_clip_is_passed_over_several_times_in_an_epoch(monkeypatch) -> None:
     passes = []
     whole = _Training._formed
     monkeypatch.setattr(_Training, "_formed", lambda self, number: passes.append(number) or whole(self, number))
-    trained(recipe=quick(epochs=2, least_steps=21))  # a pass has 7 steps or 8
+    trained(recipe=quick(epochs=2, least_steps=21))  # a pass has 9 steps
     assert passes == [0, 0, 0, 1, 1, 1]
 
 
 def test_the_curriculum_adds_classes_from_the_first_on() -> None:
-    card = dataclasses.replace(CARD, classes=tuple("abcdefgh"), fold=1)
+    card = dataclasses.replace(CARD, classes=tuple("abcdefgh"), fold=1, order="shuffled")
     examples = Examples(scene().pictures, np.arange(240) % 8, ((0, 100), (120, 240)))
     recipe = quick(curriculum_share=0.25, curriculum_epochs=3)
-    learned = [set((_learned(recipe, card, examples, epoch) % 8).tolist()) for epoch in (0, 2, 3, 6, 9, 30)]
-    assert learned == [{0, 1}, {0, 1}, {0, 1, 2, 3}, {0, 1, 2, 3, 4, 5}, set(range(8)), set(range(8))]
-    assert len(_learned(quick(), card, examples, 0)) == 220
+    found = [set((learned(recipe, card, examples, epoch)[0] % 8).tolist()) for epoch in (0, 2, 3, 6, 9, 30)]
+    assert found == [{0, 1}, {0, 1}, {0, 1, 2, 3}, {0, 1, 2, 3, 4, 5}, set(range(8)), set(range(8))]
+    assert learned(recipe, card, examples, 0)[1] == ((0, 26), (26, 56))
+    taken, runs = learned(quick(), card, examples, 0)
+    assert (len(taken), runs) == (220, ((0, 100), (100, 220)))
     folded = dataclasses.replace(card, fold=4)
-    assert set((_learned(recipe, folded, examples, 0) % 8).tolist()) == {0, 1, 2, 3}
+    assert set((learned(recipe, folded, examples, 0)[0] % 8).tolist()) == {0, 1, 2, 3}
 
 
-def test_groups_of_the_curriculum_hold_its_pictures_alone(monkeypatch) -> None:
+def test_groups_in_time_do_not_reach_across_what_the_curriculum_leaves_out(monkeypatch) -> None:
     formed = []
     whole = _Training._formed
     monkeypatch.setattr(_Training, "_formed", lambda self, number: formed.append(whole(self, number)) or formed[-1])
-    trained(recipe=quick(epochs=2, curriculum_share=0.5, curriculum_epochs=1, least_steps=1))
-    labels = scene().labels
-    first, second = ({int(label) for label in labels[groups[groups >= 0]]} for groups in formed)
-    assert (first, second) == ({0, 1}, {0, 1})  # f = 2 asks for two classes at the start
+    card = dataclasses.replace(CARD, classes=("bright", "none", "other", "more"))
+    examples = Examples(scene().pictures, np.arange(240) // 5 % 4, ((0, 240),))
+    parts = examples.only(SPLIT["training"]), examples.only(SPLIT["validation"])
+    train(card, *parts, quick(epochs=1, curriculum_share=0.5, least_steps=1))
+    (groups,) = formed
+    full = groups[(groups >= 0).all(axis=1)]
+    assert (np.diff(full, axis=1) == 1).all()
+    assert {int(label) for label in examples.labels[groups[groups >= 0]]} == {0, 1}
     inside = {n for start, stop in SPLIT["training"] for n in range(start, stop)}
-    assert {int(n) for groups in formed for n in groups[groups >= 0]} <= inside
+    assert {int(n) for n in groups[groups >= 0]} <= inside
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pipeline.accuracy import measure
 from pipeline.calibration import calibrate
 from pipeline.cli import main
 from pipeline.config import load_run_config, load_train_config
-from pipeline.errors import ConfigError, ModelError
+from pipeline.errors import ConfigError, ModelError, VpipeError
 from pipeline.evaluation import evaluate
 from pipeline.labelled import footage_of
 from pipeline.runner import run
@@ -343,7 +344,7 @@ def test_a_training_leaves_its_record_and_its_pictures(load, tmp_path):
     assert record["accuracy"] == read_card(tmp_path / "m.safetensors").accuracy
     for name in ("confusion.png", "curves.png"):
         assert cv2.imread(str(folder / name)).shape[1] > 300
-    again = RunFolder.create(tmp_path / "runs", "train", overwrite=True)
+    again = RunFolder.create(tmp_path / "runs", "train", overwrite=True, kind="training")
     assert list(again.path.iterdir()) == []
 
 
@@ -352,8 +353,8 @@ def test_nothing_is_resumed_where_nothing_was_begun_or_another_training_was(load
         ConfigError, match=r"runs/train: must hold the run that --resume goes on with, got no run\.json"
     ):
         train(load(), mode="resume")
-    folder = RunFolder.create(tmp_path / "runs", "train")
-    folder.write_run_json({}, {})
+    folder = RunFolder.create(tmp_path / "runs", "train", kind="training")
+    folder.write_run_json({}, {}, kind="training")
     folder.checkpoint.write_bytes(b"torn")
     with pytest.raises(ModelError, match=r"checkpoint\.pt: must be a checkpoint of a training, got"):
         train(load(), mode="resume")
@@ -417,3 +418,63 @@ def test_the_training_configurations_of_the_lobby_see_both_classes_in_each_part(
 def test_a_configuration_opens_with_the_command_that_runs_it(name):
     first = (ROOT / f"configs/{name}.yaml").read_text().partition("\n")[0]
     assert first.startswith(f"# vpipe {'train' if 'train' in name else 'run'} configs/{name}.yaml ")
+
+
+def test_a_killed_overwrite_can_be_resumed_and_the_old_model_stays_until_then(load, tmp_path):
+    output = tmp_path / "m.safetensors"
+    output.write_bytes(b"old")
+
+    def interrupt(line: str) -> None:
+        if line.startswith("epoch 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(load(), mode="overwrite", say=interrupt)
+    assert output.read_bytes() == b"old"
+    train(load(), mode="resume")
+    assert read_card(output).fold == 2
+    with pytest.raises(ConfigError, match="must not exist yet"):
+        train(load(), mode="resume")  # it is done
+
+
+def test_a_training_and_a_run_do_not_take_each_others_folder(load, tmp_path):
+    run = RunFolder.create(tmp_path / "runs", "train")
+    run.write_run_json({}, {})
+    for mode in ("overwrite", "resume"):
+        with pytest.raises(ConfigError, match="must be the folder of a training, got that of a run"):
+            train(load(), mode=mode)
+    assert run.run_json.exists()
+
+
+def test_the_card_says_what_was_trained_on_whatever_becomes_of_the_files(load, own_scene, tmp_path):
+    shutil.copy(own_scene / "scene.csv", tmp_path / "labels.csv")
+    config = load(f"clips.0.labels={tmp_path / 'labels.csv'}")
+    before = file_hash(tmp_path / "labels.csv")
+
+    def remove(line: str) -> None:
+        if line.startswith("epoch 2"):
+            (tmp_path / "labels.csv").unlink()
+
+    train(config, say=remove)
+    assert read_card(config.output).training["clips"][0]["labels_sha256"] == before  # type: ignore[index]
+
+
+def test_a_teacher_that_may_have_seen_the_test_is_a_warning_and_one_of_other_answers_is_refused_first(load, tmp_path):
+    train(load("model.fold=1", f"output={tmp_path}/one.safetensors", "run.name=one", "split.test=[5]"))
+    lines: list[str] = []
+    config = load(f"teacher={tmp_path}/one.safetensors", "run.name=two", "train.epochs=1")
+    train(config, say=lines.append)
+    assert lines[0].startswith("warning: teacher: was trained on other parts of this footage")
+    other = load(f"teacher={tmp_path}/one.safetensors", "run.name=three", "classes.0.name=dog")
+    with pytest.raises(ModelError, match="teacher: must have classes"):
+        train(other, mode="overwrite")
+    assert not (tmp_path / "runs/three").exists()
+
+
+def test_a_run_folder_that_goes_away_is_said_in_one_line(load, tmp_path):
+    def remove(line: str) -> None:
+        if line.startswith("epoch 2"):
+            shutil.rmtree(tmp_path / "runs")
+
+    with pytest.raises(VpipeError, match="must be readable and writable, got No such file or directory"):
+        train(load(), say=remove)
