@@ -63,6 +63,7 @@ FOLDS = (1, 4, 8, 2, 3)  # in the order in which cells are done: what matters mo
 SEEDS: Mapping[int, int] = {1: 5, 4: 5}  # others: 3
 DISPLAY_FRAMES = {"training": 3000, "validation": 600, "test": 1500}
 
+VERSION = 1  # of training, measuring and rendering: cells of another one are done again
 # What of a card decides what is learned.
 CARD = (
     "architecture",
@@ -184,13 +185,13 @@ def settings_of(cell: Cell) -> Result:
         "card": {name: getattr(card, name) for name in CARD},
         "recipe": recipe_of(cell).model_dump(mode="json"),
         "teacher": "unfolded" if cell.variant == "taught" else None,
+        "version": VERSION,
     }
     if cell.task in REAL:
         settings["clip"] = [file_hash(path) for path in REAL[cell.task].files]
         settings["split"] = {"blocks": BLOCKS, "rotations": ROTATIONS}
     else:
         settings["frames"] = DISPLAY_FRAMES
-        settings["renderer"] = file_hash(ROOT / "benchmarks/displays.py")
     plain: Result = json.loads(json.dumps(settings))
     return plain
 
@@ -265,9 +266,9 @@ def run_cell(cell: Cell) -> Result:
         epochs.append(trained.best_epoch)
         with stored(card, trained) as path:
             engine = open_engine(*load_model(path), threads=1)
-        # Test blocks are not neighbours, so each is a run of its own, and its groups are those of the whole test.
-        for block, run in zip(test, parts["test"].runs, strict=True):
-            blocks[block] = _counts(score(engine, parts["test"].only((run,))))
+        found = score(engine, parts["test"])
+        for block, (start, stop) in zip(test, found.runs, strict=True):
+            blocks[block] = _counts(found, slice(start, stop))
     return {
         "settings": settings_of(cell),
         "cell": dataclasses.asdict(cell),
@@ -280,17 +281,18 @@ def run_cell(cell: Cell) -> Result:
     }
 
 
-def _counts(scored: Scored) -> Result:
+def _counts(scored: Scored, of: slice) -> Result:
     """What figures of any kind are made of, in pictures: sums over blocks and seeds are sums of these."""
-    answers, truth, slots = scored.answers, scored.truth, range(scored.card.fold)
+    answers, truth, right, slot = (x[of] for x in (scored.answers, scored.truth, scored.right, scored.slot))
+    slots = range(scored.card.fold)
     return {
         "n": len(truth),
-        "right": round(float(scored.right.sum()), 6),
+        "right": round(float(right.sum()), 6),
         "found": (answers & truth).sum(axis=0).tolist(),
         "said": answers.sum(axis=0).tolist(),
         "support": truth.sum(axis=0).tolist(),
-        "in_slot": [int((scored.slot == i).sum()) for i in slots],
-        "right_in_slot": [round(float(scored.right[scored.slot == i].sum()), 6) for i in slots],
+        "in_slot": [int((slot == i).sum()) for i in slots],
+        "right_in_slot": [round(float(right[slot == i].sum()), 6) for i in slots],
     }
 
 
@@ -329,7 +331,6 @@ def main(only: str, workers: int, minutes: float, only_report: bool) -> None:
     waiting = [cell for cell in cells() if only in cell.name and not is_done(cell)] if not only_report else []
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         under_way = set()
-        done: set[Cell] = set()
         while waiting or under_way:
             for cell in [*waiting]:
                 if len(under_way) >= workers or time.monotonic() > stop:
@@ -343,12 +344,12 @@ def main(only: str, workers: int, minutes: float, only_report: bool) -> None:
             cell, result = finished.result()
             make_folder(cell.path.parent)
             write_json(cell.path, result | facts, indent=None)
-            done.add(cell)
             right, n = (sum(block[key] for block in result["blocks"]) for key in ("right", "n"))
             click.echo(f"{cell.name}: {right / n:.4f}, {result['seconds']} s; {len(waiting)} to go", err=True)
     missing = [cell.name for cell in cells() if not is_done(cell)]
     results = [json.loads(cell.path.read_bytes()) for cell in cells() if is_done(cell)]
-    summary, told = report(results, real=list(REAL), displays=list(DISPLAYS))
+    clips = {task: real.clip for task, real in REAL.items()} | {task: task for task in DISPLAYS}
+    summary, told = report(results, real=list(REAL), displays=list(DISPLAYS), clips=clips)
     command = " ".join(["python -m benchmarks.accuracy", *sys.argv[1:]])
     write_json(RESULTS.with_suffix(".json"), {"command": command, "missing_cells": missing, **summary})
     click.echo(told)

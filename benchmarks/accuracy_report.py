@@ -1,7 +1,7 @@
 """Sums up the cells of `benchmarks.accuracy`: figures of each task, order and f, and paired differences.
 
 All figures are made of sums per block of time: (blocks, columns). What an interval holds is 95 % of the resamples of
-whole blocks (`specialized.intervals`); a mean over tasks resamples the blocks of each task by themselves.
+whole blocks (`specialized.intervals`); in a mean over tasks the blocks of each clip are resampled by themselves.
 """
 
 from __future__ import annotations
@@ -17,36 +17,56 @@ from specialized.intervals import interval, resampled
 Result = Mapping[str, Any]
 Floats = NDArray[np.float64]
 Key = tuple[str, str, int]  # task, order and variant, f
+Draws = tuple[float, Floats, int]  # a figure, that of each resample, the number of blocks
+
+PLAIN = "consecutive"
 
 
-def report(results: Sequence[Result], *, real: Sequence[str], displays: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """All figures for JSON, and the tables for reading."""
+def report(
+    results: Sequence[Result], *, real: Sequence[str], displays: Sequence[str], clips: Mapping[str, str]
+) -> tuple[dict[str, Any], str]:
+    """All figures for JSON, and the tables for reading.
+
+    Args:
+        results: of the cells.
+        real: names of the tasks on real clips.
+        displays: of those on rendered ones.
+        clips: what each task is seen on; tasks of one clip are hard in the same blocks, and resampled together.
+    """
     groups: dict[Key, list[Result]] = {}
     for result in results:
         cell = result["cell"]
         how = "-".join(part for part in (cell["order"], cell["variant"]) if part)
         groups.setdefault((cell["task"], how, cell["f"]), []).append(result)
-    figures = {key: _figures(cells) for key, cells in groups.items()}
-    bases = {task: groups[key] for task in (*real, *displays) if (key := (task, "consecutive", 1)) in groups}
-    solved = [task for task in real if task in bases and _over_majority(bases[task])["low"] > 0]
-    differences = [
-        {"task": task, "order": order, "f": f, **_interval_of(_draws(cells, bases[task], seed=0))}
-        for (task, order, f), cells in groups.items()
-        if task in bases and (order, f) != ("consecutive", 1)
-    ]
+    clip_numbers = {clip: number for number, clip in enumerate(sorted(set(clips.values())))}
+
+    def against(key: Key, base: Key) -> Draws:
+        return _draws(groups[key], groups[base], seed=clip_numbers[clips[key[0]]])
+
+    solved = {task: _over_majority(groups[task, PLAIN, 1]) for task in real if (task, PLAIN, 1) in groups}
+    of_interest = (
+        ("real tasks that f=1 solves", [task for task, one in solved.items() if one["low"] > 0]),
+        ("displays", displays),
+    )
     means = {
         f"{name}, f={f}": {
             "tasks": there,
-            **_interval_of(_mean([_draws(groups[t, "consecutive", f], bases[t], seed=n) for n, t in enumerate(there)])),
+            **_interval_of(_mean([against((task, PLAIN, f), (task, PLAIN, 1)) for task in there])),
         }
-        for name, tasks in (("real tasks that f=1 solves", solved), ("displays", displays))
+        for name, tasks in of_interest
         for f in (2, 3, 4, 8)
-        if (there := [task for task in tasks if (task, "consecutive", f) in groups and task in bases])
+        if (there := [task for task in tasks if _paired(groups, (task, PLAIN, f), (task, PLAIN, 1))])
     }
     summary = {
-        "solved": {task: _over_majority(cells) for task, cells in bases.items() if task in real},
-        "figures": [{"task": task, "order": order, "f": f, **found} for (task, order, f), found in figures.items()],
-        "differences_to_f1": differences,
+        "solved": solved,
+        "figures": [
+            {"task": task, "order": order, "f": f, **_figures(cells)} for (task, order, f), cells in groups.items()
+        ],
+        "differences": [
+            {"task": key[0], "order": key[1], "f": key[2], "to": _named(base), **_interval_of(against(key, base))}
+            for key in groups
+            if key != (base := _base_of(key)) and _paired(groups, key, base)
+        ],
         "mean_differences_to_f1": means,
         "seconds": round(sum(result["seconds"] for result in results)),
         "commits": sorted({result["commit"] for result in results}),
@@ -54,6 +74,25 @@ def report(results: Sequence[Result], *, real: Sequence[str], displays: Sequence
         "versions": [dict(one) for one in {tuple(sorted(result["versions"].items())) for result in results}],
     }
     return summary, _told(summary)
+
+
+def _base_of(key: Key) -> Key:
+    """What cells are compared with: those of f = 1; variants of the recipe with the recipe as it is."""
+    task, order, f = key
+    return (task, PLAIN, f) if order.startswith(f"{PLAIN}-") else (task, PLAIN, 1)
+
+
+def _named(key: Key) -> str:
+    return f"{key[1]} f={key[2]}"
+
+
+def _paired(groups: Mapping[Key, Sequence[Result]], key: Key, base: Key) -> bool:
+    """Whether both have cells of a common seed."""
+    return bool(_seeds(groups.get(key, ())) & _seeds(groups.get(base, ())))
+
+
+def _seeds(cells: Sequence[Result]) -> set[int]:
+    return {cell["cell"]["seed"] for cell in cells}
 
 
 def _figures(cells: Sequence[Result]) -> dict[str, Any]:
@@ -101,11 +140,12 @@ def _asked(cell: Result) -> list[int]:
 
 
 def _f1(columns: Floats, k: int, asked: Sequence[int]) -> Floats:
-    """Mean F1 of the classes that are asked, (n,), of columns (n, 2 + 3K); NaN where one has no example."""
+    """Mean F1 of the classes that are asked and there, or answered, (n,), of columns (n, 2 + 3K)."""
     found, said, support = (columns[:, 2 + i * k : 2 + (i + 1) * k][:, asked] for i in range(3))
-    with np.errstate(invalid="ignore"):
-        f1: Floats = (2 * found / (said + support)).mean(axis=1)
-    return f1
+    there = said + support > 0
+    f1 = np.where(there, 2 * found / np.maximum(1e-9, said + support), 0.0)
+    mean: Floats = f1.sum(axis=1) / np.maximum(1, there.sum(axis=1))
+    return mean
 
 
 def _majority_right(cell: Result) -> Floats:
@@ -130,25 +170,28 @@ def _over_majority(cells: Sequence[Result]) -> dict[str, Any]:
     return _interval_of(_resampled(columns[:, 0], columns[:, 1] - _majority_right(cells[0]), seed=0))
 
 
-def _draws(cells: Sequence[Result], base: Sequence[Result], *, seed: int) -> tuple[float, Floats, int]:
-    """How much more accurate some cells are than those of f = 1, on the same blocks; means over seeds."""
-    one, other = (np.mean([_columns(cell) for cell in some], axis=0) for some in (cells, base))
+def _draws(cells: Sequence[Result], base: Sequence[Result], *, seed: int) -> Draws:
+    """How much more accurate some cells are than others, on the same blocks and by the seeds that both have."""
+    common = _seeds(cells) & _seeds(base)
+    one, other = (
+        np.mean([_columns(cell) for cell in some if cell["cell"]["seed"] in common], axis=0) for some in (cells, base)
+    )
     return _resampled(one[:, 0], one[:, 1] - other[:, 1], seed=seed)
 
 
-def _resampled(n: Floats, more: Floats, *, seed: int) -> tuple[float, Floats, int]:
+def _resampled(n: Floats, more: Floats, *, seed: int) -> Draws:
     """A difference, that of each resample, and the number of blocks."""
     drawn = resampled(np.column_stack([n, more]), seed=seed)
     return float(more.sum() / n.sum()), drawn[:, 1] / drawn[:, 0], len(n)
 
 
-def _mean(draws: Sequence[tuple[float, Floats, int]]) -> tuple[float, Floats, int]:
-    """The mean over tasks, each drawn by itself."""
+def _mean(draws: Sequence[Draws]) -> Draws:
+    """The mean over tasks, resample by resample."""
     values, resamples, blocks = zip(*draws, strict=True)
     return float(np.mean(values)), np.mean(resamples, axis=0), sum(blocks)
 
 
-def _interval_of(draws: tuple[float, Floats, int]) -> dict[str, Any]:
+def _interval_of(draws: Draws) -> dict[str, Any]:
     value, resamples, blocks = draws
     low, high = interval(resamples, blocks) or (float("nan"), float("nan"))
     return {"difference": value, "low": low, "high": high, "blocks": blocks}
@@ -189,10 +232,10 @@ def _told(summary: Mapping[str, Any]) -> str:
     for task, one in summary["solved"].items():
         verdict = "solved" if one["low"] > 0 else "not clearly better: left out of the means"
         lines.append(f"  {task:<20} {_points(one)}  {verdict}")
-    lines.append("\nagainst f = 1, points:")
-    for one in sorted(summary["differences_to_f1"], key=_place):
-        where = f"{one['task']:<20} {one['order']:<11} f={one['f']}"
-        lines.append(f"  {where}  {_points(one)}")
+    lines.append("\ndifferences in points, of the same seeds on the same blocks:")
+    for one in sorted(summary["differences"], key=_place):
+        where = f"{one['task']:<20} {one['order']:<20} f={one['f']}"
+        lines.append(f"  {where}  {_points(one)} to {one['to']}")
     lines.append("\nmeans over tasks, against f = 1, points:")
     for name, one in summary["mean_differences_to_f1"].items():
         lines.append(f"  {name:<34} {_points(one)}  ({', '.join(one['tasks'])})")

@@ -70,3 +70,15 @@ class RaisingSink(Sink):
 
     def write(self, batch):
         raise KeyError("no room")
+
+
+class Tiny(nn.Module):
+    """A linear layer over the mean of the picture: of any size, quick, and it can be folded."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 2, 1), nn.Linear(2, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.conv(x).mean((2, 3)))
+        return logits
