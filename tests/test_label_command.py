@@ -381,6 +381,19 @@ def test_a_clip_that_cannot_be_read_is_named_and_the_others_go_on(scene, squares
     assert run(tmp_path / "gone.mp4", *common).exit_code == 1
 
 
+def test_a_sheet_that_cannot_be_drawn_is_named_and_the_others_go_on(scene, squares, names, tmp_path):
+    other = tmp_path / "other.mkv"
+    other.symlink_to(scene)
+    (tmp_path / "sheets" / "scene.png").mkdir(parents=True)
+    common = ("--detector", squares, "--names", names, "--size", 128, "--out", tmp_path, "--overwrite", "-q")
+    done = run(scene, other, *common, "--sheet", tmp_path / "sheets")
+    assert done.exit_code == 3
+    assert done.stdout.splitlines() == [f"{tmp_path}/{name}" for name in ("scene.csv", "other.csv", "sheets/other.png")]
+    assert done.stderr == (
+        f"vpipe: {tmp_path}/sheets/scene.png: must be writable, got Is a directory; choose another --sheet\n"
+    )
+
+
 def test_frames_lost_to_damage_are_named(squares, names, tmp_path):
     arguments = ("--detector", squares, "--names", names, "--size", 64, "--out", tmp_path, "-q")
     done = run(ODD / "broken-hole.mp4", *arguments)

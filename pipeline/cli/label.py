@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline.cli.shell import INTERRUPTED, complain, log_to_stderr
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, VpipeError
 
 if TYPE_CHECKING:
     from pipeline.autolabel import Found
@@ -58,8 +58,8 @@ def label(
     Needs onnxruntime: pip install 'vpipe[label]'. Training on every frame of a clip takes labels of every frame: after
     --every N, say `every: N` beside them.
 
-    Exit codes: 0 every frame labelled; 1 nothing labelled; 2 wrong usage; 3 some frames or clips could not be read,
-    each is named; 130 interrupted, the files of earlier clips stay.
+    Exit codes: 0 every frame labelled; 1 nothing labelled; 2 wrong usage; 3 some frames or clips could not be read or
+    some sheets not drawn, each is named; 130 interrupted, the files of earlier clips stay.
     """
     from pipeline.autolabel import read_names, targets
     from pipeline.detector import open_detector
@@ -93,8 +93,13 @@ def label(
             if target.sheet is not None:
                 from pipeline.sheet import draw_sheet
 
-                draw_sheet(found, target.sheet)
-                click.echo(target.sheet)
+                try:
+                    draw_sheet(found, target.sheet)
+                except VpipeError as error:
+                    complain(str(error))
+                    complete = False
+                else:
+                    click.echo(target.sheet)
             complain([f"{target.clip}: {loss}" for loss in found.losses])
             complete = complete and not found.losses
             if not quiet:
