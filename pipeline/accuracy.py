@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,9 +108,7 @@ def table(title: str, where: str, accuracy: Accuracy, notes: Sequence[str] = ())
         f"{'class':<{width}}  {'precision':<20}  {'recall':<20}  {'F1':<20}      AP     ECE  pictures",
         *(_frames(name, width, one) for name, one in found.classes.items()),
         "",
-        f"{'class':<{width}}  appearances  found  false   windows of {WINDOW}  with it  missed  false",
-        *(_appearances(name, width, found.classes[name]) for name in card.sought),
-        "",
+        *_appearances({name: found.classes[name] for name in card.sought}, width),
         f"by slot of the group: {'  '.join(map(_share, found.slots))}",
         f"by order: {'  '.join(f'{order} {right:.4f}' for order, right in accuracy.orders.items())}",
     ]
@@ -122,14 +120,16 @@ def table(title: str, where: str, accuracy: Accuracy, notes: Sequence[str] = ())
 def rests_on(found: Evaluation) -> list[str]:
     """What the intervals of an evaluation are worth."""
     blocks = found.interval_blocks
+    unit, units = ("block of time", "blocks of time") if found.in_time else ("image", "images")
     if blocks == 1:
-        return ["warning: the frames are a single block of time, so there are no intervals; test on more"]
-    lines = [
-        f"[ ]: 95 % of {RESAMPLES:,} resamples of {blocks} blocks of about {found.interval_block_frames} successive "
-        "frames: neighbours are alike"
-    ]
+        return [f"warning: there is a single {unit}, so there are no intervals; test on more"]
+    if found.in_time:
+        of = f"{blocks} blocks of about {found.interval_block_frames} successive frames: neighbours are alike"
+    else:
+        of = f"{blocks:,} images"
+    lines = [f"[ ]: 95 % of {RESAMPLES:,} resamples of {of}"]
     if blocks < FEW:
-        lines.append(f"warning: on only {blocks} blocks of time an interval is a hint at best; test on more")
+        lines.append(f"warning: on only {blocks} {units} an interval is a hint at best; test on more")
     return lines
 
 
@@ -148,12 +148,18 @@ def _frames(name: str, width: int, one: ClassScore) -> str:
     )
 
 
-def _appearances(name: str, width: int, one: ClassScore) -> str:
-    events, windows = one.events, one.windows
-    return (
+def _appearances(classes: Mapping[str, ClassScore], width: int) -> Iterator[str]:
+    """A table of appearances and windows, with an empty line after it; nothing of pictures that are not in time."""
+    lines = [
         f"{name:<{width}}  {events.total:>11}  {events.found:>5}  {events.false:>5}   {windows.total:>13}  "
         f"{windows.present:>7}  {windows.missed:>6}  {windows.false:>5}"
-    )
+        for name, one in classes.items()
+        if (events := one.events) is not None and (windows := one.windows) is not None
+    ]
+    if lines:
+        yield f"{'class':<{width}}  appearances  found  false   windows of {WINDOW}  with it  missed  false"
+        yield from lines
+        yield ""
 
 
 def kept(name: str, rates: Rates) -> str:

@@ -85,15 +85,13 @@ def _cost(found: Measured) -> Document:
 
 # --------------------------------------------------------------------------------------------- for reading
 
-_COLUMNS = (
-    "model", "f", "accuracy", "95 %", "to the first", "95 %", "F1", "AP", "ECE", "found", "false", "parameters",
-    "MFLOP",
-)  # fmt: skip
+_HEAD = ("model", "f", "accuracy", "95 %", "to the first", "95 %", "F1", "AP", "ECE")
 
 
 def _table(rows: Sequence[Row], where: str) -> str:
     first = rows[0].found.accuracy.evaluation
-    cells = [_COLUMNS, *(_cells(row, row is rows[0]) for row in rows)]
+    columns, told_of = (("found", "false"), "found, false: their appearances; ") if first.in_time else ((), "")
+    cells = [(*_HEAD, *columns, "parameters", "MFLOP"), *(_cells(row, row is rows[0]) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         f"{len(rows)} models on {first.n:,} pictures",
@@ -104,9 +102,9 @@ def _table(rows: Sequence[Row], where: str) -> str:
     lines += ["  ".join(_aligned(line, widths)).rstrip() for line in cells]
     lines += [
         "",
-        "F1, AP: mean over the classes that are looked for; found, false: their appearances; MFLOP: per picture",
+        f"F1, AP: mean over the classes that are looked for; {told_of}MFLOP: per picture",
         *rests_on(first),
-        "to the first: paired, over the same blocks for both; an interval around 0 does not tell them apart",
+        "to the first: paired, over the same resamples for both; an interval around 0 does not tell them apart",
     ]
     lines += [f"warning: {row.name}: {warning}" for row in rows for warning in row.found.warnings]
     return "\n  ".join(lines).replace("\n  \n", "\n\n")
@@ -114,7 +112,7 @@ def _table(rows: Sequence[Row], where: str) -> str:
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
     """Texts to the left, numbers to the right."""
-    texts = {_COLUMNS.index("model"), _COLUMNS.index("f")}
+    texts = {_HEAD.index("model"), _HEAD.index("f")}
     return [
         f"{cell:<{width}}" if at in texts else f"{cell:>{width}}"
         for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
@@ -135,15 +133,17 @@ def _cells(row: Row, is_first: bool) -> tuple[str, ...]:
         _mean([one.f1 for one in classes]),
         _mean([one.average_precision for one in classes]),
         f"{found.calibration_error:.4f}",
-        _found(classes),
-        str(sum(one.events.false for one in classes)),
+        *(_appearances(classes) if found.in_time else ()),
         f"{accuracy.cost.parameters:,}",
         f"{accuracy.cost.flops_per_picture / 1e6:.2f}",
     )
 
 
-def _found(classes: Sequence[ClassScore]) -> str:
-    return f"{sum(one.events.found for one in classes)}/{sum(one.events.total for one in classes)}"
+def _appearances(classes: Sequence[ClassScore]) -> tuple[str, ...]:
+    """Found of all, and false ones."""
+    known = [one.events for one in classes if one.events is not None]
+    found = f"{sum(one.found for one in known)}/{sum(one.total for one in known)}"
+    return found, str(sum(one.false for one in known))
 
 
 def _mean(values: Sequence[float | None]) -> str:

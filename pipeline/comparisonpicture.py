@@ -76,7 +76,8 @@ def _draw_accuracy(axes: Axes, models: Named, colours: Sequence[str]) -> None:
     )  # fmt: skip
     axes.set(ylim=(len(models) - 0.5, -0.5), yticks=range(len(models)))
     axes.set_yticklabels([_printable(name) for name, _ in models], color=INK)
-    axes.set_title("accuracy, 95 % over blocks of time", loc="left", size=9, color=FAINT)
+    over = "blocks of time" if models[0][1].evaluation.in_time else "images"
+    axes.set_title(f"accuracy, 95 % over {over}", loc="left", size=9, color=FAINT)
 
 
 def _draw_curves(axes: Axes, models: Named, colours: Sequence[str]) -> None:

@@ -126,7 +126,8 @@ def read_images(folders: Mapping[str, Path], *, picture: PictureFormat, blocks: 
     empty = [part for part, start, stop in zip(parts, [0, *stops], stops, strict=False) if start == stop]
     _refuse([f"{folders[part]}: must hold images in its sub-folders, got none" for part in empty])
     pictures = _read([files[place] for place in order], picture)
-    return Images(Examples(pictures, label[order], tuple(zip([0, *stops[:-1]], stops, strict=True))), parts)
+    runs = tuple(zip([0, *stops[:-1]], stops, strict=True))
+    return Images(Examples(pictures, label[order], runs, in_time=False), parts)
 
 
 def facts(folder: Path) -> dict[str, object]:

@@ -32,6 +32,7 @@ class Scored:
     truth: Bools  # (n, K), the class is present
     slot: NDArray[np.int64]  # (n,), place in its group
     runs: Runs  # stretches of n that are successive frames
+    in_time: bool = True  # see `Examples`
 
     @property
     def answers(self) -> Bools:
@@ -63,8 +64,8 @@ class ClassScore:
     f1_interval: Interval | None
     average_precision: float | None
     calibration_error: float  # expected, of the score as the chance that the class is present
-    events: Events
-    windows: Windows
+    events: Events | None  # None as windows, too: the pictures are not in time
+    windows: Windows | None
     keep: Rates | None  # of the threshold that the model file stores for `keep: auto`
 
 
@@ -76,6 +77,7 @@ class Evaluation:
     order: Order  # how the groups were formed
     accuracy: float  # one_of: share of the pictures; any_of: share of the answers, K per picture
     accuracy_interval: Interval | None  # None: a single block
+    in_time: bool  # False: pictures without neighbours, each a block of its own
     interval_blocks: int  # blocks of time that intervals rest on; fewer than `intervals.FEW` make them a hint
     interval_block_frames: int  # about so many successive frames are a block
     majority: float  # the accuracy of always giving the commoner answer
@@ -130,6 +132,7 @@ def score(engine: Engine, examples: Examples, *, order: Order | None = None, see
         truth=_one_hot(labels, len(card.classes)) if card.task == "one_of" else labels > 0.5,
         slot=np.nonzero(real)[1][in_time],
         runs=tuple(zip([0, *stops[:-1]], stops, strict=True)),
+        in_time=examples.in_time,
     )
 
 
@@ -139,12 +142,12 @@ def judge(scored: Scored, *, block_frames: int | None = None, seed: int = 0) -> 
     Args:
         scored: one or more pictures.
         block_frames: successive frames that make a block of the bootstrap; None: 5 seconds of them, if the footage is
-            spaced as that of the model's training was.
+            spaced as that of the model's training was. Pictures that are not in time are blocks of their own.
         seed: of the bootstrap.
     """
     card, one_of = scored.card, scored.card.task == "one_of"
     answers, truth, right = scored.answers, scored.truth, scored.right
-    block_frames = block_frames or block_length(card.step_s)
+    block_frames = _block_frames(scored, block_frames)
     block = cut([stop - start for start, stop in scored.runs], block_frames)
     accuracy_interval, of_class = _intervals(answers, truth, right, block, seed)
     classes = {name: _class_score(scored, k, answers[:, k], *of_class[k]) for k, name in enumerate(card.classes)}
@@ -153,6 +156,7 @@ def judge(scored: Scored, *, block_frames: int | None = None, seed: int = 0) -> 
         order=scored.order,
         accuracy=float(right.mean()),
         accuracy_interval=accuracy_interval,
+        in_time=scored.in_time,
         interval_blocks=int(block[-1]) + 1,
         interval_block_frames=block_frames,
         majority=_majority(card, truth),
@@ -182,9 +186,13 @@ def difference(one: Scored, other: Scored, *, block_frames: int | None = None, s
     if one.runs != other.runs or not np.array_equal(one.truth, other.truth):
         raise ValueError("difference: both must be scored on the same pictures, got other runs or labels")
     more = one.right - other.right
-    block = cut([stop - start for start, stop in one.runs], block_frames or block_length(one.card.step_s))
+    block = cut([stop - start for start, stop in one.runs], _block_frames(one, block_frames))
     drawn = resampled(sums(np.column_stack([np.ones(len(more)), more]), block), seed=seed)
     return Difference(accuracy=float(more.mean()), interval=interval(drawn[:, 1] / drawn[:, 0], int(block[-1]) + 1))
+
+
+def _block_frames(scored: Scored, asked: int | None) -> int:
+    return (asked or block_length(scored.card.step_s)) if scored.in_time else 1
 
 
 def _intervals(
@@ -242,8 +250,8 @@ def _class_score(
         f1_interval=f1,
         average_precision=average_precision(truth, scores),
         calibration_error=calibration_error(scores, truth),
-        events=events(truth, answer, scored.runs),
-        windows=windows(truth, answer, scored.runs),
+        events=events(truth, answer, scored.runs) if scored.in_time else None,
+        windows=windows(truth, answer, scored.runs) if scored.in_time else None,
         keep=None if least is None else rates_at(least, truth, scores),
     )
 

@@ -20,6 +20,7 @@ class Examples:
     pictures: NDArray[np.uint8]  # (N, H, W, 3) RGB, as a run would see them
     labels: NDArray[np.int64] | NDArray[np.float32]  # one_of: int64 (N,) class numbers; any_of: float32 (N, K), 0 or 1
     runs: Runs  # [start, stop) of successive frames within N, which groups do not leave; in order, disjoint
+    in_time: bool = True  # False: chance put the pictures of a run in order, and none is another's neighbour
 
     def __post_init__(self) -> None:
         """Raises ValueError for arrays that do not belong together."""
@@ -50,7 +51,7 @@ class Examples:
 
     def only(self, runs: Runs) -> "Examples":
         """The same arrays with other runs: one part of a split."""
-        return Examples(self.pictures, self.labels, runs)
+        return Examples(self.pictures, self.labels, runs, self.in_time)
 
 
 def grouped(

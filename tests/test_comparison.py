@@ -102,7 +102,7 @@ def test_another_clip_of_the_camera_is_another_configuration(scene):
     assert (told["n"], told["accuracy"], told["clips"][0]["video"]) == (100, 1.0, "other.mp4")
     assert (told["interval_blocks"], told["accuracy_interval"]) == (1, None)
     table = click.testing.CliRunner().invoke(main, command[:-1]).stdout
-    assert "warning: the frames are a single block of time, so there are no intervals; test on more" in table
+    assert "warning: there is a single block of time, so there are no intervals; test on more" in table
 
 
 def test_models_of_the_same_name_go_by_their_paths(scene, tmp_path):

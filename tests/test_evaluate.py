@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -161,6 +162,18 @@ def test_an_interval_says_what_it_rests_on_and_holds_the_figure() -> None:
 def test_blocks_last_five_seconds_unless_it_is_said_otherwise() -> None:
     assert (judge(noisy(400)).interval_block_frames, judge(noisy(400)).interval_blocks) == (150, 3)
     assert judge(noisy(400, step_s=0.1)).interval_block_frames == 50
+
+
+def test_pictures_that_are_not_in_time_have_neither_appearances_nor_blocks() -> None:
+    in_time = noisy(200)
+    by_chance = dataclasses.replace(in_time, in_time=False)
+    result, spaced = judge(by_chance, block_frames=20), judge(in_time, block_frames=1)  # spaced by 5 seconds or more
+    assert (result.in_time, result.interval_blocks, result.interval_block_frames) == (False, 200, 1)
+    assert {(one.events, one.windows) for one in result.classes.values()} == {(None, None)}
+    assert None not in [one.events for one in spaced.classes.values()]
+    assert result.accuracy_interval == spaced.accuracy_interval
+    other = scored(~in_time.truth, in_time.truth)
+    assert difference(by_chance, other, block_frames=20) == difference(in_time, other, block_frames=1)
 
 
 def test_one_block_gives_no_interval() -> None:

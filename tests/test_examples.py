@@ -123,7 +123,8 @@ def test_arrays_that_do_not_belong_together_are_refused(
 
 
 def test_examples_count_and_label_what_is_in_their_runs() -> None:
-    part = Examples(PICTURES, np.arange(6), ((0, 6),)).only(((0, 2), (5, 6)))
+    part = Examples(PICTURES, np.arange(6), ((0, 6),), in_time=False).only(((0, 2), (5, 6)))
+    assert not part.in_time
     assert len(part) == 3
     assert part.labels_in_runs().tolist() == [0, 1, 5]
     assert repr(part) == "Examples(pictures=(6, 4, 5, 3), labels=(6,), runs=2)"

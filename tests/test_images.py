@@ -1,4 +1,5 @@
 import json
+import re
 import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.cli import main
+from pipeline.comparison import compare
 from pipeline.config import load_train_config
 from pipeline.errors import ConfigError
 from pipeline.evaluation import evaluate
@@ -285,6 +287,13 @@ def test_images_are_trained_on_and_evaluated(load, tmp_path):
     measured = json.loads(evaluate(model, config, as_json=True))
     assert (measured["accuracy"], measured["n"], measured["warnings"]) == (card.accuracy["accuracy"], 16, [])
     assert json.loads(evaluate(model, config, part="all", as_json=True))["n"] == 80
+    for found in (card.accuracy, measured):
+        assert not found["in_time"]
+        assert [(one["events"], one["windows"]) for one in found["classes"].values()] == [(None, None)] * 2
+    side_by_side = compare([model, model], config, out=tmp_path / "c.png")
+    for text in (told, evaluate(model, config), side_by_side):
+        assert "resamples of 16 images" in text
+        assert not re.search("appearances|windows|blocks of|found", text)
     other = json.loads(evaluate(model, load(CONFIG, "split.test=[4]"), as_json=True))
     assert other["warnings"] == [
         "the model was trained on other parts of this footage, perhaps on frames that are tested here"
