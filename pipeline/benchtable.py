@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from pipeline.text import aligned
 
 __all__ = ["footer", "table"]
 
@@ -36,7 +38,7 @@ def table(document: Mapping[str, Any], name: str) -> str:
         line += [_count(row["engine_images_per_s"]), _times(row["engine_against_tuned_f1"])]
         line += [_fixed(row["nvml_utilization"], 0) + " %"] if watched else []
         cells.append(line)
-    return "\n".join([*lines, *_aligned(cells)])
+    return "\n".join([*lines, *(f"  {line}" for line in aligned(cells, left=0))])
 
 
 def footer(document: Mapping[str, Any]) -> str:
@@ -84,11 +86,6 @@ def _settings(record: Row) -> str:
         told += f"; engine {_count(record['engine_images_per_s'])} ({record['engine_dtype']}, "
         told += f"{record['engine_pictures']:,} images a batch)"
     return told
-
-
-def _aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in cells]
 
 
 def _count(value: float | None) -> str:

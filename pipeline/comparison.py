@@ -13,6 +13,7 @@ from pipeline.comparisonpicture import draw
 from pipeline.errors import ConfigError
 from pipeline.evaluation import Measured, measured
 from pipeline.labelled import Document, clips_of, told, where_of
+from pipeline.text import aligned
 from pipeline.trainschema import TrainConfig
 from specialized.evaluate import ClassScore, Difference, difference
 from specialized.intervals import Interval
@@ -92,15 +93,14 @@ def _table(rows: Sequence[Row], where: str) -> str:
     first = rows[0].found.accuracy.evaluation
     columns, told_of = (("found", "false"), "found, false: their appearances; ") if first.in_time else ((), "")
     cells = [(*_HEAD, *columns, "parameters", "MFLOP"), *(_cells(row, row is rows[0]) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = [
         f"{len(rows)} models on {first.n:,} pictures",
         where,
         f"always the commoner answer: {first.majority:.4f}",
         "",
     ]
-    lines += ["  ".join(_aligned(line, widths)).rstrip() for line in cells]
     lines += [
+        *aligned(cells, left=_HEAD.index("accuracy")),
         "",
         f"F1, AP: mean over the classes that are looked for; {told_of}MFLOP: per picture",
         *rests_on(first),
@@ -108,15 +108,6 @@ def _table(rows: Sequence[Row], where: str) -> str:
     ]
     lines += [f"warning: {row.name}: {warning}" for row in rows for warning in row.found.warnings]
     return "\n  ".join(lines).replace("\n  \n", "\n\n")
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> list[str]:
-    """Texts to the left, numbers to the right."""
-    texts = {_HEAD.index("model"), _HEAD.index("f")}
-    return [
-        f"{cell:<{width}}" if at in texts else f"{cell:>{width}}"
-        for at, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
 
 
 def _cells(row: Row, is_first: bool) -> tuple[str, ...]:

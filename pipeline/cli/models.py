@@ -12,7 +12,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.shell import INTERRUPTED, complain, facts, log_to_stderr, set_option, table
+from pipeline.cli.shell import INTERRUPTED, complain, facts, log_to_stderr, set_option
+from pipeline.text import aligned
 
 
 @click.command()
@@ -127,7 +128,7 @@ def list_models(folds: tuple[int, ...], as_json: bool) -> None:
         for row in rows
     ]
     head = ("name", "fold", "input", "classes", "parameters", "MFLOP/image", "FLOP/byte")
-    click.echo(table([head, *cells]))
+    click.echo("\n".join(aligned([head, *cells])))
     click.echo("counted: convolutions and linear layers; bytes of 1,024 images at 2 per element")
 
 

@@ -1,4 +1,4 @@
-"""What all commands share: errors in one line, exit codes, tables of facts, the log on stderr."""
+"""What all commands share: errors in one line, exit codes, facts, the log on stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -93,17 +93,6 @@ def _shown(value: object, *, inner: bool = False) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_shown(item, inner=True)}" for key, item in value.items() if item is not None)
     return str(value)
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of cells, the head first: the first column flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    )
 
 
 def log_to_stderr(level: int) -> None:

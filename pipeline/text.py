@@ -1,0 +1,24 @@
+"""Text for reading: cells in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["aligned"]
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
+    """Lines of cells, one for each row, the head among them.
+
+    Args:
+        rows: As many cells each.
+        left: So many columns are flush left, those of texts; the others, of numbers, are flush right.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            f"{cell:{'<' if at < left else '>'}{width}}"
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
