@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.accuracy import Accuracy
 from pipeline.colours import NONE, PALETTE
-from pipeline.errors import VpipeError
-from pipeline.picture import FAINT, INK, STYLE
+from pipeline.drawing import FAINT, INK, drawn
+from pipeline.text import printable
 from specialized.metrics import precision_recall
 
 if TYPE_CHECKING:
@@ -39,13 +39,9 @@ def draw(models: Named, where: str, out: Path) -> None:
     Raises:
         VpipeError: the file cannot be written.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state
-
     height = HEIGHT + PER_MODEL * max(0, len(models) - FEW_MODELS)
     colours = [PALETTE[k % len(PALETTE)] for k in range(len(models))]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), dpi=130, facecolor="white", layout="constrained")
+    with drawn(out, (WIDTH, height), given_by="--out", constrained=True) as figure:
         figure.suptitle(f"{len(models)} models, {models[0][1].evaluation.n:,} pictures, {where}", color=INK, size=10)
         accuracy, curve, slots = figure.subplots(1, 3, width_ratios=(1.2, 1, 1))
         _draw_accuracy(accuracy, models, colours)
@@ -55,10 +51,6 @@ def draw(models: Named, where: str, out: Path) -> None:
             axes.grid(color=NONE, linewidth=0.6)
             axes.set_axisbelow(True)
             axes.spines[["top", "right"]].set_visible(False)
-        try:
-            figure.savefig(out, format="png")
-        except OSError as exc:
-            raise VpipeError(f"{out}: must be writable, got {exc.strerror or exc}; choose another --out") from exc
 
 
 def _draw_accuracy(axes: Axes, models: Named, colours: Sequence[str]) -> None:
@@ -75,7 +67,7 @@ def _draw_accuracy(axes: Axes, models: Named, colours: Sequence[str]) -> None:
         color=FAINT, size=7,
     )  # fmt: skip
     axes.set(ylim=(len(models) - 0.5, -0.5), yticks=range(len(models)))
-    axes.set_yticklabels([_printable(name) for name, _ in models], color=INK)
+    axes.set_yticklabels([printable(name) for name, _ in models], color=INK)
     over = "blocks of time" if models[0][1].evaluation.in_time else "images"
     axes.set_title(f"accuracy, 95 % over {over}", loc="left", size=9, color=FAINT)
 
@@ -102,8 +94,3 @@ def _draw_slots(axes: Axes, models: Named, colours: Sequence[str]) -> None:
         least = min(least, *(right for _, right in known))
     axes.set(xlabel="slot of the group", xlim=(-0.5, most - 0.5), xticks=range(most), ylim=(least - 0.01, 1.005))
     axes.set_title("accuracy by slot", loc="left", size=9, color=FAINT)
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -13,14 +13,16 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.colours import NONE, Look, looks_of
+from pipeline.drawing import FAINT, INK, drawn
 from pipeline.errors import VpipeError
 from pipeline.runs import RunFolder
 from pipeline.sinks.parts import committed
+from pipeline.text import printable
 from pipeline.timeline import CELLS, COLUMNS, Band, Clock, Float64s, Timeline, read_timelines
 
 if TYPE_CHECKING:
@@ -30,17 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["strip"]
 
 MOST_SOURCES = 4  # that are drawn unless they are asked for by name
-
-INK, FAINT = "#1F2933", "#7B8794"
-STYLE: Any = {  # its exact type is a list of all that matplotlib can be told
-    "font.size": 9,
-    "text.color": INK,
-    "text.parse_math": False,  # a `$` in a file's name is a `$`
-    "axes.labelcolor": FAINT,
-    "axes.edgecolor": NONE,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-}
 
 # Inches.
 WIDTH, LEFT, RIGHT = 13.0, 0.6, 0.3
@@ -90,22 +81,14 @@ def _facts(run: RunFolder) -> Mapping[str, str]:
 
 
 def _draw(timelines: Sequence[Timeline], title: str, facts: Mapping[str, str], out: Path) -> None:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state
-
     height = HEAD + sum(map(_height, timelines))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), dpi=130, facecolor="white")
+    with drawn(out, (WIDTH, height), given_by="--out") as figure:
         page = _Page(figure, height)
         page.text(f"Run {title}", size=15, weight="bold", drop=0.12)
         page.down(HEAD - 0.12)
         looks = looks_of(timelines)
         for timeline in timelines:
             _draw_source(page, timeline, facts, looks)
-        try:
-            figure.savefig(out, format="png")
-        except OSError as exc:
-            raise VpipeError(f"{out}: must be writable, got {exc.strerror or exc}; choose another --out") from exc
 
 
 class _Page:
@@ -148,7 +131,7 @@ def _draw_source(page: _Page, timeline: Timeline, facts: Mapping[str, str], look
     began = ""
     if timeline.clock == "captured":
         began = f", from {datetime.fromtimestamp(timeline.first, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    page.text(f"{_printable(timeline.source)}: {rows:,} labels{began}", size=10.5, weight="bold")
+    page.text(f"{printable(timeline.source)}: {rows:,} labels{began}", size=10.5, weight="bold")
     page.down(NAME)
     _draw_frames(page.axes(_frames_height(timeline)), timeline, looks[timeline.bands[0].labelling.name])
     for band in timeline.bands:
@@ -166,7 +149,7 @@ def _draw_frames(axes: Axes, timeline: Timeline, look: Look) -> None:
     axes.set(xlim=(0, CELLS), ylim=(0, 1))
     axes.axis("off")
     if not timeline.pictures:
-        axes.text(0, 0.6, _printable(f"no frames: {timeline.absent}"), color=FAINT, va="center")
+        axes.text(0, 0.6, printable(f"no frames: {timeline.absent}"), color=FAINT, va="center")
         return
     inches = _frames_height(timeline)
     for cell, picture in timeline.pictures.items():
@@ -198,7 +181,7 @@ def _draw_labels(axes: Axes, timeline: Timeline, band: Band, look: Look, title: 
         for name, colour, count in zip(look.names, look.colours, rows, strict=True)
         if count or name in band.labelling.classes
     ]
-    axes.set_title(_printable(title), loc="left", size=9, color=FAINT, pad=5)
+    axes.set_title(printable(title), loc="left", size=9, color=FAINT, pad=5)
     axes.legend(
         handles=patches,
         loc="lower right",
@@ -269,8 +252,3 @@ def _time(seconds: float, step: float, *, long: bool) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %" if 0 < share < 0.01 else f"{100 * share:.0f} %"
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.benchtable import amount
 from pipeline.colours import NONE, PALETTE
+from pipeline.drawing import FAINT, INK, drawn
 from pipeline.errors import VpipeError
-from pipeline.picture import FAINT, INK, STYLE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,9 +45,6 @@ def roofline(document: Mapping[str, Any], out: Path) -> None:
     rows = [row for row in document["models"] if row["achieved_flops"] and row["intensity_as_run"]]
     if not rows:
         raise VpipeError(f"{out}: needs a model with FLOPs to draw, got none; name others, or leave --out away")
-    import matplotlib as mpl
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state
-
     names = list(dict.fromkeys(row["name"] for row in rows))
     columns = min(max(PANELS), len(names))
     lines = math.ceil(len(names) / columns)
@@ -57,8 +54,7 @@ def roofline(document: Mapping[str, Any], out: Path) -> None:
     dtypes = document["settings"]["dtypes"]
     tuned = {record["name"]: record for record in document["tuned_f1"]}
     limits = _limits(document, rows, [tuned[name] for name in names if name in tuned])
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    with drawn(out, (width, height), given_by="--out") as figure:
         figure.text(LEFT / width, 1 - 0.2 / height, _title(document), size=15, weight="bold", va="top")
         figure.text(LEFT / width, 1 - 0.56 / height, _subtitle(document), size=9.5, color=FAINT, va="top")
         for at, name in enumerate(names):
@@ -80,10 +76,6 @@ def roofline(document: Mapping[str, Any], out: Path) -> None:
             x += 0.065 * len(text) + 0.25  # a letter of this size is about so wide
         figure.supxlabel("arithmetic intensity, FLOP per byte", size=9.5, color=INK, y=0.58 / height, va="bottom")
         figure.supylabel("FLOP/s", size=9.5, color=INK, x=0.2 / width)
-        try:
-            figure.savefig(out, format="png")
-        except OSError as exc:
-            raise VpipeError(f"{out}: must be writable, got {exc.strerror or exc}; choose another --out") from exc
 
 
 def _draw_panel(

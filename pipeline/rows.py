@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.batch import FrameBatch
+from pipeline.text import printable
 
 __all__ = ["Labelling", "labelling_of", "schema", "table"]
 
@@ -106,7 +107,7 @@ def table(batch: FrameBatch, labelling: Labelling) -> pa.Table:
         raise ValueError(f"scores of filter {labelling.name!r} must have shape ({n}, {k}), got {got}")
     best, unlabelled, present = _labels(scores, labelling)
     columns = {
-        "source": _names(np.zeros(n, np.int32), (_printable(batch.source),)),
+        "source": _names(np.zeros(n, np.int32), (printable(batch.source),)),
         "frame": pa.array(batch.index),
         "region": pa.nulls(n, NAME),  # null: the whole frame
         "pts_s": pa.array(batch.pts_s, from_pandas=True),  # NaN becomes null
@@ -155,8 +156,3 @@ def _lists(present: npt.NDArray[np.bool_], classes: tuple[str, ...]) -> pa.ListA
     ends = np.cumsum(present.sum(axis=1), dtype=np.int32)
     names = pa.array(classes, pa.string()).take(pa.array(np.nonzero(present)[1]))
     return pa.ListArray.from_arrays(pa.array(np.concatenate([np.zeros(1, np.int32), ends])), names)
-
-
-def _printable(name: str) -> str:
-    """A file name that is not UTF-8 keeps its odd bytes as `\\udcXX`, visibly: Arrow's strings must be UTF-8."""
-    return name.encode("utf-8", "backslashreplace").decode()

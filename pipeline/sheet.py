@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from pipeline.autolabel import Found
 from pipeline.batch import Pixels
 from pipeline.colours import PALETTE
-from pipeline.errors import VpipeError
-from pipeline.picture import FAINT, INK, STYLE
+from pipeline.drawing import FAINT, INK, drawn
 from pipeline.sources.stills import read_stills
+from pipeline.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,8 +46,6 @@ def draw_sheet(found: Found, out: Path) -> None:
         SourceError: the clip cannot be read any more.
         VpipeError: the file cannot be written.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure  # without pyplot: no window, no global state
     from matplotlib.patches import Patch
 
     marked = chosen(found)
@@ -56,15 +54,14 @@ def draw_sheet(found: Found, out: Path) -> None:
     tall = CELL * shape[0] / shape[1] + CAPTION
     height = HEAD + -(-len(stills) // COLUMNS) * (tall + GAP) + EDGE
     colours = _colours(found.object_name)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), dpi=100, facecolor="white")
+    with drawn(out, (WIDTH, height), given_by="--sheet", dpi=100) as figure:
         left = EDGE / WIDTH
-        name = _printable(found.clip.name)
+        name = printable(found.clip.name)
         figure.text(left, 1 - 0.14 / height, name, size=15, weight="bold", color=INK, va="top")
         note = f"{found.summary()}; the labels change at the frames in bold"
-        figure.text(left, 1 - 0.45 / height, _printable(note), size=9.5, color=FAINT, va="top")
+        figure.text(left, 1 - 0.45 / height, printable(note), size=9.5, color=FAINT, va="top")
         figure.legend(
-            handles=[Patch(facecolor=colour, label=_printable(name)) for name, colour in colours.items()][:MOST_NAMES],
+            handles=[Patch(facecolor=colour, label=printable(name)) for name, colour in colours.items()][:MOST_NAMES],
             loc="upper right",
             bbox_to_anchor=(1 - EDGE / WIDTH, 1),
             ncols=MOST_NAMES,
@@ -81,11 +78,7 @@ def draw_sheet(found: Found, out: Path) -> None:
             _draw_cell(axes, found, number, stills[number], colours)
             caption = f"frame {number:,}  {_told(found, number)}"
             weight = "bold" if marked[number] else "normal"
-            axes.set_title(_printable(caption), loc="left", size=8.5, weight=weight, color=INK, pad=3)
-        try:
-            figure.savefig(out, format="png")
-        except OSError as exc:
-            raise VpipeError(f"{out}: must be writable, got {exc.strerror or exc}; choose another --sheet") from exc
+            axes.set_title(printable(caption), loc="left", size=8.5, weight=weight, color=INK, pad=3)
 
 
 def chosen(found: Found) -> dict[int, bool]:
@@ -137,11 +130,6 @@ def _draw_cell(axes: Axes, found: Found, number: int, still: Pixels, colours: di
         if right - left < NAMED_WIDTH:
             continue
         box = {"facecolor": colours[name], "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
-        text = _printable(f"{name} {share:.2f}")
+        text = printable(f"{name} {share:.2f}")
         axes.text(left + 2, max(top, 15), text, size=6.5, color="white", va="bottom", bbox=box, clip_on=True)
     axes.set(xlim=(0, width), ylim=(height, 0))
-
-
-def _printable(text: str) -> str:
-    """File names may hold bytes that are no text."""
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,10 +1,10 @@
-"""Text for reading: cells in columns."""
+"""Text for reading: cells in columns, names of any bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["aligned"]
+__all__ = ["aligned", "printable"]
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
@@ -22,3 +22,8 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
         ).rstrip()
         for row in rows
     ]
+
+
+def printable(name: str) -> str:
+    """A file name that is not UTF-8 keeps its odd bytes as `\\udcXX`, visibly: neither Arrow nor a font takes them."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -15,12 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipeline.colours import NONE, PALETTE
-from pipeline.errors import VpipeError
-from pipeline.picture import FAINT, INK, STYLE
+from pipeline.drawing import FAINT, INK, drawn
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from specialized.train import Epoch
 
 __all__ = ["draw_confusion", "draw_curves"]
@@ -34,12 +31,8 @@ def draw_curves(title: str, history: Sequence[Epoch], best_epoch: int, out: Path
     Raises:
         VpipeError: the file cannot be written.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     epochs = [epoch.number + 1 for epoch in history]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10.0, 3.6), dpi=130, facecolor="white", layout="constrained")
+    with drawn(out, (10.0, 3.6), given_by="run.dir", constrained=True) as figure:
         figure.suptitle(title, color=INK, size=10)
         losses, accuracy = figure.subplots(1, 2)
         losses.plot(epochs, [epoch.loss for epoch in history], color=PALETTE[0], label="training, varied pictures")
@@ -60,7 +53,6 @@ def draw_curves(title: str, history: Sequence[Epoch], best_epoch: int, out: Path
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(color=NONE, linewidth=0.6)
             axes.spines[["top", "right"]].set_visible(False)
-        _save(figure, out)
 
 
 def draw_confusion(title: str, classes: Sequence[str], confusion: Sequence[Sequence[int]], out: Path) -> None:
@@ -75,15 +67,11 @@ def draw_confusion(title: str, classes: Sequence[str], confusion: Sequence[Seque
     Raises:
         VpipeError: the file cannot be written.
     """
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
     counts = np.array(confusion)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     k = len(classes)
     side = min(12.0, 2.2 + 0.42 * k)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(side + 1, side), dpi=130, facecolor="white", layout="constrained")
+    with drawn(out, (side + 1, side), given_by="run.dir", constrained=True) as figure:
         figure.suptitle(title, color=INK, size=9)
         axes = figure.subplots()
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -100,11 +88,3 @@ def draw_confusion(title: str, classes: Sequence[str], confusion: Sequence[Seque
                 column, row, f"{shares[row, column]:.3f}".lstrip("0") if k > 4 else f"{shares[row, column]:.4f}",
                 ha="center", va="center", size=8 if k <= 8 else 6, color="white" if dark else INK,
             )  # fmt: skip
-        _save(figure, out)
-
-
-def _save(figure: Figure, out: Path) -> None:
-    try:
-        figure.savefig(out, format="png")
-    except OSError as exc:
-        raise VpipeError(f"{out}: must be writable, got {exc.strerror or exc}; choose another run.dir") from exc
