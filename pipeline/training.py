@@ -82,6 +82,8 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
 
 
 def _train(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], None]) -> str:
+    for warning in config.warnings:
+        say(f"warning: {warning}")
     card = new_card(config)
     given = _given_teacher(config, card, say)
     provenance = _provenance(config)  # before training: files may change while it goes on
