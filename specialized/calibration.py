@@ -104,14 +104,14 @@ def fit_temperature(scores: NDArray[np.float32], truth: Bools, *, one_of: bool) 
     exact = scores.astype(np.float64).clip(np.finfo(np.float32).tiny, _TOP)
     if one_of:
         logits = np.log(exact)  # up to a constant per picture, which softmax does not see
-        settled = bool(np.count_nonzero(truth.any(axis=0)) < 2)
+        settled = bool(np.count_nonzero(truth.any(axis=0)) >= 2)
         margin = logits[truth] - np.where(truth, -np.inf, logits).max(axis=1)
     else:
         told_apart = truth.any(axis=0) & ~truth.all(axis=0)
         logits = (np.log(exact) - np.log1p(-exact))[:, told_apart]
-        settled = not bool(told_apart.any())
+        settled = bool(told_apart.any())
         margin = np.where(truth[:, told_apart], logits, -logits)
-    if settled or (margin > 0).all():
+    if not settled or (margin > 0).all():
         return 1.0
 
     def loss(log_temperature: float) -> float:

@@ -67,12 +67,13 @@ def cost(
         raise ValueError(f"cost: pictures must be at least fold, got {pictures=}, {fold=}")
     like = next(module.parameters(), torch.empty(0))
     x = torch.zeros(1, fold * channels, *input, device=like.device, dtype=like.dtype)
-    training = module.training
+    modes = [(part, part.training) for part in module.modules()]
     try:
         with torch.inference_mode(), _Counter() as counted:
             module.eval()(x)
     finally:
-        module.train(training)
+        for part, mode in modes:
+            part.training = mode
     traffic = bytes_per_element * (counted.weights + groups * counted.moved)
     return Cost(
         parameters=sum(p.numel() for p in module.parameters()),

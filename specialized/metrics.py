@@ -79,4 +79,4 @@ def log_loss(scores: Floats, truth: Bools, *, one_of: bool) -> float:
     """
     exact = scores.astype(np.float64)
     likelihood = exact[truth] if one_of else np.where(truth, exact, 1 - exact)
-    return float(-np.log(likelihood.clip(_LEAST)).mean())
+    return float(np.abs(np.log(likelihood.clip(_LEAST, 1))).mean())  # a minus would make -0.0 of certainty

@@ -63,7 +63,7 @@ class ModelCard:
     multiple_of: int = 1  # what the widths of inner layers were rounded to multiples of
     order: Order  # how the groups of its training were formed
     input: tuple[int, int]  # (H, W) of a picture
-    classes: tuple[str, ...]  # K names, in the order of the scores; trained one_of models end in "none"
+    classes: tuple[str, ...]  # K names, in the order of the scores; one_of models trained on clips end in "none"
     task: Task = "one_of"  # one_of: softmax over the classes; any_of: a sigmoid each
     thresholds: tuple[float, ...] = ()  # any_of: score from which a class is present, one per class
     temperature: float = 1.0  # logits are divided by it, so that scores are as likely as they say

@@ -46,10 +46,10 @@ def test_a_model_without_weights_costs_nothing() -> None:
 
 
 def test_counting_leaves_the_module_as_it_was() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).train()
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4).eval())
     before = {name: value.clone() for name, value in module.state_dict().items()}
     cost(module, fold=1, input=(4, 4))
-    assert module.training
+    assert [part.training for part in module.modules()] == [True, True, True, False]
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
 

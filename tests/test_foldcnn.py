@@ -130,6 +130,25 @@ def test_pictures_that_no_layer_mixes_keep_to_their_outputs() -> None:
     assert changed.tolist() == [6, 7, 8, 9, 10, 11]
 
 
+@pytest.mark.parametrize(("classes", "width"), [(5, 5), (1, 1)])
+def test_a_gate_may_be_as_wide_as_the_answers_or_spread_over_inner_channels(classes: int, width: int) -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.place = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 1, 1)
+            self.fc, self.gate, self.scale = nn.Linear(8, classes), nn.Linear(8, width), nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            y = y * self.place(y).sigmoid() + y.mean((1, 2, 3), keepdim=True)
+            y = y.mean((2, 3))
+            return self.scale * self.fc(y) * self.gate(y).sigmoid()
+
+    folded = fold_cnn(Gated(), 4)
+    assert (folded.place.out_channels, folded.gate.out_features) == (1, 4 * width)
+    assert folded(torch.randn(2, 12, 8, 8)).shape == (2, 4 * classes)
+
+
 def test_layers_keep_all_but_their_widths() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 8, (5, 3), stride=2, padding=(2, 1), dilation=(1, 2), padding_mode="reflect", bias=False),

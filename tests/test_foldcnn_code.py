@@ -276,6 +276,49 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         lambda: Net(lambda s, x: s.c(x.mean(1, keepdim=True)).mean((2, 3)), c=Conv2d(1, 5, 3)),
         "Net: must keep the pictures of a group apart, got a sum or mean",
     ),
+    "one gate for all answers": (
+        lambda: Net(
+            lambda s, x: s.fc(s.c(x).mean((2, 3))) * s.gate(s.c(x).mean((2, 3))).sigmoid(),
+            c=Conv2d(3, 8, 3),
+            fc=Linear(8, 5),
+            gate=Linear(8, 1),
+        ),
+        r"Net: must keep .* apart, got one value or map spread .* as wide as what it meets",
+    ),
+    "dueling heads": (
+        lambda: Net(
+            lambda s, x: s.value(s.c(x).mean((2, 3))) + s.advantage(s.c(x).mean((2, 3))),
+            c=Conv2d(3, 8, 3),
+            value=Linear(8, 1),
+            advantage=Linear(8, 5),
+        ),
+        "Net: must keep the pictures of a group apart, got one value or map spread",
+    ),
+    "one mask for all colours": (
+        lambda: Net(
+            lambda s, x: s.c(x * s.mask(x).sigmoid().expand_as(x)).mean((2, 3)),
+            mask=Conv2d(3, 1, 3, padding=1),
+            c=Conv2d(3, 5, 3),
+        ),
+        "Net: must keep the pictures of a group apart, got one value or map spread",
+    ),
+    "one mask for all answers, before they are known as such": (
+        lambda: Net(
+            lambda s, x: (s.logits(s.c(x)) * s.mask(s.c(x)).sigmoid()).mean((2, 3)),
+            c=Conv2d(3, 8, 3),
+            logits=Conv2d(8, 5, 1),
+            mask=Conv2d(8, 1, 1),
+        ),
+        "Net: must keep the pictures of a group apart, got one value or map spread",
+    ),
+    "one mean for all answers": (
+        lambda: Net(
+            lambda s, x: s.fc(s.c(x).mean((2, 3))) - s.c(x).mean((1, 2, 3)).unsqueeze(1),
+            c=Conv2d(3, 8, 3),
+            fc=Linear(8, 5),
+        ),
+        "Net: must keep the pictures of a group apart, got one value or map spread",
+    ),
     "norm over colours": (
         lambda: Net(lambda s, x: s.c(s.n(x)).mean((2, 3)), n=nn.GroupNorm(1, 3), c=Conv2d(3, 5, 3)),
         r"n \(GroupNorm\): must keep the pictures of a group apart, got a normalisation",

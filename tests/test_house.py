@@ -63,6 +63,20 @@ def set_up(tmp_path_factory):
     return root
 
 
+def test_the_folders_of_the_architecture_name_every_module_and_document() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    told = text[text.index("## Folders") : text.index("## How a frame walks")]
+    listing = re.findall(r"^    .*$", told, re.MULTILINE)
+    parts = re.split(r"^    (?=\S)", "\n".join(listing), flags=re.MULTILINE)
+    words = {part.split("/")[0]: set(re.findall(r"[\w.]+", part)) for part in parts if part}
+    for package in ("pipeline", "specialized"):
+        inner = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+        inner |= {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+        assert sorted(inner - words[package]) == []
+    documents = {path.name for path in (ROOT / "docs").glob("*.md")} - {"architecture.md"}
+    assert sorted(documents - words["docs"]) == []
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
 def test_a_configuration_is_valid_as_it_stands(path, set_up):
     assert path.read_text(encoding="utf-8").startswith("# vpipe ")

@@ -84,3 +84,9 @@ def test_log_loss_is_that_of_the_class_or_of_each_answer() -> None:
 
 def test_a_score_that_was_rounded_to_0_costs_much_and_not_all() -> None:
     assert 80 < log_loss(np.array([[1.0, 0.0]]), np.array([[False, True]]), one_of=True) < 100
+
+
+def test_certainty_costs_nothing_and_not_less() -> None:
+    truth = np.array([[True, False], [False, True]])
+    for scores in (truth.astype(np.float32), np.nextafter(truth.astype(np.float32), np.float32(2))):
+        assert [f"{log_loss(scores, truth, one_of=one_of):.4f}" for one_of in (True, False)] == ["0.0000"] * 2

@@ -217,6 +217,17 @@ def test_what_cannot_be_built_is_named_in_one_line(architecture: str, args: dict
     assert str(raised.value).startswith(f"{architecture}: ")
 
 
+@pytest.mark.parametrize(("name", "gain", "zero_biases"), [("coral", 1.0, False), ("squad-count", 2**0.5, True)])
+def test_each_family_starts_from_the_weights_it_was_measured_with(name: str, gain: float, zero_biases: bool) -> None:
+    spec = MODELS[name]
+    module = build(name, args={}, classes=spec.classes, fold=4, input=spec.input)
+    convolutions = [layer for layer in module.modules() if isinstance(layer, torch.nn.Conv2d)]
+    for layer in convolutions:
+        bound = gain * (6 / (9 * (layer.in_channels + layer.out_channels))) ** 0.5
+        assert 0.95 * bound < float(layer.weight.detach().abs().max()) <= bound * (1 + 1e-6)
+        assert bool((layer.bias == 0).all()) == zero_biases
+
+
 def test_listing_models_does_not_load_torch() -> None:
     code = "import sys, specialized.models as m; assert m.MODELS; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,7 +17,6 @@ from specialized.foldcnn.widths import (
     Shape,
     Space,
     UnfoldableError,
-    broadcast,
     channels,
     unify,
 )
@@ -29,7 +28,7 @@ Dims: TypeAlias = int | tuple[int, ...] | list[int]
 def elementwise(*arguments: object, **options: object) -> Traced:
     """Arithmetic, activations and comparisons; numbers among the arguments are as wide as need be."""
     traced = [a for a in (*arguments, *options.values()) if isinstance(a, Traced)]
-    return traced[0].like(broadcast(x.axes for x in traced))
+    return traced[0].meet(*(x.axes for x in traced))
 
 
 def same(input: Traced, *_: object, **__: object) -> Traced:
@@ -153,7 +152,7 @@ def cat(tensors: tuple[Traced, ...], dim: int = 0, *, axis: int | None = None) -
         if len(wide) < len(along):
             raise UnfoldableError("must join channels with channels, got another axis; reduce with keepdim=True")
         joined = Channels(tuple(part for a in wide for part in a.parts))
-    others = broadcast((*x.axes[:at], Space(1), *x.axes[at + 1 :]) for x in tensors)
+    others = first.meet(*((*x.axes[:at], Space(1), *x.axes[at + 1 :]) for x in tensors)).axes
     return first.like((*others[:at], joined, *others[at + 1 :]))
 
 
@@ -214,7 +213,7 @@ FUNCTIONS: Mapping[str, Callable[..., Answer]] = {
     "chunk": chunk,
     "dim": lambda input: input.ndim,
     "expand": layout.expand,
-    "expand_as": lambda input, other: input.like(broadcast([input.axes, other.axes])),
+    "expand_as": lambda input, other: input.meet(input.axes, other.axes),
     "flatten": layout.flatten,
     "getitem": layout.getitem,
     "local_response_norm": lambda input, *_, **__: along(input, 1),

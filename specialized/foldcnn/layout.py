@@ -1,7 +1,7 @@
 """What reshaping, permuting and indexing do to the axes of a traced tensor."""
 
 from specialized.foldcnn.traced import Size, Traced
-from specialized.foldcnn.widths import Axis, Channels, Shape, Space, UnfoldableError, broadcast, merge, unify
+from specialized.foldcnn.widths import Axis, Channels, Shape, Space, UnfoldableError, merge, unify
 
 
 def flatten(input: Traced, start_dim: int = 0, end_dim: int = -1) -> Traced:
@@ -107,7 +107,7 @@ def expand(input: Traced, *sizes: object) -> Traced:
     given = _several(sizes)
     own = (*[Space(1)] * (len(given) - len(input.axes)), *input.axes)
     asked = [_axis(size, axis) for size, axis in zip(given, own, strict=True)]
-    return input.like(broadcast([tuple(asked), own]))
+    return input.meet(tuple(asked), own)
 
 
 def _axis(size: object, default: Axis = Space(1)) -> Axis:  # noqa: B008 - immutable

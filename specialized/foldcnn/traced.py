@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import fx
 
-from specialized.foldcnn.widths import Batch, Channels, Shape, Space, UnfoldableError, unify
+from specialized.foldcnn.widths import Batch, Channels, Shape, Space, UnfoldableError, broadcast, unify
 
 
 class Tracer(Protocol):
@@ -18,7 +18,7 @@ class Tracer(Protocol):
     def call(self, name: str, *arguments: object, **options: object) -> object:
         """A function or method of torch is called on a stand-in."""
 
-    def mixes(self, axis: Channels, how: str) -> None:
+    def mixes(self, axis: Channels, how: str, cure: str = "leave it out") -> None:
         """All channels of an axis are brought together; those of several pictures must not be."""
 
 
@@ -39,6 +39,13 @@ class Traced(fx.Proxy):
     def like(self, axes: Shape) -> "Traced":
         """Another tensor of the same network."""
         return Traced(self.of, axes)
+
+    def meet(self, *shapes: Shape) -> "Traced":
+        """What an elementwise operation on tensors of these shapes gives."""
+        return self.like(broadcast(shapes, self._spread))
+
+    def _spread(self, axis: Channels) -> None:
+        self.of.mixes(axis, "one value or map spread", "make it as wide as what it meets")
 
     def mixes(self, axis: Channels, how: str) -> None:
         """All channels of the axis are brought together."""

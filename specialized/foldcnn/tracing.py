@@ -65,7 +65,7 @@ class Tracing:
         self.picture = Atom(None, "picture")
         self.uses: dict[nn.Module, tuple[str, Use]] = {}
         self.bare: dict[int, tuple[str, Bare]] = {}
-        self._mixed: list[tuple[str, Channels, str]] = []
+        self._mixed: list[tuple[str, Channels, str, str]] = []
         self._stack: list[nn.Module] = []
         self._tensors = {id(t): (m, name) for m in self.names for name, t in _tensors_of(m)}
         like = next(network.parameters(), torch.empty(0))
@@ -85,11 +85,11 @@ class Tracing:
                         module.training = mode
                 with self._named():
                     self._answer(output)
-        for where, axis, how in self._mixed:
+        for where, axis, how, cure in self._mixed:
             if any(atom.kind == "picture" for atom in axis.atoms()):
                 raise ModelError(
                     f"{where}: must keep the pictures of a group apart, got {how} over the channels or answers of all "
-                    "of them; leave it out"
+                    f"of them; {cure}"
                 )
         for module in self.names:
             own = [key for key, tensor in _tensors_of(module) if isinstance(tensor, nn.Parameter)]
@@ -113,9 +113,9 @@ class Tracing:
             args = [self._stand_in(a) for a in arguments]
             return rule(*args, **{key: self._stand_in(value) for key, value in options.items()})
 
-    def mixes(self, axis: Channels, how: str) -> None:
+    def mixes(self, axis: Channels, how: str, cure: str = "leave it out") -> None:
         """All channels of the axis are brought together, which must not happen to those of pictures."""
-        self._mixed.append((self._here(), axis, how))
+        self._mixed.append((self._here(), axis, how, cure))
 
     def _answer(self, output: object) -> None:
         """Learns which channels are the network's answers."""

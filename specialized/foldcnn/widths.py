@@ -8,7 +8,7 @@ Layers make atoms. An addition says that the channels on both sides are the same
 one side is a concatenation, the atom of the other side falls into parts. In the end every atom gets one new width.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import lcm, prod
 from typing import Literal, NamedTuple
@@ -173,14 +173,29 @@ def unify(one: Channels, other: Channels) -> None:
             right.append(Part(b, m))
 
 
-def broadcast(shapes: Iterable[Shape]) -> Shape:
-    """The shape of an elementwise operation: channels that meet become the same ones."""
+def broadcast(shapes: Iterable[Shape], spread: Callable[[Channels], None]) -> Shape:
+    """The shape of an elementwise operation: channels that meet become the same ones.
+
+    `spread` is told of channels over which a tensor is spread that holds one value or map for each group.
+    """
     result: Shape = ()
     for shape in shapes:
         long, short = (result, shape) if len(result) >= len(shape) else (shape, result)
         lead = len(long) - len(short)
-        result = (*long[:lead], *(_meet(a, b) for a, b in zip(long[lead:], short, strict=True)))
+        met = list(long[:lead])
+        for one, other in zip(long[lead:], short, strict=True):
+            for narrow, wide, tensor in ((one, other, long), (other, one, short)):
+                if isinstance(wide, Channels) and _is_spread(narrow, wide) and Batch() in tensor:
+                    spread(wide)
+            met.append(_meet(one, other))
+        result = tuple(met)
     return result
+
+
+def _is_spread(narrow: Axis, wide: Channels) -> bool:
+    if isinstance(narrow, Channels):
+        return narrow.width() == 1 and (wide.width() or 1) > 1
+    return narrow == Space(1)
 
 
 def _meet(one: Axis, other: Axis) -> Axis:
@@ -188,7 +203,7 @@ def _meet(one: Axis, other: Axis) -> Axis:
         return one if other == Space(1) else other
     if isinstance(one, Channels) and isinstance(other, Channels):
         for narrow, wide in ((one, other), (other, one)):
-            if narrow.width() == 1 and (wide.width() or 1) > 1:  # a map that is spread over all channels
+            if _is_spread(narrow, wide):
                 unify(narrow, channels(Atom(1, "fixed")))
                 return wide
         unify(one, other)

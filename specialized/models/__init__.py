@@ -64,8 +64,10 @@ def build(
     if not isinstance(module, nn.Module):
         raise ModelError(f"{architecture}: must be a torch.nn.Module, got {type(module).__name__}; name another class")
     module.eval()
+    takes = {*chosen, *args}
+    rounded = "multiple_of" in takes  # whether someone makes the widths multiples of it
     unfolded = None  # what the class answers to pictures that are not folded
-    if "fold" not in {*chosen, *args} and (fold > 1 or multiple_of > 1):
+    if "fold" not in takes and (fold > 1 or multiple_of > 1):
         unfolded = _answer(module, (_B, 3, *input))
         if unfolded == (_B, classes):
             from specialized.foldcnn import fold_cnn
@@ -74,8 +76,8 @@ def build(
                 module = fold_cnn(module, fold, multiple_of=multiple_of)
             except ModelError as exc:
                 raise ModelError(f"{architecture}: {exc}") from exc
-            chosen["multiple_of"] = multiple_of
-    if multiple_of > 1 and "multiple_of" not in {*chosen, *args}:
+            rounded = True
+    if multiple_of > 1 and not rounded:
         raise ModelError(
             f"{architecture}: must have a parameter multiple_of, got {multiple_of} for a class that folds itself "
             "without one; leave multiple_of out"
