@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.shell import INTERRUPTED, complain, log_to_stderr
+from pipeline.cli.shell import INTERRUPTED, complain, interrupt_on_signals, log_to_stderr
 from pipeline.errors import SourceError, VpipeError
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def label(
         size=size,
     )
     written, complete = 0, True
+    interrupt_on_signals()
     try:
         for target in planned:
             try:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from pipeline.cli.shell import INTERRUPTED, complain, facts, log_to_stderr, set_option
+from pipeline.cli.shell import INTERRUPTED, complain, facts, interrupt_on_signals, log_to_stderr, set_option
 from pipeline.text import aligned
 
 
@@ -36,7 +35,7 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool
     from pipeline.training import train as fit
 
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_on_signals()
     try:
         click.echo(fit(loaded, mode="resume" if resume else "overwrite" if overwrite else "new", say=say))
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -93,6 +94,12 @@ def _shown(value: object, *, inner: bool = False) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_shown(item, inner=True)}" for key, item in value.items() if item is not None)
     return str(value)
+
+
+def interrupt_on_signals() -> None:
+    """SIGINT and SIGTERM raise KeyboardInterrupt, also where a shell started the command with SIGINT ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def log_to_stderr(level: int) -> None:
