@@ -32,6 +32,10 @@ class Recipe(BaseModel):
     )
     optimizer: Optimizer = Field(default="adamw", description="What turns gradients into steps.")
     lr: Annotated[float, Field(gt=0)] = Field(default=1e-3, description="Learning rate at its peak.")
+    scale_lr: bool = Field(
+        default=True,
+        description="Divide `lr` by sqrt(f): the layers of a folded network are wider by that, and want smaller steps.",
+    )
     weight_decay: NotNegative = Field(default=0.01, description="Weight decay of the optimizer.")
     schedule: Schedule = Field(
         default="cosine",

@@ -140,8 +140,11 @@ class _Training:
         self.arithmetic = torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bfloat16")
         self.weights = _class_weights(card, training) if recipe.balance else None
         self.per_step = max(1, recipe.batch // card.fold)  # groups
+        # What Adam and its kin add to a weight does not shrink where layers have more inputs, what it does to their
+        # outputs grows: the rate has to fall with the width (Yang et al., Tensor Programs V, NeurIPS 2021).
+        self.lr = recipe.lr / (math.sqrt(card.fold) if recipe.scale_lr else 1.0)
         self.optimizer = _OPTIMIZERS[recipe.optimizer](
-            self.module.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
+            self.module.parameters(), lr=self.lr, weight_decay=recipe.weight_decay
         )
         self.held_out = grouped(validation.runs, card.fold, card.order, seed=recipe.seed)
         self.history: list[Epoch] = []
@@ -194,7 +197,7 @@ class _Training:
         # Steps of equal size: none of a single group, of which batch normalization could learn nothing.
         for done, groups in enumerate(np.array_split(formed, steps)):
             for options in self.optimizer.param_groups:
-                options["lr"] = self.recipe.lr * _rate(self.recipe, number, done, steps)
+                options["lr"] = self.lr * _rate(self.recipe, number, done, steps)
             losses.append(self._step(groups))
             since += 1
             if done == steps - 1 or (horizon and since == _AVERAGE_EVERY):

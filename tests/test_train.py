@@ -382,6 +382,13 @@ def test_the_rate_follows_the_schedule(schedule: str, rates: list[float]) -> Non
     assert found == pytest.approx(rates)
 
 
+def test_the_rate_of_a_folded_network_falls_with_its_width() -> None:
+    four = dataclasses.replace(CARD, fold=4)
+    scaled, as_it_is = trained(four, quick(lr=2e-3)), trained(four, quick(lr=1e-3, scale_lr=False))
+    assert all(torch.equal(scaled.state_dict[name], as_it_is.state_dict[name]) for name in scaled.state_dict)
+    assert scaled.history[-1].loss != trained(four, quick(lr=2e-3, scale_lr=False)).history[-1].loss
+
+
 def test_a_folded_model_learns_from_the_logits_of_an_unfolded_one() -> None:
     card = dataclasses.replace(CARD, fold=1)
     module = build("coral", args=CARD.args, classes=2, fold=1, input=CARD.input)
