@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -252,6 +253,22 @@ def test_groups_keep_their_number_and_widths_become_multiples_of_it() -> None:
 def test_less_than_one_is_misuse(f: int, multiple_of: int) -> None:
     with pytest.raises(ValueError, match="f and multiple_of must be at least 1, got f="):
         fold_cnn(small(), f, multiple_of=multiple_of)
+
+
+@pytest.mark.parametrize("value", [2.5, 4.0, "4", True, None])
+@pytest.mark.parametrize("name", ["f", "multiple_of"])
+def test_what_is_not_a_whole_number_is_misuse(name: str, value: object) -> None:
+    with pytest.raises(
+        TypeError, match=f"^fold_cnn: {name} must be an int, got {re.escape(repr(value))}; pass a whole"
+    ):
+        fold_cnn(small(), **{"f": 4, name: value})  # type: ignore[arg-type]
+
+
+def test_a_model_is_an_instance_of_a_module() -> None:
+    with pytest.raises(TypeError, match=r"must be an instance of torch\.nn\.Module, got the class ResNet; make one$"):
+        fold_cnn(ResNet, 4)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"must be an instance of torch\.nn\.Module, got dict$"):
+        fold_cnn({}, 4)  # type: ignore[arg-type]
 
 
 def test_a_model_that_cannot_be_copied_is_refused() -> None:

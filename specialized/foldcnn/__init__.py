@@ -38,8 +38,17 @@ def fold_cnn(model: nn.Module, f: int, *, multiple_of: int = 1) -> nn.Module:
 
     Raises:
         ModelError: the model cannot be folded; names the layer and says why.
+        TypeError: the model is not a module, or f or multiple_of not an int.
         ValueError: f or multiple_of is less than 1.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "fold_cnn: model must be an instance of torch.nn.Module, got "
+            + (f"the class {model.__name__}; make one" if isinstance(model, type) else type(model).__name__)
+        )
+    for name, value in (("f", f), ("multiple_of", multiple_of)):
+        if not isinstance(value, int) or isinstance(value, bool):  # True is 1 to Python, and a mistake here
+            raise TypeError(f"fold_cnn: {name} must be an int, got {value!r}; pass a whole number, 1 or more")
     if f < 1 or multiple_of < 1:
         raise ValueError(f"fold_cnn: f and multiple_of must be at least 1, got {f=}, {multiple_of=}")
     try:
