@@ -10,7 +10,7 @@ from torch.nn import Conv2d, Linear
 
 from specialized.errors import ModelError
 from specialized.foldcnn import fold_cnn
-from tests.nets import Net, headed, pooled
+from tests.nets import DropPath, Net, headed, pooled
 
 
 class Recurrent(nn.Module):
@@ -121,6 +121,20 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         ),
         "Net: must keep the pictures of a group apart, got one value or map spread",
     ),
+    "stochastic depth of the pictures": (
+        lambda: Net(lambda s, x: s.c(s.drop(x)).mean((2, 3)), drop=DropPath(old=False), c=Conv2d(3, 5, 3)),
+        r"drop \(DropPath\): must keep the pictures of a group apart, got one value or map spread",
+    ),
+    "stochastic depth of the answers": (
+        lambda: Net(lambda s, x: s.drop(s.c(x).mean((2, 3))), drop=DropPath(old=True), c=Conv2d(3, 5, 3)),
+        r"drop \(DropPath\): must keep the pictures of a group apart, got one value or map spread",
+    ),
+    "noise of one value per picture": (
+        lambda: Net(
+            lambda s, x: s.c(x + torch.randn((x.size(0), 1, 1, 1), device=x.device)).mean((2, 3)), c=Conv2d(3, 5, 3)
+        ),
+        "Net: must keep the pictures of a group apart, got one value or map spread",
+    ),
     "one mask for all answers, before they are known as such": (
         lambda: Net(
             lambda s, x: (s.logits(s.c(x)) * s.mask(s.c(x)).sigmoid()).mean((2, 3)),
@@ -149,6 +163,34 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "data-dependent": (
         lambda: pooled(lambda s, y: y if y.abs().amax((2, 3)) > 1 else -y),
         "Net: .*a decision that depends on a tensor's values",
+    ),
+    "decided by a mean over all": (
+        lambda: pooled(lambda s, y: y if y.mean() > 0 else -y),
+        r"Net: must do .* a decision that depends on a tensor's values; make it in __init__, or .* by torch\.where",
+    ),
+    "decided by a maximum over all, against a threshold of its own": (
+        lambda: pooled(lambda s, y: y if s.least < y.abs().max() / y.shape[2] else -y, least=torch.tensor([0.5])),
+        "Net: must do the same for every input, got a decision that depends on a tensor's values",
+    ),
+    "decided by a mean as a number": (
+        lambda: pooled(lambda s, y: y if float(y.mean()) > 0 else -y),
+        "Net: must leave values to torch, got one turned into a number of Python",
+    ),
+    "decided by an item": (
+        lambda: pooled(lambda s, y: y if y.mean().item() > 0 else -y),
+        r"item\(\): a result that depends on a tensor's values; leave it out, or decide in __init__",
+    ),
+    "mean over all": (
+        lambda: pooled(lambda s, y: y - y.mean()),
+        r"Net: must name the axes that are reduced, got none; write x\.mean\(\(2, 3\)\)",
+    ),
+    "mean over all as a gate, by way of a weight of its own": (
+        lambda: pooled(lambda s, y: y * torch.sigmoid(s.gain * y.mean()), gain=nn.Parameter(torch.ones(1))),
+        "Net: must name the axes that are reduced, got none",
+    ),
+    "mean over all as a size or fill": (
+        lambda: pooled(lambda s, y: y + y.new_full((y.size(0), 1, 1, 1), y.std())),
+        "Net: must name the axes that are reduced, got none",
     ),
     "any()": (lambda: pooled(lambda s, y: y if (y > 1).any() else -y), r"any\(\): a result that depends on a tensor's"),
     "size-dependent": (lambda: pooled(lambda s, y: y if y.shape[2] > 8 else -y), "a decision that depends on a size"),

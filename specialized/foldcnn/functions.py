@@ -8,7 +8,7 @@ from functools import partial
 from typing import TypeAlias
 
 from specialized.foldcnn import layout
-from specialized.foldcnn.traced import Size, Traced
+from specialized.foldcnn.traced import Overall, Size, Traced
 from specialized.foldcnn.widths import (
     Atom,
     Axis,
@@ -61,10 +61,10 @@ def reduce(
     keepdims: bool = False,
     **__: object,
 ) -> Traced:
-    """Mean, sum and the like over some axes."""
+    """Mean, sum and the like over some axes, or over all."""
     wanted = dim if axis is None else axis
     if wanted is None or isinstance(wanted, bool):
-        raise UnfoldableError("must name the axes that are reduced, got none; write x.mean((2, 3))")
+        return Overall(input.of)
     dims = {d % len(input.axes) for d in ((wanted,) if isinstance(wanted, int) else wanted)}
     kept: list[Axis] = []
     for place, before in enumerate(input.axes):
@@ -81,11 +81,11 @@ def reduce(
 
 
 def extreme(input: Traced, other: object = None, *arguments: object, **options: object) -> Answer:
-    """max and min: of two tensors, or over an axis, then with the places."""
+    """max and min: of two tensors, over an axis, then with the places, or over all."""
     if isinstance(other, Traced):
         return elementwise(input, other)
     found = reduce(input, other, *arguments, **options)  # type: ignore[arg-type]
-    return Extreme((found, found))
+    return found if isinstance(found, Overall) else Extreme((found, found))
 
 
 class Extreme(tuple[Traced, Traced]):

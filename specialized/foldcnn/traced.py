@@ -78,8 +78,17 @@ class Traced(fx.Proxy):
 
     def __bool__(self) -> bool:
         raise UnfoldableError(
-            "must do the same for every input, got a decision that depends on a tensor's values; make it in __init__"
+            "must do the same for every input, got a decision that depends on a tensor's values; make it in __init__, "
+            "or for each element by torch.where"
         )
+
+    def __int__(self) -> int:
+        raise UnfoldableError("must leave values to torch, got one turned into a number of Python; leave it out")
+
+    __index__ = __int__
+
+    def __float__(self) -> float:
+        return self.__int__()
 
     def __len__(self) -> int:
         raise UnfoldableError("must not take len() of a tensor, got that; write x.size(0)")
@@ -92,6 +101,16 @@ class Traced(fx.Proxy):
         cls, orig_method: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
     ) -> Any:
         return called(orig_method, args, kwargs or {})
+
+
+class Overall(Traced):
+    """Stands for one value over all pictures. Only arithmetic takes it, so that a decision by it is refused as one."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__(tracer, ())
+
+    def like(self, axes: Shape) -> Traced:
+        return Overall(self.of)
 
 
 class _Operators:
@@ -179,15 +198,16 @@ class Size:
 
 def called(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
     """Hands a call that torch met to the tracer of a stand-in among its arguments."""
-    return next(_stand_ins([*args, *kwargs.values()])).of.call(function.__name__, *args, **kwargs)
+    return next(stand_ins([*args, *kwargs.values()])).of.call(function.__name__, *args, **kwargs)
 
 
-def _stand_ins(values: list[object]) -> Iterator[Traced | Size]:
+def stand_ins(values: list[object]) -> Iterator[Traced | Size]:
+    """Those among the values, also within lists and tuples."""
     for value in values:
         if isinstance(value, Traced | Size):
             yield value
         elif isinstance(value, list | tuple):
-            yield from _stand_ins(list(value))
+            yield from stand_ins(list(value))
 
 
 def _told(axis: object) -> str:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from specialized.errors import ModelError
-from specialized.foldcnn.functions import CREATE, FUNCTIONS
+from specialized.foldcnn.functions import CREATE, FUNCTIONS, elementwise, same
 from specialized.foldcnn.layers import PLAIN, WEIGHTED, Use
 from specialized.foldcnn.layout import created
-from specialized.foldcnn.traced import Traced
+from specialized.foldcnn.traced import Overall, Traced, stand_ins
 from specialized.foldcnn.widths import Atom, Batch, Channels, Space, UnfoldableError, channels, unify
 from specialized.objects import one_line
 
@@ -23,7 +23,7 @@ _NO_LAYER = "a function with weights of its own; make it a layer of torch.nn"
 _PRODUCT = "a product of activations, which says nothing of widths; fold the class by hand"
 _REARRANGED = "positions made of channels or the other way round; fold the class by hand"
 _DIVIDED = "channels divided by fixed numbers; use chunk"
-_VALUES = "a result that depends on a tensor's values; leave it out"
+_VALUES = "a result that depends on a tensor's values; leave it out, or decide in __init__"
 _SEQUENCE = "a pass over a sequence, for which folding has no order; use convolutions and dense layers"
 _UNKNOWN = "something folding has no rule for; use other layers, or fold the class by hand"
 _WHAT: Mapping[str, str] = {
@@ -104,9 +104,14 @@ class Tracing:
         """Answers a function or method of torch."""
         with self._named():
             name = name.strip("_")
+            rule = FUNCTIONS.get(name)
+            given = [x for x in stand_ins([*arguments, *options.values()]) if isinstance(x, Traced)]
+            if any(isinstance(x, Overall) for x in given) and name not in _WHAT:
+                if rule not in (elementwise, same) or not all(isinstance(x, Overall) for x in given):
+                    raise UnfoldableError("must name the axes that are reduced, got none; write x.mean((2, 3))")
+                return Overall(self)
             if name in CREATE:
                 return Traced(self, created(*arguments))
-            rule = FUNCTIONS.get(name)
             if rule is None:
                 own = " with " + " and ".join(w) if (w := self._owned(arguments, options)) else ""
                 raise UnfoldableError(f"must be foldable, got {name}(){own}: {_WHAT.get(name, _UNKNOWN)}")
