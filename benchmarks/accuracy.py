@@ -42,7 +42,7 @@ import click
 import numpy as np
 
 from benchmarks.accuracy_report import report
-from benchmarks.displays import DISPLAYS, display
+from benchmarks.displays import DISPLAYS, sequence
 from pipeline.footage import Footage, LabelledClip, read_footage
 from pipeline.runs import machine, make_folder, versions, write_json
 from pipeline.sources.scaler import PictureFormat
@@ -217,7 +217,7 @@ def shown(task: str) -> dict[str, Examples]:
     """Other scenes for each part."""
     parts = {}
     for number, (part, frames) in enumerate(DISPLAY_FRAMES.items()):
-        pictures, labels = display(task, frames, seed=number)
+        pictures, labels = sequence(DISPLAYS[task], frames, seed=number)
         runs = [*range(0, frames, frames // BLOCKS)] if part == "test" else [0]
         parts[part] = Examples(pictures, labels, tuple(zip(runs, [*runs[1:], frames], strict=True)))
     return parts

@@ -11,7 +11,7 @@ Kosaian et al. (ICML 2021), whose own footage is not public. A value stays for s
 so neighbouring frames mostly agree, as in footage. The values come in random order, each once before any comes again:
 classes are even, and a frame says nothing about the value after the next change. What moves or changes besides: the
 background, the light, the noise, the position by a pixel, the digits that are shown and not asked for; and from scene
-to scene the font, its colours and what is behind it. The last class, "none", is the background without a display.
+to scene the font, its colours and what is behind it. The last class of all six, "none", is the background alone.
 
 Everything is drawn from the seed: the same one gives the same pictures (on one version of OpenCV, which has the fonts),
 another one has other scenes. Nothing is read from disk.
@@ -57,11 +57,13 @@ class Display:
     values: int  # 0 .. values - 1, each a class of its own
     text: Callable[[int, int], str]  # of the value and the number beside it
     others: int = 1  # the number beside it is one of 0 .. others - 1, and not asked for
+    none: bool = True  # whether pictures without it are shown too, as a class of their own
+    hold: tuple[int, int] = (4, 12)  # the fewest and the most frames for which a value stays
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The values, and "none" for a picture without a display."""
-        return (*map(str, range(self.values)), "none")
+        return (*map(str, range(self.values)), *["none"] * self.none)
 
 
 DISPLAYS: Mapping[str, Display] = {
@@ -74,21 +76,20 @@ DISPLAYS: Mapping[str, Display] = {
 }
 
 
-def display(name: str, frames: int, *, seed: int, hold: tuple[int, int] = (4, 12)) -> tuple[Pictures, Labels]:
+def sequence(shown: Display, frames: int, *, seed: int) -> tuple[Pictures, Labels]:
     """Renders a sequence in time of a display.
 
     Args:
-        name: one of `DISPLAYS`.
+        shown: one of `DISPLAYS`, or another.
         frames: N. To show each of K classes at least once takes K times the longest hold.
         seed: of everything.
-        hold: the fewest and the most frames for which a value stays.
 
     Returns:
-        Pictures, and the number of each one's class in `DISPLAYS[name].classes`.
+        Pictures, and the number of each one's class in `shown.classes`.
     """
-    shown, rng = DISPLAYS[name], np.random.default_rng(seed)
-    labels = _held(rng, len(shown.classes), frames, hold)
-    others = _held(rng, shown.others, frames, (1, hold[1]))
+    rng = np.random.default_rng(seed)
+    labels = _held(rng, len(shown.classes), frames, shown.hold)
+    others = _held(rng, shown.others, frames, (1, shown.hold[1]))
     texts = [shown.text(v, o) if v < shown.values else "" for v, o in zip(labels, others, strict=True)]
     longest = shown.text(shown.values - 1, shown.others - 1)
     pictures, start = np.empty((frames, *shown.size, 3), np.uint8), 0
@@ -288,7 +289,9 @@ def main(name: str, out: Path, frames: int, seed: int, size: tuple[int, int]) ->
         raise click.UsageError(f"{', '.join(taken)}: must not exist yet; remove it, or name another folder")
     for number, (part, share) in enumerate(PARTS.items()):
         n, own_seed = round(frames * share), len(PARTS) * seed + number
-        pictures, labels = digits(n, size=size, seed=own_seed) if name == "digits" else display(name, n, seed=own_seed)
+        pictures, labels = (
+            digits(n, size=size, seed=own_seed) if name == "digits" else sequence(DISPLAYS[name], n, seed=own_seed)
+        )
         write(out / part, pictures, labels, classes)
         click.echo(f"{out / part}: {n} pictures of {len(classes)} classes")
 

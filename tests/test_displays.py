@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from benchmarks.displays import DISPLAYS, TEN, digits, display, main
+from benchmarks.displays import DISPLAYS, TEN, Display, digits, main, sequence
 
 SIZES = {
     "goldnumber-fraction": (22, 52, 11),
@@ -26,7 +26,7 @@ def test_displays_have_the_sizes_and_classes_of_the_tasks_that_they_stand_in_for
 @pytest.mark.parametrize("name", DISPLAYS)
 def test_a_display_shows_every_class_for_a_while_and_about_equally_often(name):
     k, n = len(DISPLAYS[name].classes), 24 * len(DISPLAYS[name].classes)
-    pictures, labels = display(name, n, seed=3)
+    pictures, labels = sequence(DISPLAYS[name], n, seed=3)
     assert (pictures.dtype, pictures.shape) == (np.uint8, (n, *DISPLAYS[name].size, 3))
     assert (labels.dtype, labels.shape) == (np.int64, (n,))
     assert np.diff(np.flatnonzero(np.diff(labels))).min() >= 4
@@ -36,11 +36,20 @@ def test_a_display_shows_every_class_for_a_while_and_about_equally_often(name):
 
 
 def test_every_frame_differs_from_the_one_before_and_the_background_moves():
-    pictures, labels = display("timer3", 400, seed=0)
+    pictures, labels = sequence(DISPLAYS["timer3"], 400, seed=0)
     changed = np.abs(np.diff(pictures.astype(int), axis=0)).mean((1, 2, 3))
     assert changed.min() > 1
     none = DISPLAYS["timer3"].values
     assert pictures[labels == none].std((1, 2, 3)).min() > 5  # no display is not a blank
+
+
+def test_a_display_of_ones_own_may_be_always_there_and_hold_its_values_for_long():
+    shown = Display(size=(16, 12), values=10, text=lambda v, _: f"{v}", none=False, hold=(8, 24))
+    pictures, labels = sequence(shown, 240, seed=0)
+    assert pictures.shape == (240, 16, 12, 3)
+    assert shown.classes == TEN
+    assert set(labels) == set(range(10))
+    assert 8 <= np.diff(np.flatnonzero(np.diff(labels))).min() <= np.diff(np.flatnonzero(np.diff(labels))).max() <= 24
 
 
 def test_the_two_tasks_of_gold_read_the_same_display():
@@ -50,7 +59,7 @@ def test_the_two_tasks_of_gold_read_the_same_display():
 
 
 @pytest.mark.parametrize(
-    "render", [lambda n, seed: display("coin-count", n, seed=seed), lambda n, seed: digits(n, seed=seed)]
+    "render", [lambda n, seed: sequence(DISPLAYS["coin-count"], n, seed=seed), lambda n, seed: digits(n, seed=seed)]
 )
 def test_the_seed_decides_everything(render):
     one, again, other = render(60, 5), render(60, 5), render(60, 6)
@@ -68,7 +77,7 @@ def test_digits_come_equally_often_in_any_size():
 def test_the_command_writes_a_folder_per_class_that_is_the_sequence_in_order_of_names(tmp_path: Path):
     done = CliRunner().invoke(main, ["squad-count", str(tmp_path), "--frames", "270", "--seed", "1"])
     assert done.exit_code == 0, done.output
-    pictures, labels = display("squad-count", 90, seed=5)  # the test part of seed 1
+    pictures, labels = sequence(DISPLAYS["squad-count"], 90, seed=5)  # the test part of seed 1
     files = sorted((tmp_path / "test").glob("*/*.png"), key=lambda path: path.name)
     assert [DISPLAYS["squad-count"].classes[label] for label in labels] == [path.parent.name for path in files]
     assert np.array_equal(pictures, [cv2.imread(str(path))[..., ::-1] for path in files])
