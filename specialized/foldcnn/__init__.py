@@ -5,19 +5,16 @@ functions   what functions of torch do to a stand-in's axes
 layers      what layers do, and how each takes its new widths
 traced      the stand-ins
 widths      which widths must be the same, and how they grow
+slots       which channels of a folded network belong to which slot
 """
 
-import copy
-
-import torch
 from torch import nn
 
-from specialized.errors import ModelError
-from specialized.foldcnn.tracing import Bare, Tracing
-from specialized.foldcnn.widths import Channels, Folding, UnfoldableError
-from specialized.objects import one_line
+from specialized.foldcnn.slots import Slots
+from specialized.foldcnn.tracing import Tracing
+from specialized.foldcnn.widths import Folding
 
-__all__ = ["fold_cnn"]
+__all__ = ["Slots", "fold_cnn"]
 
 
 def fold_cnn(model: nn.Module, f: int, *, multiple_of: int = 1) -> nn.Module:
@@ -51,40 +48,6 @@ def fold_cnn(model: nn.Module, f: int, *, multiple_of: int = 1) -> nn.Module:
             raise TypeError(f"fold_cnn: {name} must be an int, got {value!r}; pass a whole number, 1 or more")
     if f < 1 or multiple_of < 1:
         raise ValueError(f"fold_cnn: f and multiple_of must be at least 1, got {f=}, {multiple_of=}")
-    try:
-        folded = copy.deepcopy(model)
-    except Exception as exc:  # the user's modules may hold anything
-        raise ModelError(
-            f"{type(model).__name__}: must be a module that can be copied, got {one_line(exc)}; make it anew"
-        ) from exc
-    tracing = Tracing(folded)
-    tracing.run()
-    folding = Folding(f, multiple_of)
-    for where, use in tracing.uses.values():
-        try:
-            use.resize(folding)
-        except UnfoldableError as exc:
-            raise ModelError(f"{where}: {exc}") from exc
-    for where, bare in tracing.bare.values():
-        _resize(where, bare, folding)
-    return folded
-
-
-def _resize(where: str, bare: Bare, folding: Folding) -> None:
-    """Repeats a tensor along the channels of pictures; elsewhere only one that is the same everywhere can grow."""
-    old: torch.Tensor = getattr(bare.owner, bare.attribute)
-    new = old.detach()
-    for dim, axis in enumerate(bare.axes):
-        if not isinstance(axis, Channels) or folding.width(axis) == old.shape[dim]:
-            continue
-        if all(atom.kind == "picture" for atom in axis.atoms()):
-            new = torch.cat([new] * folding.f, dim)
-        elif bool((new == new.flatten()[0]).all()):
-            new = new.flatten()[:1].expand([folding.width(axis) if n > 1 else 1 for n in old.shape]).clone()
-        else:
-            raise ModelError(
-                f"{where}: must be one value or lie along the channels of pictures, got {tuple(old.shape)} values on "
-                "inner channels; use a layer of torch.nn"
-            )
-    parameter = isinstance(old, nn.Parameter)
-    setattr(bare.owner, bare.attribute, nn.Parameter(new, old.requires_grad) if parameter else new)
+    tracing = Tracing(model)
+    tracing.resize(Folding(f, multiple_of))
+    return tracing.network

@@ -15,6 +15,8 @@ from specialized.foldcnn import functions, layout
 from specialized.foldcnn.traced import Traced
 from specialized.foldcnn.widths import Atom, Channels, Folding, Part, Positions, Shape, Space, UnfoldableError, channels
 
+Layout = tuple[Channels | None, ...]  # None: an axis that folding leaves alone
+
 
 @dataclass(frozen=True, slots=True)
 class Use:
@@ -23,6 +25,7 @@ class Use:
     shape: Shape  # of the result
     axes: tuple[Channels, ...]  # that decide the layer's new widths
     resize: Callable[[Folding], None]
+    tensors: Mapping[str, Layout]  # the axes of its tensors; those of grouped convolutions have none
 
 
 def channels_at(x: Traced, at: int, rank: int | None = None) -> Channels:
@@ -76,13 +79,17 @@ def conv(layer: Any, x: Traced) -> Use:
                 f"must have widths that its {groups} groups divide, got {ins} and {outs}; choose wider layers or a "
                 "number of groups that divides every map"
             )
-        first, second = (ins, outs) if transposed else (outs, ins)
-        renew(layer, weight=(first, second // layer.groups, *layer.kernel_size), bias=(outs,))
+        rows, columns = (ins, outs) if transposed else (outs, ins)
+        renew(layer, weight=(rows, columns // layer.groups, *layer.kernel_size), bias=(outs,))
 
     unpadded = layer.padding in ("same", "valid", (0,) * n)
     pointwise = set(layer.kernel_size) == set(layer.stride) == {1} and unpadded
     spaces = x.axes[2:] if pointwise else (Space(),) * n
-    return Use((x.axes[0], outputs, *spaces), (inputs, outputs), resize)
+    first, second = (inputs, outputs) if transposed else (outputs, inputs)
+    tensors: dict[str, Layout] = {"bias": (outputs,)}
+    if depthwise or groups == 1:
+        tensors["weight"] = (first, None if depthwise else second, *(None,) * n)
+    return Use((x.axes[0], outputs, *spaces), (inputs, outputs), resize, tensors)
 
 
 def linear(layer: Any, x: Traced) -> Use:
@@ -94,7 +101,8 @@ def linear(layer: Any, x: Traced) -> Use:
         layer.in_features, layer.out_features = folding.width(inputs), folding.width(outputs)
         renew(layer, weight=(layer.out_features, layer.in_features), bias=(layer.out_features,))
 
-    return Use((*x.axes[:-1], outputs), (inputs, outputs), resize)
+    tensors: dict[str, Layout] = {"weight": (outputs, inputs), "bias": (outputs,)}
+    return Use((*x.axes[:-1], outputs), (inputs, outputs), resize, tensors)
 
 
 def norm(layer: Any, x: Traced) -> Use:
@@ -106,7 +114,8 @@ def norm(layer: Any, x: Traced) -> Use:
         layer.num_features = width = folding.width(axis)
         renew(layer, weight=(width,), bias=(width,), running_mean=(width,), running_var=(width,))
 
-    return Use(x.axes, (axis,), resize)
+    names = ("weight", "bias", "running_mean", "running_var")
+    return Use(x.axes, (axis,), resize, dict.fromkeys(names, (axis,)))
 
 
 def group_norm(layer: Any, x: Traced) -> Use:
@@ -129,7 +138,7 @@ def group_norm(layer: Any, x: Traced) -> Use:
             )
         renew(layer, weight=(width,), bias=(width,))
 
-    return Use(x.axes, (axis,), resize)
+    return Use(x.axes, (axis,), resize, dict.fromkeys(("weight", "bias"), (axis,)))
 
 
 def layer_norm(layer: Any, x: Traced) -> Use:
@@ -148,13 +157,14 @@ def layer_norm(layer: Any, x: Traced) -> Use:
         layer.normalized_shape = new
         renew(layer, weight=new, bias=new)
 
-    return Use(x.axes, wide, resize)
+    layout = tuple(axis if isinstance(axis, Channels) else None for axis in axes)
+    return Use(x.axes, wide, resize, dict.fromkeys(("weight", "bias"), layout))
 
 
 def prelu(layer: Any, x: Traced) -> Use:
     """A slope for each channel, or one for all."""
     if layer.num_parameters == 1:
-        return Use(x.axes, (), lambda folding: renew(layer))
+        return Use(x.axes, (), lambda folding: renew(layer), {"weight": (None,)})
     axis = channels_at(x, 1)
     axis.measure(layer.num_parameters)
 
@@ -162,7 +172,7 @@ def prelu(layer: Any, x: Traced) -> Use:
         layer.num_parameters = folding.width(axis)
         renew(layer, weight=(layer.num_parameters,))
 
-    return Use(x.axes, (axis,), resize)
+    return Use(x.axes, (axis,), resize, {"weight": (axis,)})
 
 
 WEIGHTED: Mapping[type[nn.Module], Callable[[Any, Traced], Use]] = {

@@ -1,5 +1,6 @@
 """Runs a network's own `forward` on stand-ins and gathers what its layers must become."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from specialized.foldcnn.functions import CREATE, FUNCTIONS, elementwise, same
 from specialized.foldcnn.layers import PLAIN, WEIGHTED, Use
 from specialized.foldcnn.layout import created
 from specialized.foldcnn.traced import Overall, Traced, stand_ins
-from specialized.foldcnn.widths import Atom, Batch, Channels, Space, UnfoldableError, channels, unify
+from specialized.foldcnn.widths import Atom, Batch, Channels, Folding, Space, UnfoldableError, channels, unify
 from specialized.objects import one_line
 
 Rule = TypeVar("Rule")
@@ -53,14 +54,22 @@ class Bare:
 
 
 class Tracing:
-    """A network while it is traced.
+    """A traced copy of a network, whose widths can be changed.
 
     Args:
-        network: traced in place, and left as it was.
+        model: copied, and left as it is.
+
+    Raises:
+        ModelError: it cannot be copied, or its forward does what cannot be folded.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
+    def __init__(self, model: nn.Module) -> None:
+        try:
+            self.network = network = copy.deepcopy(model)
+        except Exception as exc:  # the user's modules may hold anything
+            raise ModelError(
+                f"{type(model).__name__}: must be a module that can be copied, got {one_line(exc)}; make it anew"
+            ) from exc
         self.names = {module: name for name, module in network.named_modules()}
         self.picture = Atom(None, "picture")
         self.uses: dict[nn.Module, tuple[str, Use]] = {}
@@ -71,8 +80,19 @@ class Tracing:
         like = next(network.parameters(), torch.empty(0))
         self.dtype, self.device = like.dtype, like.device
         self._refuse_odd_weights()
+        self._run()
 
-    def run(self) -> None:
+    def resize(self, folding: Folding) -> None:
+        """Gives the layers their new widths and new weights."""
+        for where, use in self.uses.values():
+            try:
+                use.resize(folding)
+            except UnfoldableError as exc:
+                raise ModelError(f"{where}: {exc}") from exc
+        for where, bare in self.bare.values():
+            _resize(where, bare, folding)
+
+    def _run(self) -> None:
         """Passes a stand-in for folded pictures through the network, once as in training and once as in use."""
         modes = [(module, module.training) for module in self.names]
         with self._watched():
@@ -277,3 +297,23 @@ def _rule_of(module: nn.Module, rules: Mapping[type[nn.Module], Rule]) -> Rule |
 
 def _forward_of(kind: type[nn.Module]) -> Callable[..., Any]:
     return vars(next(cls for cls in kind.__mro__ if "forward" in vars(cls)))["forward"]  # type: ignore[no-any-return]
+
+
+def _resize(where: str, bare: Bare, folding: Folding) -> None:
+    """Repeats a tensor along the channels of pictures; elsewhere only one that is the same everywhere can grow."""
+    old: Tensor = getattr(bare.owner, bare.attribute)
+    new = old.detach()
+    for dim, axis in enumerate(bare.axes):
+        if not isinstance(axis, Channels) or folding.width(axis) == old.shape[dim]:
+            continue
+        if all(atom.kind == "picture" for atom in axis.atoms()):
+            new = torch.cat([new] * folding.f, dim)
+        elif bool((new == new.flatten()[0]).all()):
+            new = new.flatten()[:1].expand([folding.width(axis) if n > 1 else 1 for n in old.shape]).clone()
+        else:
+            raise ModelError(
+                f"{where}: must be one value or lie along the channels of pictures, got {tuple(old.shape)} values on "
+                "inner channels; use a layer of torch.nn"
+            )
+    parameter = isinstance(old, nn.Parameter)
+    setattr(bare.owner, bare.attribute, nn.Parameter(new, old.requires_grad) if parameter else new)

@@ -244,9 +244,10 @@ class Folding:
 
     def width(self, axis: Channels) -> int:
         """The size of a channel axis after folding."""
-        return sum(self._width(part.atom) * (part.positions.count or 1) for part in axis.standing())
+        return sum(self.of_atom(part.atom) * (part.positions.count or 1) for part in axis.standing())
 
-    def _width(self, atom: Atom) -> int:
+    def of_atom(self, atom: Atom) -> int:
+        """How many channels an atom becomes."""
         assert atom.width is not None
         match atom.kind:
             case "inner":
@@ -255,3 +256,36 @@ class Folding:
                 return atom.width * self.f
             case "fixed":
                 return atom.width
+
+
+@dataclass(frozen=True, slots=True)
+class Share(Folding):
+    """How wide the share is that one slot has of each folded width: what f does not divide belongs to no slot."""
+
+    def of_atom(self, atom: Atom) -> int:
+        folded = Folding.of_atom(self, atom)
+        if atom.kind == "fixed":
+            return folded  # everyone's
+        share = folded // self.f // atom.multiple * atom.multiple
+        if not share:
+            raise UnfoldableError(
+                f"must leave channels for each of the {self.f} slots, got {folded} in all; choose a wider network or a "
+                "smaller f"
+            )
+        return share
+
+    def whole(self, axis: Channels) -> int:
+        """The size of the axis in the folded network."""
+        return Folding(self.f, self.multiple_of).width(axis)
+
+    def places(self, axis: Channels, slot: int) -> list[int]:
+        """The channels of the folded axis that a slot has, in the order of its share."""
+        owned: list[int] = []
+        start = 0
+        for part in axis.standing():
+            count = part.positions.count or 1
+            share, folded = self.of_atom(part.atom), Folding.of_atom(self, part.atom)
+            first = 0 if part.atom.kind == "fixed" else slot * share
+            owned += range(start + first * count, start + (first + share) * count)
+            start += folded * count
+        return owned
