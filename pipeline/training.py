@@ -105,7 +105,7 @@ def _train(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], N
     )
     best = trained.history[trained.best_epoch]
     say(f"kept epoch {trained.best_epoch + 1}")
-    found = {"best_epoch": best.number, "validation_accuracy": best.validation_accuracy}
+    found = {"best_epoch": best.number + 1, "validation_accuracy": best.validation_accuracy}
     card = dataclasses.replace(card, step_s=footage.step_s, training=provenance | found)
     with stored(card, trained) as path:
         settled = calibrate(path, parts["validation"], config.operating.target)
@@ -198,12 +198,12 @@ def _reporter(config: TrainConfig, say: Callable[[str], None]) -> Callable[[Epoc
 
 
 def _write_record(folder: RunFolder, card: ModelCard, trained: Trained) -> None:
-    """What the epochs came to and what is taken for what, in numbers and pictures."""
+    """What the epochs, counted from 1, came to and what is taken for what, in numbers and pictures."""
     write_json(
         folder.training,
         {
-            "epochs": [_finite(dataclasses.asdict(epoch)) for epoch in trained.history],
-            "best_epoch": trained.best_epoch,
+            "epochs": [_told_epoch(epoch) for epoch in trained.history],
+            "best_epoch": trained.best_epoch + 1,
             "accuracy": card.accuracy,
         },
     )
@@ -214,9 +214,10 @@ def _write_record(folder: RunFolder, card: ModelCard, trained: Trained) -> None:
         draw_confusion(f"{folder.path.name}, {name}: test", card.classes, confusion, folder.confusion)  # type: ignore[arg-type]
 
 
-def _finite(epoch: Document) -> Document:
-    """JSON has no NaN: what diverged is null."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in epoch.items()}
+def _told_epoch(epoch: Epoch) -> Document:
+    """An epoch for JSON, which has no NaN: what diverged is null."""
+    told = dataclasses.asdict(epoch) | {"number": epoch.number + 1}
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in told.items()}
 
 
 # ------------------------------------------------------------------------------- what a configuration asks for

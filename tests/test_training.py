@@ -335,13 +335,16 @@ def test_a_killed_training_is_resumed_to_the_same_weights(own_scene):
 
 
 def test_a_training_leaves_its_record_and_its_pictures(load, tmp_path):
-    train(load())
+    lines: list[str] = []
+    train(load(), say=lines.append)
     folder = tmp_path / "runs/train"
     left = sorted(path.name for path in folder.iterdir())
     assert left == ["confusion.png", "curves.png", "run.json", "training.json"]
     record = json.loads((folder / "training.json").read_bytes())
-    assert [epoch["number"] for epoch in record["epochs"]] == [0, 1, 2, 3]
-    assert record["accuracy"] == read_card(tmp_path / "m.safetensors").accuracy
+    assert [epoch["number"] for epoch in record["epochs"]] == [1, 2, 3, 4]
+    card = read_card(tmp_path / "m.safetensors")
+    assert f"kept epoch {record['best_epoch']}" in lines
+    assert (record["best_epoch"], record["accuracy"]) == (card.training["best_epoch"], card.accuracy)
     for name in ("confusion.png", "curves.png"):
         assert cv2.imread(str(folder / name)).shape[1] > 300
     again = RunFolder.create(tmp_path / "runs", "train", overwrite=True, kind="training")
