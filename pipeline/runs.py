@@ -20,8 +20,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,8 @@ __all__ = [
 
 Document = dict[str, object]
 Kind = Literal["run", "training"]
+
+_NAME: Mapping[Kind, str] = {"run": "--name", "training": "--set run.name=NAME"}  # how a command gives another one
 
 
 class WholeFile:
@@ -165,15 +167,11 @@ class RunFolder:
         Raises:
             ConfigError: the name is taken, or the folder cannot be made.
         """
-        folder = RunFolder(directory / _component(name))
-        try:
+        folder = RunFolder(directory / _component(name, kind))
+        folder.refuse_taken(overwrite=overwrite, kind=kind)
+        with folder._usable():
             make_folder(folder.path)
-            if any(folder.path.iterdir()):
-                folder._clear(overwrite, kind)
-        except OSError as exc:
-            raise ConfigError(
-                [f"{folder.path}: must be a folder that can be written, got {_cause(exc)}; choose another run.dir"]
-            ) from exc
+            folder._clear()
         return folder
 
     @staticmethod
@@ -183,13 +181,33 @@ class RunFolder:
         Raises:
             ConfigError: there is none.
         """
-        folder = RunFolder(directory / _component(name))
+        folder = RunFolder(directory / _component(name, kind))
         if not folder.run_json.is_file():
-            raise ConfigError(
-                [f"{folder.path}: must hold the run that --resume goes on with, got no run.json; run without --resume"]
-            )
+            text = f"must hold the {kind} that --resume goes on with, got no run.json; leave --resume out"
+            raise ConfigError([f"{folder.path}: {text}"])
         folder._refuse_other(kind)
         return folder
+
+    def refuse_taken(self, *, overwrite: bool, kind: Kind) -> None:
+        """Refuses a folder that a new run of this kind must not take. Changes nothing.
+
+        Raises:
+            ConfigError: as `create` does.
+        """
+        with self._usable():
+            if not self.path.exists() or not any(self.path.iterdir()):
+                return
+        if not self.run_json.is_file():
+            text = f"must be empty or hold a {kind}, got other files and no run.json; choose another {_NAME[kind]}"
+            raise ConfigError([f"{self.path}: {text}"])
+        self._refuse_other(kind)
+        if not overwrite:
+            raise ConfigError(
+                [
+                    f"{self.path}: must not hold a {kind} yet, got an earlier one; --resume to go on with it, "
+                    f"--overwrite to replace it, or {_NAME[kind]} for another folder"
+                ]
+            )
 
     def _refuse_other(self, kind: Kind) -> None:
         try:
@@ -197,30 +215,27 @@ class RunFolder:
         except (OSError, ValueError, AttributeError):
             return  # nobody can tell; what is torn may be replaced
         if found != kind:
-            raise ConfigError(
-                [f"{self.path}: must be the folder of a {kind}, got that of a {found}; choose another name"]
-            )
+            text = f"must be the folder of a {kind}, got that of a {found}; choose another {_NAME[kind]}"
+            raise ConfigError([f"{self.path}: {text}"])
 
-    def _clear(self, overwrite: bool, kind: Kind) -> None:
-        if not self.run_json.is_file():
+    @contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
             raise ConfigError(
-                [f"{self.path}: must be empty or hold a run, got other files and no run.json; choose another --name"]
-            )
-        self._refuse_other(kind)
-        if not overwrite:
-            raise ConfigError(
-                [
-                    f"{self.path}: must not hold a run yet, got an earlier one; --resume to go on with it, --overwrite "
-                    "to replace it, or --name for another folder"
-                ]
-            )
+                [f"{self.path}: must be a folder that can be written, got {_cause(exc)}; choose another run.dir"]
+            ) from exc
+
+    def _clear(self) -> None:
+        """Removes what an earlier run left, and nothing else that lies here."""
         if self.frames.exists():
             shutil.rmtree(self.frames)
         of_a_run = (self.telemetry, self.ledger, self.summary, self.log, self.strip)
         of_a_training = (self.training, self.curves, self.confusion, self.checkpoint, self.teacher)
         for path in (*of_a_run, *of_a_training):
             path.unlink(missing_ok=True)
-        self.run_json.unlink()  # last: it marks the folder as one that may be cleared
+        self.run_json.unlink(missing_ok=True)  # last: it marks the folder as one that may be cleared
 
     def write_run_json(
         self, config: Mapping[str, object], identity: Mapping[str, object], *, kind: Kind = "run"
@@ -350,9 +365,11 @@ def _cpu_name() -> str | None:
     return names[0] if names else platform.machine()
 
 
-def _component(name: str) -> str:
+def _component(name: str, kind: Kind) -> str:
     if not name or name in (".", "..") or "/" in name or "\0" in name:
-        raise ConfigError([f"run.name: must be one folder name without '/', got {name!r}; choose another --name"])
+        raise ConfigError(
+            [f"run.name: must be one folder name without '/', got {name!r}; choose another {_NAME[kind]}"]
+        )
     return name
 
 

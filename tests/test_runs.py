@@ -49,6 +49,20 @@ def test_an_earlier_run_is_kept_and_the_three_ways_on_are_named(tmp_path):
     assert run.run_json.exists()
 
 
+def test_hints_name_what_the_command_takes(tmp_path):
+    begun(tmp_path, "lobby")
+    training = RunFolder.create(tmp_path, "training", kind="training")
+    training.write_run_json({}, {}, kind="training")
+    for kind, other, option in (("run", "training", "--name"), ("training", "lobby", "--set run.name=NAME")):
+        (tmp_path / "notes").mkdir(exist_ok=True)
+        (tmp_path / "notes" / "notes.txt").write_text("mine")
+        for name in ("notes", "a/b", other):
+            with pytest.raises(ConfigError, match=f"choose another {option}$"):
+                RunFolder.create(tmp_path, name, kind=kind)
+        with pytest.raises(ConfigError, match=f"must not hold a {kind} yet, .* or {option} for another folder$"):
+            RunFolder.create(tmp_path, "lobby" if kind == "run" else "training", kind=kind)
+
+
 def test_overwrite_removes_what_a_run_left_and_nothing_else(tmp_path):
     run = begun(tmp_path, "lobby")
     (run.frames / "person").mkdir(parents=True)
