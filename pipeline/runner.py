@@ -22,9 +22,10 @@ from pipeline.config import RunConfig, run_config_from
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError, Interrupted, VpipeError
 from pipeline.filter import folded_filter
+from pipeline.identity import identity, identity_changes, stamp
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
 from pipeline.plan import Plan, make_plan
-from pipeline.runs import RunFolder, cores, identity, identity_changes, stamp, write_json
+from pipeline.runs import RunFolder, cores, write_json
 from pipeline.sinks.parts import PartsSink, committed, disk_errors
 from pipeline.telemetry import Telemetry
 from pipeline.threads import Stop, Waits, every

@@ -1,4 +1,4 @@
-"""What a run leaves on disk: its folder, its identity, and how a file comes into place whole.
+"""What a run leaves on disk: its folder, and how a file comes into place whole.
 
 runs/<name>/run.json                resolved configuration, identity, versions, machine
 runs/<name>/frames/...              the committed parts (pipeline.sinks.parts)
@@ -14,13 +14,12 @@ runs/<name>/checkpoint.pt           while it goes on (teacher.pt: of the unfolde
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +31,8 @@ __all__ = [
     "RunFolder",
     "WholeFile",
     "cores",
-    "identity",
-    "identity_changes",
     "machine",
     "make_folder",
-    "stamp",
     "versions",
     "write_json",
 ]
@@ -244,7 +240,7 @@ class RunFolder:
 
         Args:
             config: The resolved configuration, without secrets.
-            identity: The first value of `identity`.
+            identity: What decides the outcome, as the first value of `pipeline.identity.identity`.
             kind: Of what the folder is.
         """
         write_json(
@@ -267,65 +263,6 @@ class RunFolder:
                 [f"{self.run_json}: must be what an earlier run wrote, got {_cause(exc)}; --overwrite starts anew"]
             ) from exc
         return found
-
-
-def identity(
-    sources: Mapping[str, Mapping[str, object]],
-    *,
-    decode: Mapping[str, object],
-    fold: Mapping[str, object],
-    filters: Mapping[str, Mapping[str, object]],
-) -> tuple[Document, str]:
-    """What decides a run's labels: an earlier run may only be resumed with the same. It holds no secrets.
-
-    Args:
-        sources: Per source what it is and which of its frames are taken; of a file its `stamp`.
-        decode: The options of decoding that change pixels or cuts.
-        fold: Frames per group, order, seed.
-        filters: Per filter its model, how it is run and what is kept.
-
-    Returns:
-        The identity as a JSON document, and a short hash of all of it but the sources: some may be added to a run when
-        it is resumed, and the parts it holds by then are still parts of the same run.
-    """
-    settings = {"decode": decode, "fold": fold, "filters": filters}
-    sha = hashlib.sha256(json.dumps(settings, allow_nan=False, sort_keys=True).encode()).hexdigest()[:16]
-    document: Document = json.loads(json.dumps({**settings, "sources": sources, "sha": sha}))  # as it is read back
-    return document, sha
-
-
-def stamp(path: Path) -> Document:
-    """What tells whether a file is still the same; without size and time where there is none."""
-    try:
-        facts = path.stat()
-    except OSError:
-        return {"path": str(path)}
-    return {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
-
-
-def identity_changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
-    """Why a run with identity `now` may not go on with one of identity `before`: a line per difference, none if it may.
-
-    Sources may be added; one that is changed or missing is a difference.
-    """
-    problems = list(_differences({**before, "sources": None, "sha": None}, {**now, "sources": None, "sha": None}))
-    then, present = before.get("sources"), now.get("sources")
-    if not isinstance(then, Mapping) or not isinstance(present, Mapping):
-        return [*problems, "sources: must be known of both runs; use --overwrite or another --name"]
-    for name, facts in then.items():
-        if name not in present:
-            problems.append(f"{name}: must still be a source of the run to resume, got none of that name")
-        else:
-            problems += _differences(facts, present[name], name)
-    return problems
-
-
-def _differences(before: object, now: object, where: str = "") -> Iterable[str]:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in sorted(before.keys() | now.keys()):
-            yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
-    elif before != now:
-        yield f"{where}: must be {before!r} as in the run to resume, got {now!r}"
 
 
 def versions() -> Document:

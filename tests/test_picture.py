@@ -7,9 +7,10 @@ import pytest
 
 from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.errors import VpipeError
+from pipeline.identity import identity, stamp
 from pipeline.picture import strip
 from pipeline.rows import Labelling
-from pipeline.runs import RunFolder, identity, stamp
+from pipeline.runs import RunFolder
 from pipeline.sinks.parts import PartsSink
 from pipeline.timeline import CELLS, COLUMNS, read_timelines
 from tests.clips import clip, read, write_clip

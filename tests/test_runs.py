@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.runs import RunFolder, WholeFile, identity, identity_changes, machine, stamp, versions, write_json
+from pipeline.identity import identity, identity_changes, stamp
+from pipeline.runs import RunFolder, WholeFile, machine, versions, write_json
 
 SETTINGS = {
     "decode": {"resize": "area", "input": (50, 50)},
