@@ -150,6 +150,17 @@ class RunFolder:
     def teacher(self) -> Path:
         return self.path / "teacher.pt"
 
+    @property
+    def way_on(self) -> str:
+        """How the training of this folder can go on, by what lies here."""
+        if self.training.exists():
+            return "the training is finished; --overwrite trains anew"
+        if self.checkpoint.exists() or self.teacher.exists():
+            return "--resume goes on after the last epoch that was finished"
+        if self.run_json.exists():
+            return "no epoch was finished, so --resume begins anew"
+        return "nothing was begun"
+
     @staticmethod
     def create(directory: Path, name: str, *, overwrite: bool = False, kind: Kind = "run") -> RunFolder:
         """Makes the folder of a new run.

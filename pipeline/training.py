@@ -77,7 +77,7 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
     except OSError as exc:
         place = exc.filename or output
         raise VpipeError(
-            f"{place}: must be readable and writable, got {exc.strerror or exc}; --resume goes on"
+            f"{place}: must be readable and writable, got {exc.strerror or exc}; {_folder(config).way_on}"
         ) from exc
 
 
@@ -102,6 +102,7 @@ def _train(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], N
         teacher=given or _unfolded_teacher(config, card, parts, folder, say),
         checkpoint=folder.checkpoint,
         progress=_reporter(config, say),
+        resumed=_resumption(config, say),
     )
     best = trained.history[trained.best_epoch]
     say(f"kept epoch {trained.best_epoch + 1}")
@@ -181,6 +182,7 @@ def _unfolded_teacher(
         config.train,
         checkpoint=folder.teacher,
         progress=_reporter(config, say),
+        resumed=_resumption(config, say),
     )
     with stored(unfolded, trained) as path:
         return Teacher(*load_model(path))
@@ -195,6 +197,10 @@ def _reporter(config: TrainConfig, say: Callable[[str], None]) -> Callable[[Epoc
         )
 
     return report
+
+
+def _resumption(config: TrainConfig, say: Callable[[str], None]) -> Callable[[int], None]:
+    return lambda done: say(f"going on after epoch {done} of {config.train.epochs}")
 
 
 def _write_record(folder: RunFolder, card: ModelCard, trained: Trained) -> None:

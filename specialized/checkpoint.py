@@ -59,11 +59,14 @@ def write_checkpoint(path: Path, id: str, plain: object, tensors: Mapping[str, o
         tensors: state dicts and tensors.
     """
     temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "wb") as file:
-        torch.save({"id": id, "plain": json.dumps(plain), "tensors": dict(tensors)}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"id": id, "plain": json.dumps(plain), "tensors": dict(tensors)}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, id: str) -> tuple[dict[str, Any], dict[str, Any]]:

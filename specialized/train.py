@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ _OPTIMIZERS: Mapping[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
 }
 _AVERAGE_EVERY = 4  # steps: averaging all weights at each one costs a fifth of the training of a large f
+_State = tuple[dict[str, object], dict[str, object]]
 _CHECKPOINT_S = 10.0  # seconds of training that a killed one loses at most, beside the epoch under way
 
 
@@ -73,6 +75,7 @@ def train(
     teacher: Teacher | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[Epoch], None] | None = None,
+    resumed: Callable[[int], None] | None = None,
 ) -> Trained:
     """Trains the card's architecture from scratch, on the CPU, in groups formed as the card's order says.
 
@@ -85,10 +88,14 @@ def train(
         validation: examples to choose the epoch by, apart in time from those of training and of any later test.
         recipe: how.
         teacher: whose logits to learn from, with the weight `recipe.distill`.
-        checkpoint: where the state is kept after epochs, and taken up again if it is that of this very training.
-        progress: called after each epoch, those of a checkpoint too.
+        checkpoint: where the state after an epoch is kept, and taken up again if it is that of this very training. A
+            training that is interrupted leaves that of the last epoch it finished; one that is killed, of an epoch
+            at most 10 seconds and an epoch older.
+        progress: called after each epoch that is trained.
+        resumed: called before the first of them with the number of epochs that a checkpoint holds, if there is one.
 
     Raises:
+        KeyboardInterrupt: as it came, once the checkpoint is written.
         ValueError: the examples or the teacher do not fit the card.
         ModelError: the network cannot be built, or the checkpoint is of another training.
     """
@@ -103,7 +110,7 @@ def train(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             random.seed(recipe.seed)  # what networks that drop layers at random draw from
-            return _Training(card, training, validation, recipe, teacher).run(checkpoint, progress)
+            return _Training(card, training, validation, recipe, teacher).run(checkpoint, progress, resumed)
     finally:
         torch.set_num_threads(threads)
         random.setstate(python_random)
@@ -151,26 +158,39 @@ class _Training:
         self.best_epoch = 0
         self.best_state: dict[str, Tensor] = {}
 
-    def run(self, checkpoint: Path | None, progress: Callable[[Epoch], None] | None) -> Trained:
+    def run(
+        self,
+        checkpoint: Path | None,
+        progress: Callable[[Epoch], None] | None,
+        resumed: Callable[[int], None] | None,
+    ) -> Trained:
         id = "" if checkpoint is None else self._id()
         if checkpoint is not None and checkpoint.exists():
-            self._restore(checkpoint, id)
-        for epoch in self.history:
-            if progress:
-                progress(epoch)
+            self._restore(*read_checkpoint(checkpoint, id))
+            if resumed:
+                resumed(len(self.history))
         saved = time.monotonic()
-        while not self._done():
-            self.history.append(self._epoch())
-            if not self.best_state or _merit(self.history[-1]) > _merit(self.history[self.best_epoch]):
-                self.best_epoch = len(self.history) - 1
-                self.best_state = {
-                    k: v.clone(memory_format=torch.contiguous_format) for k, v in self.average.state_dict().items()
-                }
-            if checkpoint is not None and (self._done() or time.monotonic() - saved > _CHECKPOINT_S):
-                self._save(checkpoint, id)
-                saved = time.monotonic()
-            if progress:
-                progress(self.history[-1])
+        unsaved: _State | None = None  # after the last epoch that was finished, where it is not on disk
+        try:
+            while not self._done():
+                self.history.append(self._epoch())
+                if not self.best_state or _merit(self.history[-1]) > _merit(self.history[self.best_epoch]):
+                    self.best_epoch = len(self.history) - 1
+                    self.best_state = {
+                        k: v.clone(memory_format=torch.contiguous_format) for k, v in self.average.state_dict().items()
+                    }
+                if checkpoint is not None:
+                    if self._done() or time.monotonic() - saved > _CHECKPOINT_S:
+                        write_checkpoint(checkpoint, id, *self._state())
+                        saved, unsaved = time.monotonic(), None
+                    else:
+                        unsaved = copy.deepcopy(self._state())  # the steps to come change it in place
+                if progress:
+                    progress(self.history[-1])
+        except KeyboardInterrupt:
+            if checkpoint is not None and unsaved is not None:
+                write_checkpoint(checkpoint, id, *unsaved)
+            raise
         return Trained(state_dict=self.best_state, history=tuple(self.history), best_epoch=self.best_epoch)
 
     def _done(self) -> bool:
@@ -291,7 +311,8 @@ class _Training:
             self.card, self.recipe, (self.training, self.validation), taught, shapes=shapes, dtype=self.dtype
         )
 
-    def _save(self, path: Path, id: str) -> None:
+    def _state(self) -> _State:
+        """What the rest of the training depends on: what JSON can hold, and tensors."""
         plain = {
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
             "best_epoch": self.best_epoch,
@@ -306,10 +327,9 @@ class _Training:
             "best": self.best_state,
             "torch_rng": torch.random.get_rng_state(),
         }
-        write_checkpoint(path, id, plain, tensors)
+        return plain, tensors
 
-    def _restore(self, path: Path, id: str) -> None:
-        plain, tensors = read_checkpoint(path, id)
+    def _restore(self, plain: dict[str, Any], tensors: dict[str, Any]) -> None:
         self.history = [Epoch(**epoch) for epoch in plain["history"]]
         self.best_epoch, self.best_state = plain["best_epoch"], tensors["best"]
         self.averaged = plain["averaged"]

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import random
 
 import numpy as np
@@ -228,12 +229,38 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, ca
     with pytest.raises(KilledError):
         trained(card, recipe, checkpoint=path, progress=killed)
     again: list[Epoch] = []
-    result, whole = trained(card, recipe, checkpoint=path, progress=again.append), trained(card, recipe)
-    assert again[:3] == reported
+    held: list[int] = []
+    result = trained(card, recipe, checkpoint=path, progress=again.append, resumed=held.append)
+    whole = trained(card, recipe)
+    assert (held, result.history) == ([3], (*reported, *again))
     assert [dataclasses.replace(e, seconds=0) for e in result.history] == [
         dataclasses.replace(e, seconds=0) for e in whole.history
     ]
     assert result.best_epoch == whole.best_epoch
+    assert all(torch.equal(value, result.state_dict[name]) for name, value in whole.state_dict.items())
+
+
+class Interrupted(Restless):
+    """Is interrupted in the middle of an epoch, once."""
+
+    steps = itertools.count(1)  # of all its trainings
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and next(self.steps) == 24:  # an epoch has 9
+            raise KeyboardInterrupt
+        return super().forward(x)
+
+
+def test_a_training_that_is_interrupted_within_an_epoch_goes_on_after_the_last_one(tmp_path) -> None:
+    card, recipe = dataclasses.replace(RESTLESS, architecture="tests.test_train:Interrupted"), quick(least_steps=1)
+    path, held, reported = tmp_path / "c.pt", [], []
+    with pytest.raises(KeyboardInterrupt):
+        trained(card, recipe, checkpoint=path, progress=reported.append)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+    result = trained(card, recipe, checkpoint=path, resumed=held.append)
+    assert held == [len(reported)] == [2]
+    assert result.history[:2] == tuple(reported)
+    whole = trained(card, recipe)
     assert all(torch.equal(value, result.state_dict[name]) for name, value in whole.state_dict.items())
 
 

@@ -136,18 +136,42 @@ def test_an_existing_file_is_refused_before_training_and_replaced_on_request(loa
     assert read_card(output).accuracy is not None
 
 
-def test_an_interrupted_training_leaves_what_was_there(load, tmp_path):
-    output = tmp_path / "m.safetensors"
-    output.write_bytes(b"old")
+def interrupt_at(start: str) -> Callable[[str], None]:
+    """What takes the lines of a training and interrupts it at the first that starts so."""
 
-    def interrupt(line: str) -> None:
-        if line.startswith("epoch 2"):
+    def say(line: str) -> None:
+        if line.startswith(start):
             raise KeyboardInterrupt
 
+    return say
+
+
+def test_an_interrupted_overwrite_leaves_the_old_model_and_is_resumed_to_the_same_file(model, load, tmp_path):
+    output = tmp_path / "m.safetensors"
+    output.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt):
-        train(load(), mode="overwrite", say=interrupt)
+        train(load(), mode="overwrite", say=interrupt_at("epoch 2"))
     assert output.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "runs"]
+    folder = RunFolder(tmp_path / "runs/train")
+    assert folder.way_on == "--resume goes on after the last epoch that was finished"
+    assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoint.pt", "run.json"]
+    lines: list[str] = []
+    train(load(), mode="resume", say=lines.append)
+    at = lines.index("going on after epoch 2 of 4")
+    assert [line.partition(":")[0] for line in lines if line.startswith("epoch")] == ["epoch 3 of 4", "epoch 4 of 4"]
+    assert lines[at + 1].startswith("epoch 3 of 4: ")
+    assert output.read_bytes() == model.read_bytes()
+    record = json.loads(folder.training.read_bytes())
+    assert [epoch["number"] for epoch in record["epochs"]] == [1, 2, 3, 4]
+
+
+def test_a_training_that_is_interrupted_before_its_first_epoch_is_done_begins_anew(model, load, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(load(), say=interrupt_at("coral, f = 2"))
+    assert RunFolder(tmp_path / "runs/train").way_on == "no epoch was finished, so --resume begins anew"
+    train(load(), mode="resume")
+    assert (tmp_path / "m.safetensors").read_bytes() == model.read_bytes()
 
 
 def test_a_class_without_an_example_to_train_on_is_refused(load):
@@ -294,10 +318,10 @@ def test_the_commands_print_the_table_and_refuse_in_one_line(scene, tmp_path):
     assert json.loads(measured.stdout)["n"] == 30
 
 
-def stopped(folder: Path, number: signal.Signals) -> tuple[list[str], int, list[str]]:
+def stopped(folder: Path, number: signal.Signals, checkpoint_s: float) -> tuple[list[str], int, list[str]]:
     """A training that got a signal after its third epoch: its command, its return code, its last lines."""
     (folder / "train.yaml").write_text(CONFIG)
-    code = "import specialized.train as t; t._CHECKPOINT_S = 0.0; from pipeline.cli import main; main()"
+    code = f"import specialized.train as t; t._CHECKPOINT_S = {checkpoint_s}; from pipeline.cli import main; main()"
     command = [sys.executable, "-c", code, "train", str(folder / "train.yaml")]
     command += ["--set", f"output={folder}/m.safetensors", "--set", f"run.dir={folder}", "--set", "train.epochs=40"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
@@ -317,13 +341,14 @@ def own_scene(scene: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_command_with_130_and_no_model(own_scene, number):
-    _, code, lines = stopped(own_scene, number)
-    assert (code, lines[-1]) == (130, "vpipe: interrupted: no model file was written; --resume goes on")
+def test_a_signal_ends_the_command_with_130_and_a_checkpoint(own_scene, number):
+    _, code, lines = stopped(own_scene, number, 3600.0)
+    assert (code, lines[-1]) == (130, "vpipe: interrupted: --resume goes on after the last epoch that was finished")
+    assert (own_scene / "train/checkpoint.pt").exists()
 
 
 def test_a_killed_training_is_resumed_to_the_same_weights(own_scene):
-    command, code, _ = stopped(own_scene, signal.SIGKILL)
+    command, code, _ = stopped(own_scene, signal.SIGKILL, 0.0)
     assert code == -signal.SIGKILL
     refused = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (refused.returncode, "got an earlier one; --resume to go on with it" in refused.stderr) == (2, True)
@@ -421,23 +446,6 @@ def test_the_training_configurations_of_the_lobby_see_both_classes_in_each_part(
 def test_a_configuration_opens_with_the_command_that_runs_it(name):
     first = (ROOT / f"configs/{name}.yaml").read_text().partition("\n")[0]
     assert first.startswith(f"# vpipe {'train' if 'train' in name else 'run'} configs/{name}.yaml ")
-
-
-def test_a_killed_overwrite_can_be_resumed_and_the_old_model_stays_until_then(load, tmp_path):
-    output = tmp_path / "m.safetensors"
-    output.write_bytes(b"old")
-
-    def interrupt(line: str) -> None:
-        if line.startswith("epoch 2"):
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(load(), mode="overwrite", say=interrupt)
-    assert output.read_bytes() == b"old"
-    train(load(), mode="resume")
-    assert read_card(output).fold == 2
-    with pytest.raises(ConfigError, match="must not exist yet"):
-        train(load(), mode="resume")  # it is done
 
 
 def test_a_training_and_a_run_do_not_take_each_others_folder(load, tmp_path):

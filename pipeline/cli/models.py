@@ -24,22 +24,23 @@ from pipeline.text import aligned
 def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool, quiet: bool) -> None:
     """Train the model that CONFIG describes on its labelled clips, and write it with its measured accuracy.
 
-    Curves and the confusion matrix go to runs/NAME, and a checkpoint while it goes on.
+    Curves and the confusion matrix go to runs/NAME; while it goes on, and if it is interrupted, a checkpoint.
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")
     from pipeline.config import load_train_config
+    from pipeline.runs import RunFolder
 
     loaded = load_train_config(config, overrides=overrides)
     log_to_stderr(logging.WARNING)
-    from pipeline.training import train as fit
-
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
     interrupt_on_signals()
     try:
+        from pipeline.training import train as fit  # takes seconds: torch
+
         click.echo(fit(loaded, mode="resume" if resume else "overwrite" if overwrite else "new", say=say))
     except KeyboardInterrupt:
-        complain(["interrupted: no model file was written; --resume goes on"])
+        complain(f"interrupted: {RunFolder(Path(loaded.run.dir, loaded.run.name)).way_on}")
         sys.exit(INTERRUPTED)
 
 
