@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-__all__ = ["identity", "identity_changes", "stamp"]
+__all__ = ["differences", "identity", "identity_changes", "stamp"]
 
 Document = dict[str, object]
 
@@ -51,7 +51,8 @@ def identity_changes(before: Mapping[str, object], now: Mapping[str, object]) ->
 
     Sources may be added; one that is changed or missing is a difference.
     """
-    problems = list(_differences({**before, "sources": None, "sha": None}, {**now, "sources": None, "sha": None}))
+    apart: dict[str, object] = {"sources": None, "sha": None}
+    problems = list(differences({**before, **apart}, {**now, **apart}, kind="run"))
     then, present = before.get("sources"), now.get("sources")
     if not isinstance(then, Mapping) or not isinstance(present, Mapping):
         return [*problems, "sources: must be known of both runs; use --overwrite or another --name"]
@@ -59,13 +60,24 @@ def identity_changes(before: Mapping[str, object], now: Mapping[str, object]) ->
         if name not in present:
             problems.append(f"{name}: must still be a source of the run to resume, got none of that name")
         else:
-            problems += _differences(facts, present[name], name)
+            problems += differences(facts, present[name], kind="run", where=name)
     return problems
 
 
-def _differences(before: object, now: object, where: str = "") -> Iterator[str]:
+def differences(before: object, now: object, *, kind: str, where: str = "") -> Iterator[str]:
+    """What differs between two JSON documents, a line each: `key.path: must be ... as in the run to resume, got ...`.
+
+    Args:
+        before: Of what is to be resumed.
+        now: Of what was asked for.
+        kind: What is to be resumed, in a word.
+        where: Their key.
+    """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in sorted(before.keys() | now.keys()):
-            yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+            yield from differences(before.get(key), now.get(key), kind=kind, where=f"{where}.{key}" if where else key)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for k, (one, other) in enumerate(zip(before, now, strict=True)):
+            yield from differences(one, other, kind=kind, where=f"{where}.{k}")
     elif before != now:
-        yield f"{where}: must be {before!r} as in the run to resume, got {now!r}"
+        yield f"{where}: must be {before!r} as in the {kind} to resume, got {now!r}"

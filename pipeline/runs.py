@@ -209,12 +209,9 @@ class RunFolder:
             raise ConfigError([f"{self.path}: {text}"])
         self._refuse_other(kind)
         if not overwrite:
-            raise ConfigError(
-                [
-                    f"{self.path}: must not hold a {kind} yet, got an earlier one; --resume to go on with it, "
-                    f"--overwrite to replace it, or {_NAME[kind]} for another folder"
-                ]
-            )
+            going_on = "" if self.training.exists() else "--resume to go on with it, "
+            ways = f"{going_on}--overwrite to replace it, or {_NAME[kind]} for another folder"
+            raise ConfigError([f"{self.path}: must not hold a {kind} yet, got an earlier one; {ways}"])
 
     def _refuse_other(self, kind: Kind) -> None:
         try:

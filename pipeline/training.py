@@ -8,7 +8,9 @@ configuration ──▶ footage ──split──▶ training, validation ──
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ import numpy as np
 from pipeline.accuracy import kept, measure, table
 from pipeline.calibration import Calibration, calibrate
 from pipeline.errors import ConfigError, ModelError, VpipeError
+from pipeline.identity import differences
 from pipeline.labelled import (
     Document,
     asks_of,
@@ -42,7 +45,7 @@ from specialized.models import MODELS, build
 from specialized.train import Epoch, Teacher, Trained, check_teacher
 from specialized.train import train as fit
 
-__all__ = ["new_card", "stored", "train"]
+__all__ = ["new_card", "refuse_taken", "stored", "train"]
 
 Mode = Literal["new", "overwrite", "resume"]
 
@@ -60,38 +63,57 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
         say: Takes lines of progress and warnings.
 
     Returns:
-        A table of the accuracy.
+        A table of the accuracy; of a training to resume that is finished, a line that says so.
 
     Raises:
-        ConfigError: the labels or the split cannot be used, `output` exists, or there is nothing to resume.
+        ConfigError: the labels or the split cannot be used, `output` exists, or there is nothing to resume, or
+            something that was begun otherwise.
         SourceError: a clip cannot be read as a whole.
         ModelError: the network cannot be built, or does not learn; the checkpoint is of another training.
     """
-    output = Path(config.output)
-    # What --overwrite began may be resumed: the old model lies there until the new one is done.
-    unfinished = mode == "resume" and not _folder(config).training.exists()
-    if output.exists() and mode != "overwrite" and not unfinished:
-        raise ConfigError([config.problem(f"must not exist yet, got {output}; --overwrite replaces it", "output")])
     try:
-        return _train(config, output, mode, say)
+        return _train(config, Path(config.output), mode, say)
     except OSError as exc:
-        place = exc.filename or output
+        place = exc.filename or config.output
         raise VpipeError(
             f"{place}: must be readable and writable, got {exc.strerror or exc}; {_folder(config).way_on}"
         ) from exc
 
 
+def refuse_taken(config: TrainConfig, *, overwrite: bool) -> None:
+    """Refuses to train where there is a model or a training already, unless they are to be replaced.
+
+    Raises:
+        ConfigError: names what is there and the ways on.
+    """
+    _folder(config).refuse_taken(overwrite=overwrite, kind="training")
+    if not overwrite and os.path.exists(config.output):
+        text = f"must not exist yet, got {config.output}; --overwrite replaces it, --set output=FILE writes another"
+        raise ConfigError([config.problem(text, "output")])
+
+
 def _train(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], None]) -> str:
+    if mode != "resume":
+        refuse_taken(config, overwrite=mode == "overwrite")
+    provenance = _provenance(config)  # before training: files may change while it goes on
+    identity = _identity(config, provenance)
+    if mode == "resume":
+        folder = _folder_to_resume(config, identity)
+        if folder.training.exists():
+            return _told_finished(folder, output)
     for warning in config.warnings:
         say(f"warning: {warning}")
     card = new_card(config)
     given = _given_teacher(config, card, say)
-    provenance = _provenance(config)  # before training: files may change while it goes on
     footage = footage_of(config, card)
     parts = split_of(config, footage)
     for line in _check_examples(config, card, parts):
         say(line)
-    folder = _open_folder(config, mode)
+    if mode != "resume":
+        folder = RunFolder.create(Path(config.run.dir), config.run.name, overwrite=mode == "overwrite", kind="training")
+    elif not (folder.checkpoint.exists() or folder.teacher.exists()):
+        say("no epoch was finished before: beginning anew")
+    folder.write_run_json(config.resolved(), identity, kind="training")
     sizes = ", ".join(f"{part} {_counted(card, examples)}" for part, examples in parts.items())
     say(f"{card.architecture}, f = {card.fold}, {card.order}; {sizes}")
     trained = fit(
@@ -140,13 +162,20 @@ def _folder(config: TrainConfig) -> RunFolder:
     return RunFolder(Path(config.run.dir) / config.run.name)
 
 
-def _open_folder(config: TrainConfig, mode: Mode) -> RunFolder:
-    directory, name = Path(config.run.dir), config.run.name
-    if mode == "resume":
-        return RunFolder.resume(directory, name, kind="training")
-    folder = RunFolder.create(directory, name, overwrite=mode == "overwrite", kind="training")
-    folder.write_run_json(config.resolved(), {}, kind="training")
+def _folder_to_resume(config: TrainConfig, identity: Document) -> RunFolder:
+    folder = RunFolder.resume(Path(config.run.dir), config.run.name, kind="training")
+    changes = differences(folder.read_identity(), identity, kind="training")
+    advice = "--overwrite trains anew, --set run.name=NAME elsewhere"
+    if problems := [f"{folder.path}: another training: {change}; {advice}" for change in changes]:
+        raise ConfigError(problems)
     return folder
+
+
+def _told_finished(folder: RunFolder, output: Path) -> str:
+    if not output.is_file():
+        text = "this training is finished, its model must be a file, got none; --overwrite trains anew"
+        raise ConfigError([f"{folder.path}: {output}: {text}"])
+    return f"{folder.path}: this training is finished, its model is {output}; --overwrite trains anew"
 
 
 def _given_teacher(config: TrainConfig, card: ModelCard, say: Callable[[str], None]) -> Teacher | None:
@@ -332,6 +361,14 @@ def _told_of(settled: Calibration) -> Iterator[str]:
         yield f"validation: {kept(name, rates)}"
     for name, why in settled.without.items():
         yield f"warning: keep: auto will not know {name}, since {why}"
+
+
+def _identity(config: TrainConfig, provenance: Document) -> Document:
+    """What decides the model, by its keys in the configuration: a training may only be resumed with the same."""
+    asked = config.model_dump(mode="json", by_alias=True, include={"model", "task", "classes", "operating"})
+    made_of = {key: provenance[key] for key in ("clips", "split", "teacher")}
+    document: Document = json.loads(json.dumps({**asked, **made_of, "train": provenance["recipe"]}))  # as it is read
+    return document
 
 
 def _provenance(config: TrainConfig) -> Document:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.identity import identity, identity_changes, stamp
+from pipeline.identity import differences, identity, identity_changes, stamp
 from pipeline.runs import RunFolder, WholeFile, machine, versions, write_json
 
 SETTINGS = {
@@ -128,6 +128,14 @@ def test_a_changed_setting_is_another_identity_and_is_named(clips):
     now, other = identity(stamped(clips), **{**SETTINGS, "fold": {"frames": 8, "order": "consecutive"}})
     assert sha != other
     assert identity_changes(before, now) == ["fold.frames: must be 4 as in the run to resume, got 8"]
+
+
+def test_differences_are_found_within_lists():
+    before, now = {"clips": [{"every": 1}, {"every": 2}]}, {"clips": [{"every": 1}, {"every": 3}]}
+    told = list(differences(before, now, kind="training"))
+    assert told == ["clips.1.every: must be 2 as in the training to resume, got 3"]
+    (shorter,) = differences(before, {"clips": []}, kind="training")
+    assert shorter.startswith("clips: must be [{'every': 1}, {'every': 2}] as in")
 
 
 def test_files_may_be_added_but_not_changed_or_removed(clips):

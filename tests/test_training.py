@@ -129,7 +129,7 @@ def test_an_existing_file_is_refused_before_training_and_replaced_on_request(loa
     output = tmp_path / "m.safetensors"
     output.write_bytes(b"old")
     lines: list[str] = []
-    with pytest.raises(ConfigError, match=r"output: must not exist yet, got .*; --overwrite replaces it"):
+    with pytest.raises(ConfigError, match=r"output: must not exist yet, .*; --overwrite replaces it, --set output="):
         train(load("train.epochs=1"), say=lines.append)
     assert (lines, output.read_bytes()) == ([], b"old")
     train(load("train.epochs=1"), mode="overwrite")
@@ -170,8 +170,45 @@ def test_a_training_that_is_interrupted_before_its_first_epoch_is_done_begins_an
     with pytest.raises(KeyboardInterrupt):
         train(load(), say=interrupt_at("coral, f = 2"))
     assert RunFolder(tmp_path / "runs/train").way_on == "no epoch was finished, so --resume begins anew"
-    train(load(), mode="resume")
+    lines: list[str] = []
+    train(load(), mode="resume", say=lines.append)
+    assert "no epoch was finished before: beginning anew" in lines
     assert (tmp_path / "m.safetensors").read_bytes() == model.read_bytes()
+
+
+def test_another_configuration_does_not_resume_a_training_and_each_change_is_named(load, own_scene, tmp_path):
+    (tmp_path / "labels.csv").write_bytes((own_scene / "scene.csv").read_bytes())
+    overrides = ["run.name=one", f"clips.0.labels={tmp_path / 'labels.csv'}"]
+    with pytest.raises(KeyboardInterrupt):
+        train(load(*overrides), say=interrupt_at("coral, f = 2"))
+    (tmp_path / "labels.csv").write_text((tmp_path / "labels.csv").read_text() + "\n")
+    with pytest.raises(ConfigError) as caught:
+        train(load(*overrides, "train.lr=0.1", "model.fold=1", "operating.false_positive_rate=0.1"), mode="resume")
+    found = [problem.removeprefix(f"{tmp_path}/runs/one: another training: ") for problem in caught.value.problems]
+    assert [problem.partition(":")[0] for problem in found] == [
+        "clips.0.labels_sha256",
+        "model.fold",
+        "operating.false_positive_rate",
+        "train.lr",
+    ]
+    told = "train.lr: must be 0.01 as in the training to resume, got 0.1; --overwrite trains anew"
+    assert found[-1] == f"{told}, --set run.name=NAME elsewhere"
+
+
+def test_resuming_what_is_finished_says_so_and_where_the_model_is(load, tmp_path):
+    config = load("train.epochs=1")
+    train(config)
+    before = (tmp_path / "m.safetensors").read_bytes()
+    lines: list[str] = []
+    told = train(config, mode="resume", say=lines.append)
+    way_on = f"its model is {tmp_path}/m.safetensors; --overwrite trains anew"
+    assert (told, lines) == (f"{tmp_path}/runs/train: this training is finished, {way_on}", [])
+    assert (tmp_path / "m.safetensors").read_bytes() == before
+    with pytest.raises(ConfigError, match=r"must not hold a training yet, got an earlier one; --overwrite to replace"):
+        train(config)
+    (tmp_path / "m.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"m\.safetensors: this training is finished, its model must be a file, got"):
+        train(config, mode="resume")
 
 
 def test_a_class_without_an_example_to_train_on_is_refused(load):
@@ -376,14 +413,14 @@ def test_a_training_leaves_its_record_and_its_pictures(load, tmp_path):
     assert list(again.path.iterdir()) == []
 
 
-def test_nothing_is_resumed_where_nothing_was_begun_or_another_training_was(load, tmp_path):
+def test_nothing_is_resumed_where_nothing_was_begun_or_the_checkpoint_is_torn(load, tmp_path):
     with pytest.raises(
-        ConfigError, match=r"runs/train: must hold the run that --resume goes on with, got no run\.json"
+        ConfigError, match=r"runs/train: must hold the training that --resume goes on with, got no run\.json"
     ):
         train(load(), mode="resume")
-    folder = RunFolder.create(tmp_path / "runs", "train", kind="training")
-    folder.write_run_json({}, {}, kind="training")
-    folder.checkpoint.write_bytes(b"torn")
+    with pytest.raises(KeyboardInterrupt):
+        train(load(), say=interrupt_at("epoch 1"))
+    (tmp_path / "runs/train/checkpoint.pt").write_bytes(b"torn")
     with pytest.raises(ModelError, match=r"checkpoint\.pt: must be a checkpoint of a training, got"):
         train(load(), mode="resume")
 
