@@ -21,15 +21,16 @@ from pipeline.batch import FrameBatch, Pixels, SegmentEnd
 from pipeline.errors import ConfigError, SourceError
 from pipeline.labels import Boxes, answers, read_labels
 from pipeline.runs import cores
-from pipeline.sources.file import FileSource
-from pipeline.sources.pool import decode, segments
+from pipeline.sources.decode import SegmentTask
+from pipeline.sources.file import FileSource, Refusal
+from pipeline.sources.pool import decode
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import ROUNDING_S, Selection
 from specialized.examples import Examples, Runs, split_runs
 from specialized.intervals import block_length
 from specialized.modelfile import Ask, Task
 
-__all__ = ["Clip", "Footage", "LabelledClip", "read_clip", "read_footage"]
+__all__ = ["Clip", "Footage", "LabelledClip", "outline_clip", "read_clip", "read_footage"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +41,7 @@ class Clip:
     numbers: NDArray[np.int64]  # (N,) frame number in presentation order, from 0
     pts_s: NDArray[np.float64]  # (N,) NaN where unknown
     frames: int  # of the whole video, selected or not
+    size: tuple[int, int]  # (H, W) of its own pictures, as players show them
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +68,10 @@ def read_clip(
         SourceError: The file cannot be read, or not every selected frame of it: a loss in the middle would join
             frames that are no neighbours.
     """
-    source = FileSource(video, name=video.name, picture=picture, selection=selection)
+    tasks = _tasks(video, picture, selection)
     batches: list[FrameBatch] = []
     ends: list[SegmentEnd] = []
-    with closing(decode(segments([source]), workers=workers or cores())) as decoded:
+    with closing(decode(tasks, workers=workers or cores())) as decoded:
         for batch in decoded:
             batches.append(batch)
             ends += [batch.end] if batch.end is not None else []
@@ -84,7 +86,35 @@ def read_clip(
         batch = batches.pop()
         pictures[place[stop - len(batch) : stop]] = batch.frames
         stop -= len(batch)
-    return Clip(pictures, numbers[in_order], pts_s, frames=sum(end.counts.indexed for end in ends))
+    frames = sum(end.counts.indexed for end in ends)
+    size = next(task.index.shown_size for task in tasks if isinstance(task, SegmentTask))
+    return Clip(pictures, numbers[in_order], pts_s, frames, size)
+
+
+def outline_clip(
+    video: Path, picture: PictureFormat, selection: Selection | None = None, *, workers: int | None = None
+) -> Clip:
+    """The clip as `read_clip` reads it, but for its pictures, which are black and take no memory: the index of the file
+    tells all the rest. A file of which it does not, or that looks damaged, is read.
+
+    Damage that only decoding shows is not found. Arguments and errors are those of `read_clip`.
+    """
+    tasks = _tasks(video, picture, selection)
+    task = tasks[0]
+    if not isinstance(task, SegmentTask) or not task.index.is_sound:
+        return read_clip(video, picture, selection, workers=workers)
+    index, numbers = task.index, np.flatnonzero(task.selected)
+    pts_s = index.seconds(index.shown)[numbers]
+    return Clip(_black(len(numbers), picture), numbers, pts_s, index.frames, index.shown_size)
+
+
+def _tasks(video: Path, picture: PictureFormat, selection: Selection | None) -> list[SegmentTask | Refusal]:
+    return list(FileSource(video, name=video.name, picture=picture, selection=selection).segments())
+
+
+def _black(n: int, picture: PictureFormat) -> Pixels:
+    """N black pictures (N, H, W, 3) in the memory of one value."""
+    return np.broadcast_to(np.uint8(0), (n, picture.height, picture.width, 3))
 
 
 def _refuse_damage(video: Path, ends: Sequence[SegmentEnd]) -> None:
@@ -107,6 +137,7 @@ class Footage:
     examples: Examples  # one run per clip
     pts_s: NDArray[np.float64]  # (N,)
     videos: tuple[Path, ...]
+    sizes: tuple[tuple[int, int], ...] = ()  # (H, W) of their own pictures; empty: unknown
 
     @property
     def step_s(self) -> float | None:
@@ -169,6 +200,7 @@ def read_footage(
     asks: Sequence[Ask],
     task: Task,
     workers: int | None = None,
+    outline: bool = False,
 ) -> Footage:
     """Reads labels and pictures of all clips and joins them.
 
@@ -178,25 +210,24 @@ def read_footage(
         asks: One question per class.
         task: See `answers`.
         workers: Decoders that work side by side; None: as many as a run has.
+        outline: Read no pictures where that can be helped, see `outline_clip`; labels are checked all the same.
 
     Raises:
         ConfigError: all that is wrong with the label files, or a video is named twice; a label file speaks of frames
-            that its clip does not have, or leaves out some that are taken.
+            that its clip does not have, or leaves out some that are taken; no frame is selected.
         SourceError: a video is not whole.
     """
     labelled = list(_labelled(clips))  # all of them before the first video is decoded, which takes longer
     read = []
     for clip, boxes in labelled:
-        found = read_clip(clip.video, picture, clip.selection, workers=workers)
+        found = (outline_clip if outline else read_clip)(clip.video, picture, clip.selection, workers=workers)
         if not len(found.numbers):
-            raise SourceError(
-                clip.video.name, f"{clip.video}: must have frames in the selection, got none; select others"
-            )
+            raise ConfigError([f"{clip.video}: must have frames in the selection, got none; select others"])
         _refuse_frames_beyond(boxes, found.frames)
         _refuse_frames_unknown(boxes, found.numbers)
         read.append((found, answers(boxes, found.numbers, asks, task)))
     stops = np.cumsum([len(found.numbers) for found, _ in read]).tolist()
-    pictures = [found.pictures for found, _ in read]
+    pictures = [_black(stops[-1], picture)] if outline else [found.pictures for found, _ in read]
     return Footage(
         examples=Examples(
             pictures[0] if len(pictures) == 1 else np.concatenate(pictures),  # a long clip may not fit in memory twice
@@ -205,6 +236,7 @@ def read_footage(
         ),
         pts_s=np.concatenate([found.pts_s for found, _ in read]),
         videos=tuple(clip.video for clip in clips),
+        sizes=tuple(found.size for found, _ in read),
     )
 
 

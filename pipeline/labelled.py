@@ -31,8 +31,14 @@ __all__ = [
 Document = dict[str, object]
 
 
-def footage_of(config: TrainConfig, card: ModelCard) -> Footage | Images:
-    """The clips or images with their labels, as pictures for the card's model. Raises as their readers do."""
+def footage_of(config: TrainConfig, card: ModelCard, *, outline: bool = False) -> Footage | Images:
+    """The clips or images with their labels, as pictures for the card's model. Raises as their readers do.
+
+    Args:
+        config: Names them.
+        card: What the model takes.
+        outline: Leave the frames of clips black rather than decode them, see `pipeline.footage.outline_clip`.
+    """
     picture = PictureFormat(*card.input, card.resize, card.fit)
     if config.images is not None:
         return read_images(_folders(config.images), picture=picture, blocks=config.split.blocks)
@@ -41,6 +47,7 @@ def footage_of(config: TrainConfig, card: ModelCard) -> Footage | Images:
         picture=picture,
         asks=asks_of(config),
         task=config.task,
+        outline=outline,
     )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import ConfigError, SourceError
-from pipeline.footage import Footage, LabelledClip, read_clip, read_footage
+from pipeline.footage import Footage, LabelledClip, outline_clip, read_clip, read_footage
 from pipeline.sources.file import FileSource
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
@@ -82,6 +82,23 @@ def test_frames_before_the_damage_can_be_trained_on():
     assert found.frames > 90
 
 
+@pytest.mark.parametrize("kind", ["h264-bframes-opengop.mp4", "vp9.webm", "h264-variable-rate.mp4", "h264-bframes.avi"])
+@pytest.mark.parametrize("selection", [Selection(), Selection(every=7, from_s=0.5), Selection(fps=4, to_s=1.7)])
+def test_the_outline_of_a_clip_is_what_reading_it_gives_but_for_the_pictures(kind, selection):
+    path = clip(kind)
+    outline, whole = outline_clip(path, PICTURE, selection), read_clip(path, PICTURE, selection)
+    assert outline.numbers.tolist() == whole.numbers.tolist()
+    assert outline.pts_s.tolist() == whole.pts_s.tolist()
+    assert outline.pictures.shape == whole.pictures.shape
+    assert (outline.frames, outline.size) == (whole.frames, whole.size) == (60, (80, 96))
+
+
+@pytest.mark.parametrize("name", ["broken-hole.mp4", "broken-cut.mp4", "not-a-video.mp4"])
+def test_the_outline_of_a_damaged_clip_is_refused_as_the_clip_is(name):
+    with pytest.raises(SourceError, match="training footage must be whole"):
+        outline_clip(ODD / name, PICTURE)
+
+
 def test_labels_follow_the_numbers_of_selected_frames(tmp_path):
     joined = footage(labelled(tmp_path, clip("h264-closed.mp4"), range(20, 31), every=3))
     numbers = read(joined.examples.pictures)[0]
@@ -145,7 +162,7 @@ def test_all_label_files_are_checked_before_the_first_video_is_opened(tmp_path):
 
 
 def test_a_selection_without_frames_is_refused(tmp_path):
-    with pytest.raises(SourceError, match="must have frames in the selection, got none"):
+    with pytest.raises(ConfigError, match="must have frames in the selection, got none"):
         footage(labelled(tmp_path, clip("h264-closed.mp4"), range(3), from_s=100.0))
 
 

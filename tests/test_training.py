@@ -226,11 +226,6 @@ def test_a_part_without_an_example_of_a_class_is_a_warning(load):
     assert lines[0] == "warning: validation: has no example of person, so it says nothing about that"
 
 
-def test_a_gap_that_leaves_nothing_is_refused(load):
-    with pytest.raises(ConfigError, match="split: must leave frames for training, got none; lower gap_s"):
-        train(load("split.gap_s=100"))
-
-
 def test_without_test_blocks_nothing_is_measured(load, tmp_path):
     told = train(load("split.test=[]", "train.epochs=1"))
     assert told == "m.safetensors: accuracy not measured, since split.test names no block"
@@ -350,9 +345,27 @@ def test_the_commands_print_the_table_and_refuse_in_one_line(scene, tmp_path):
     assert "epoch 1 of 1" in made.stderr
     again = runner.invoke(main, ["train", *arguments])
     assert (again.exit_code, again.stdout, again.stderr.count("\n")) == (2, "", 1)
+    finished = runner.invoke(main, ["train", *arguments, "--resume"])
+    assert (finished.exit_code, finished.stderr) == (0, "")
+    assert "this training is finished, its model is " in finished.stdout
     measured = runner.invoke(main, ["eval", str(output), *arguments, "--json"])
     assert measured.exit_code == 0
     assert json.loads(measured.stdout)["n"] == 30
+
+
+def test_a_training_that_breaks_is_exit_code_1(scene, tmp_path):
+    (scene / "train.yaml").write_text(CONFIG)
+    recipe = "train={optimizer: rmsprop, lr: 1.0e+30, warmup_epochs: 0, epochs: 1}"
+    arguments = ["train", str(scene / "train.yaml"), "--set", f"output={tmp_path}/m.safetensors", "--set", recipe]
+    arguments += ["--set", f"run.dir={tmp_path}"]
+    runner = click.testing.CliRunner()
+    diverged = runner.invoke(main, arguments)
+    assert (diverged.exit_code, diverged.stdout) == (1, "")
+    assert "vpipe: training: must end in finite weights, got" in diverged.stderr
+    (tmp_path / "train/checkpoint.pt").write_bytes(b"torn")
+    torn = runner.invoke(main, [*arguments, "--resume"])
+    assert (torn.exit_code, "checkpoint.pt: must be a checkpoint of a training" in torn.stderr) == (1, True)
+    assert not (tmp_path / "m.safetensors").exists()
 
 
 def stopped(folder: Path, number: signal.Signals, checkpoint_s: float) -> tuple[list[str], int, list[str]]:
@@ -449,13 +462,6 @@ def test_a_network_that_knows_nothing_of_folding_is_folded_trained_and_loaded_ag
     assert card.accuracy is not None
 
 
-def test_a_network_that_cannot_be_folded_is_refused_before_anything_is_read(load, scene):
-    (scene / "odd_nets.py").write_text(NETWORK.replace("flatten(1)", "view(-1, 12)"))
-    text = CONFIG.replace("architecture: coral, args: {filters: 4, dense: 8}", "architecture: odd_nets:Net")
-    with pytest.raises(ModelError, match=r"^odd_nets:Net: Net: must take sizes from tensors, got the fixed number 12"):
-        train(load(text=text))
-
-
 @pytest.mark.parametrize(
     ("overrides", "problem"),
     [
@@ -507,16 +513,12 @@ def test_the_card_says_what_was_trained_on_whatever_becomes_of_the_files(load, o
     assert read_card(config.output).training["clips"][0]["labels_sha256"] == before  # type: ignore[index]
 
 
-def test_a_teacher_that_may_have_seen_the_test_is_a_warning_and_one_of_other_answers_is_refused_first(load, tmp_path):
+def test_a_teacher_that_may_have_seen_the_test_is_a_warning(load, tmp_path):
     train(load("model.fold=1", f"output={tmp_path}/one.safetensors", "run.name=one", "split.test=[5]"))
     lines: list[str] = []
     config = load(f"teacher={tmp_path}/one.safetensors", "run.name=two", "train.epochs=1")
     train(config, say=lines.append)
     assert lines[0].startswith("warning: teacher: was trained on other parts of this footage")
-    other = load(f"teacher={tmp_path}/one.safetensors", "run.name=three", "classes.0.name=dog")
-    with pytest.raises(ModelError, match="teacher: must have classes"):
-        train(other, mode="overwrite")
-    assert not (tmp_path / "runs/three").exists()
 
 
 def test_a_run_folder_that_goes_away_is_said_in_one_line(load, tmp_path):

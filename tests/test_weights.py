@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.config import load_train_config
 from pipeline.evaluation import evaluate
-from pipeline.training import new_card
+from pipeline.preparation import new_card
 from specialized.modelfile import file_hash, read_card
 
 ROOT = Path(__file__).parents[1]

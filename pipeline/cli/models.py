@@ -25,6 +25,9 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool
     """Train the model that CONFIG describes on its labelled clips, and write it with its measured accuracy.
 
     Curves and the confusion matrix go to runs/NAME; while it goes on, and if it is interrupted, a checkpoint.
+
+    Exit codes: 0 the model is written, or was before; 1 the training or a clip broke; 2 wrong usage, configuration or
+    labels; 130 interrupted.
     """
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other")

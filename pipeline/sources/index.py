@@ -101,6 +101,18 @@ class Index:
         """Frames that the packets promise; for counted numbering an expectation, not a fact."""
         return len(self.shown) if self.numbering == "pts" else int(np.count_nonzero(~self.silent))
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether decoding the file is to give the frames that the index lists, each at its time."""
+        damage = self.unread or self.truncated or self.io_error
+        return self.numbering == "pts" and self.whole_because is None and not damage
+
+    @property
+    def shown_size(self) -> tuple[int, int]:
+        """(H, W) of the pictures as players show them."""
+        upright = self.height, self.width
+        return upright[::-1] if self.orientation.transposed else upright
+
     def seconds(self, pts: Int64s) -> npt.NDArray[np.float64]:
         """Time stamps in seconds."""
         return pts * self.time_base.numerator / self.time_base.denominator
