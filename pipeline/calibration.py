@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from specialized.calibration import ErrorRate, Rates, fit_temperature, rates_at, threshold_for
+from specialized.calibration import TEMPERATURES, ErrorRate, Rates, fit_temperature, rates_at, threshold_for
 from specialized.engines import open_engine
 from specialized.evaluate import Scored, score
 from specialized.examples import Examples
@@ -15,6 +15,8 @@ from specialized.metrics import log_loss
 from specialized.modelfile import load_model
 
 __all__ = ["Calibration", "calibrate"]
+
+USELESS = 0.9  # an error rate from which on a threshold is hardly one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +33,30 @@ class Calibration:
     def keep(self) -> dict[str, float]:
         """Thresholds by class."""
         return {name: rates.threshold for name, rates in self.rates.items()}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What came out of little use, in words."""
+        kind, target = self.target
+        found = [f"keep: auto will not know {name}, since {why}" for name, why in self.without.items()]
+        for name, rates in self.rates.items():
+            for does, rate, which in (
+                ("takes", rates.false_positive_rate, "without"),
+                ("misses", rates.false_negative_rate, "with"),
+            ):
+                if rate is not None and rate >= USELESS:
+                    found.append(
+                        f"keep: auto {does} {100 * rate:.0f} % of the validation pictures {which} {name}, the price of "
+                        f"{kind} {target:g}; ask for another rate (operating), or see in curves.png whether the model "
+                        "has learned"
+                    )
+        if self.temperature in TEMPERATURES:
+            sure = "surer" if self.temperature > 1 else "less sure"
+            found.append(
+                f"the temperature ended at its limit, {self.temperature:g}: on validation the model is far {sure} than "
+                "it is right, so do not take its scores for likelihoods; see in curves.png whether it has learned"
+            )
+        return found
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""

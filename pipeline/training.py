@@ -236,8 +236,8 @@ def _told_of(settled: Calibration) -> Iterator[str]:
     yield f"temperature {settled.temperature:g}: log loss on validation {before:.4f} before, {after:.4f} with it"
     for name, rates in settled.rates.items():
         yield f"validation: {kept(name, rates)}"
-    for name, why in settled.without.items():
-        yield f"warning: keep: auto will not know {name}, since {why}"
+    for warning in settled.warnings:
+        yield f"warning: {warning}"
 
 
 def _identity(config: TrainConfig, provenance: Document) -> Document:

@@ -12,7 +12,7 @@ from specialized.metrics import Bools, Floats, share
 
 ErrorRate = Literal["false_negative_rate", "false_positive_rate"]
 
-_LEAST, _MOST = 0.1, 10.0  # temperatures
+TEMPERATURES = 0.1, 10.0  # the least and the most that a temperature may be
 _TOP = 1 - 2.0**-24  # float32 knows no score between this and 1
 
 
@@ -120,7 +120,7 @@ def fit_temperature(scores: NDArray[np.float32], truth: Bools, *, one_of: bool) 
             return float((_log_sum_exp(scaled) - scaled[truth]).mean())
         return float(np.logaddexp(0.0, -margin / math.exp(log_temperature)).mean())
 
-    best = _minimum(loss, math.log(_LEAST), math.log(_MOST))
+    best = _minimum(loss, *map(math.log, TEMPERATURES))
     return round(math.exp(best), 4) if loss(best) < loss(0.0) - 1e-6 else 1.0
 
 

@@ -1,8 +1,12 @@
+import dataclasses
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from pipeline.calibration import Calibration
 from specialized.calibration import Rates, fit_temperature, rates_at, threshold_for
 from specialized.metrics import log_loss
 
@@ -121,3 +125,41 @@ def test_a_target_that_cannot_be_tested_or_reached_gives_no_threshold() -> None:
     assert threshold_for(0.01, "false_positive_rate", all_, scores) is None
     assert threshold_for(0.01, "false_positive_rate", both, scores) is None  # the false one scores 1
     assert threshold_for(0.01, "false_negative_rate", all_, scores) == 0.25
+
+
+def settled(rates: Mapping[str, Rates], temperature: float = 1.5, **changes: object) -> Calibration:
+    calibration = Calibration(
+        temperature=temperature,
+        log_loss=(0.5, 0.4),
+        target=("false_negative_rate", 0.01),
+        rates=rates,
+        without={},
+    )
+    return dataclasses.replace(calibration, **changes)  # type: ignore[arg-type]
+
+
+def rates(present: list[int], scores: list[float], threshold: float) -> Rates:
+    return rates_at(threshold, np.array(present, bool), np.array(scores, np.float32))
+
+
+def test_a_threshold_that_takes_or_misses_nearly_all_is_a_warning_with_its_price() -> None:
+    half = rates([1, 1, 0, 0], [0.9, 0.8, 0.7, 0.1], 0.5)
+    all_ = rates([1, 1, 0, 0], [0.9, 0.1, 0.7, 0.6], 0.1)
+    none = rates([1, 1, 0, 0], [0.9, 0.1, 0.7, 0.6], 1.0)
+    alone = rates([1, 1], [0.9, 0.8], 0.5)  # of false positives there is nothing to say
+    assert settled({"person": half, "dog": alone}).warnings == []
+    takes, misses = settled({"person": half, "car": all_, "bus": none}).warnings
+    assert takes.startswith("keep: auto takes 100 % of the validation pictures without car, the price of false_negat")
+    assert misses.startswith("keep: auto misses 100 % of the validation pictures with bus, the price of false_negati")
+    assert "ask for another rate (operating)" in takes
+    (unknown,) = settled({}, without={"person": "no validation picture shows it"}).warnings
+    assert unknown == "keep: auto will not know person, since no validation picture shows it"
+
+
+@pytest.mark.parametrize(("scale", "limit", "sure"), [(30.0, 10.0, "surer"), (0.05, 0.1, "less sure")])
+def test_a_temperature_at_its_limit_is_a_warning(scale, limit, sure) -> None:
+    honest = np.random.default_rng(0).standard_normal((20_000, 2))
+    temperature = fit_temperature(softmax(scale * honest), drawn(honest), one_of=True)
+    assert temperature == limit
+    (warning,) = settled({}, temperature).warnings
+    assert f"ended at its limit, {limit:g}: on validation the model is far {sure} than it is right" in warning
