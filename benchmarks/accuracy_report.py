@@ -78,8 +78,9 @@ def report(
 
 def _base_of(key: Key) -> Key:
     """What cells are compared with: those of f = 1; variants of the recipe with the recipe as it is."""
-    task, order, f = key
-    return (task, PLAIN, f) if order.startswith(f"{PLAIN}-") else (task, PLAIN, 1)
+    task, how, f = key
+    order, _, variant = how.partition("-")
+    return (task, order, f) if variant else (task, PLAIN, 1)
 
 
 def _named(key: Key) -> str:

@@ -21,7 +21,7 @@ from pipeline.values import UNFOLDED
 from specialized.examples import Examples
 from specialized.modelfile import ModelCard, load_model, network
 from specialized.models import MODELS, build
-from specialized.train import Teacher, check_teacher
+from specialized.train import Teacher, check_teacher, slots_of
 
 __all__ = ["Prepared", "new_card", "prepare"]
 
@@ -58,6 +58,7 @@ def prepare(config: TrainConfig, *, outline: bool = False) -> Prepared:
     """
     try:
         card = new_card(config)
+        slots_of(card, config.train)
         if config.teacher == UNFOLDED:
             network(dataclasses.replace(card, fold=1))
     except ModelError as exc:

@@ -118,8 +118,8 @@ def _fitted(config: TrainConfig, ready: Prepared, folder: RunFolder, say: Callab
             config.train,
             teacher=teacher,
             checkpoint=checkpoint,
-            progress=_reporter(config, say),
-            resumed=lambda done: say(f"going on after epoch {done} of {config.train.epochs}"),
+            progress=_reporter(config, card, say),
+            resumed=lambda done: say(f"going on after epoch {done} of {config.train.planned(card.fold)}"),
         )
 
     teacher = ready.teacher
@@ -181,10 +181,11 @@ def _told_finished(folder: RunFolder, output: Path) -> str:
     return f"{folder.path}: this training is finished, its model is {output}; --overwrite trains anew"
 
 
-def _reporter(config: TrainConfig, say: Callable[[str], None]) -> Callable[[Epoch], None]:
+def _reporter(config: TrainConfig, card: ModelCard, say: Callable[[str], None]) -> Callable[[Epoch], None]:
     def report(epoch: Epoch) -> None:
+        of_what = "" if epoch.fold == card.fold else ", one slot"
         say(
-            f"epoch {epoch.number + 1} of {config.train.epochs}: loss {epoch.loss:.4f}, "
+            f"epoch {epoch.number + 1} of {config.train.planned(card.fold)}{of_what}: loss {epoch.loss:.4f}, "
             f"validation accuracy {epoch.validation_accuracy:.4f}, loss {epoch.validation_loss:.4f}, "
             f"{epoch.seconds:.1f} s"
         )

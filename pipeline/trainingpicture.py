@@ -38,7 +38,12 @@ def draw_curves(title: str, history: Sequence[Epoch], best_epoch: int, out: Path
         losses.plot(epochs, [epoch.loss for epoch in history], color=PALETTE[0], label="training, varied pictures")
         losses.plot(epochs, [epoch.validation_loss for epoch in history], color=PALETTE[1], label="validation")
         losses.legend(frameon=False, labelcolor=FAINT)
-        losses.set_title("loss", loc="left", size=9, color=FAINT)
+        losses.set_title(
+            "loss" if history[0].fold == history[-1].fold else "loss: one slot, then all",
+            loc="left",
+            size=9,
+            color=FAINT,
+        )
         shares = [epoch.validation_accuracy for epoch in history]
         accuracy.plot(epochs, shares, color=PALETTE[1])
         accuracy.plot(best_epoch + 1, shares[best_epoch], color=PALETTE[1], marker="o")
@@ -48,7 +53,10 @@ def draw_curves(title: str, history: Sequence[Epoch], best_epoch: int, out: Path
             size=9,
             color=FAINT,
         )
+        begins = next((e.number + 1 for e in history if e.fold == history[-1].fold), 1)  # the network as a whole
         for axes in (losses, accuracy):
+            if begins > 1:
+                axes.axvline(begins - 0.5, color=FAINT, linewidth=0.8, linestyle=":")
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(color=NONE, linewidth=0.6)

@@ -69,8 +69,8 @@ def write_checkpoint(path: Path, id: str, plain: object, tensors: Mapping[str, o
         temporary.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path, id: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `write_checkpoint` wrote. Read with weights_only: it can hold no code.
+def read_checkpoint(path: Path, *ids: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """What `write_checkpoint` wrote: which of the ids, and the rest. Read with weights_only: it can hold no code.
 
     Raises:
         ModelError: it cannot be read, or it is of another training.
@@ -81,9 +81,9 @@ def read_checkpoint(path: Path, id: str) -> tuple[dict[str, Any], dict[str, Any]
     except Exception as exc:  # unpickling a damaged file raises anything
         cause = str(exc).partition("\n")[0]
         raise ModelError(f"{path}: must be a checkpoint of a training, got {cause}; remove it to start anew") from exc
-    if known != id:
+    if known not in ids:
         raise ModelError(
             f"{path}: must be of the training to go on with, got one of another network, recipe, footage or torch; "
             "--overwrite starts anew"
         )
-    return plain, tensors
+    return known, plain, tensors

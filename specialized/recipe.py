@@ -18,6 +18,11 @@ class Recipe(BaseModel):
     epochs: Annotated[int, Field(ge=1)] = Field(
         default=30, description="Times that the training pictures are seen. The best epoch on validation is kept."
     )
+    fold_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="0: a folded network starts from random weights and trains for `epochs`. More: a narrow network, "
+        "its share for one slot, does so unfolded; then the folded one starts as f copies of it, for so many more.",
+    )
     least_steps: Annotated[int, Field(ge=1)] = Field(
         default=10, description="An epoch has at least so many steps: a short clip is passed over several times in it."
     )
@@ -76,3 +81,7 @@ class Recipe(BaseModel):
         default="group", description="What is varied as one: a group in time shares its light and its camera."
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of all that is random in training.")
+
+    def planned(self, fold: int) -> int:
+        """The epochs of training with f = `fold`, those of a slot too, if nothing stops it before."""
+        return self.epochs + (self.fold_epochs if fold > 1 else 0)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import math
 import random
 import time
@@ -23,6 +24,7 @@ from specialized.curriculum import all_classes_from, learned
 from specialized.engines.torch import fastest_dtype
 from specialized.errors import ModelError
 from specialized.examples import Examples, check_examples, grouped, padded
+from specialized.foldcnn import Slots
 from specialized.folding import Normalize, unfold
 from specialized.modelfile import ModelCard, network
 from specialized.objects import one_line
@@ -43,6 +45,7 @@ class Epoch:
     """What an epoch came to."""
 
     number: int  # from 0
+    fold: int  # of the network: 1 for that of a slot, with which the training of a folded one begins
     loss: float  # mean over its steps, on varied pictures
     validation_loss: float
     validation_accuracy: float
@@ -79,6 +82,9 @@ def train(
 ) -> Trained:
     """Trains the card's architecture from scratch, on the CPU, in groups formed as the card's order says.
 
+    In an epoch a weight of a folded network sees the pictures of one slot, 1/f of all. With `recipe.fold_epochs` the
+    network begins as f copies of a narrow one that has learned from all of them.
+
     Runs on one thread, so that the same arguments give the same weights on the same machine, interrupted or not. The
     global generators of Python, numpy and torch, and torch's number of threads, are left as they were.
 
@@ -110,7 +116,7 @@ def train(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             random.seed(recipe.seed)  # what networks that drop layers at random draw from
-            return _Training(card, training, validation, recipe, teacher).run(checkpoint, progress, resumed)
+            return _trained(card, (training, validation), recipe, teacher, checkpoint, progress, resumed)
     finally:
         torch.set_num_threads(threads)
         random.setstate(python_random)
@@ -128,15 +134,72 @@ def check_teacher(card: ModelCard, teacher: ModelCard) -> None:
         raise ModelError(f"teacher: must not be folded, got f = {teacher.fold}; train one with fold: 1")
 
 
+def slots_of(card: ModelCard, recipe: Recipe) -> Slots | None:
+    """The slots of the network, if its training begins with one of them.
+
+    Raises:
+        ModelError: a network cannot be built, or is not folded by rule.
+    """
+    if card.fold == 1 or not recipe.fold_epochs:
+        return None
+    folded = network(card)
+    try:
+        slots = Slots(
+            network(dataclasses.replace(card, fold=1, multiple_of=1)), card.fold, multiple_of=card.multiple_of
+        )
+        slots.fill(folded, slots.network.state_dict())
+    except ModelError as exc:
+        raise ModelError(
+            f"{card.architecture}: must be folded by rule to start as copies of a slot, got {exc}; with "
+            "train.fold_epochs 0 it starts from random weights"
+        ) from exc
+    return slots
+
+
+def _trained(
+    card: ModelCard,
+    parts: tuple[Examples, Examples],
+    recipe: Recipe,
+    teacher: Teacher | None,
+    checkpoint: Path | None,
+    progress: Callable[[Epoch], None] | None,
+    resumed: Callable[[int], None] | None,
+) -> Trained:
+    """Trains the network of a slot, where there is to be one, and then the network."""
+    whole, slots, slot = _Training(card, network(card), *parts, recipe, teacher), slots_of(card, recipe), None
+    if slots is not None:
+        slot = _Training(dataclasses.replace(card, fold=1), slots.network, *parts, recipe, teacher)
+        whole.recipe = recipe.model_copy(update={"epochs": recipe.fold_epochs, "curriculum_share": 0.0})
+    if checkpoint is not None and checkpoint.exists():
+        stages = {stage.id: stage for stage in (slot, whole) if stage is not None}
+        id, plain, tensors = read_checkpoint(checkpoint, *stages)
+        stages[id].restore(plain, tensors)
+        if resumed:
+            resumed(len(stages[id].history))
+    if slots is not None and slot is not None and not whole.history:
+        one = slot.run(checkpoint, progress)
+        slots.fill(whole.module, one.state_dict)
+        whole.average.load_state_dict(whole.module.state_dict())
+        whole.history, whole.before = [*one.history], len(one.history)
+    return whole.run(checkpoint, progress)
+
+
 class _Training:
     """The state that the steps of one training share."""
 
     def __init__(
-        self, card: ModelCard, training: Examples, validation: Examples, recipe: Recipe, teacher: Teacher | None
+        self,
+        card: ModelCard,
+        module: nn.Module,
+        training: Examples,
+        validation: Examples,
+        recipe: Recipe,
+        teacher: Teacher | None,
     ) -> None:
-        self.card, self.training, self.validation, self.recipe = card, training, validation, recipe
+        self.card, self.training, self.validation = card, training, validation
+        self.recipe = self.asked = recipe
         self.rng = np.random.default_rng(recipe.seed)
-        self.module = network(card).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.module).eval()
         self.averaged = 0  # times that it followed the module
         self.teacher = None if teacher is None or not recipe.distill else teacher.module.eval()
@@ -155,20 +218,11 @@ class _Training:
         )
         self.held_out = grouped(validation.runs, card.fold, card.order, seed=recipe.seed)
         self.history: list[Epoch] = []
+        self.before = 0  # epochs of the history that another network was trained for
         self.best_epoch = 0
         self.best_state: dict[str, Tensor] = {}
 
-    def run(
-        self,
-        checkpoint: Path | None,
-        progress: Callable[[Epoch], None] | None,
-        resumed: Callable[[int], None] | None,
-    ) -> Trained:
-        id = "" if checkpoint is None else self._id()
-        if checkpoint is not None and checkpoint.exists():
-            self._restore(*read_checkpoint(checkpoint, id))
-            if resumed:
-                resumed(len(self.history))
+    def run(self, checkpoint: Path | None, progress: Callable[[Epoch], None] | None) -> Trained:
         saved = time.monotonic()
         unsaved: _State | None = None  # after the last epoch that was finished, where it is not on disk
         try:
@@ -181,7 +235,7 @@ class _Training:
                     }
                 if checkpoint is not None:
                     if self._done() or time.monotonic() - saved > _CHECKPOINT_S:
-                        write_checkpoint(checkpoint, id, *self._state())
+                        write_checkpoint(checkpoint, self.id, *self._state())
                         saved, unsaved = time.monotonic(), None
                     else:
                         unsaved = copy.deepcopy(self._state())  # the steps to come change it in place
@@ -189,20 +243,20 @@ class _Training:
                     progress(self.history[-1])
         except KeyboardInterrupt:
             if checkpoint is not None and unsaved is not None:
-                write_checkpoint(checkpoint, id, *unsaved)
+                write_checkpoint(checkpoint, self.id, *unsaved)
             raise
         return Trained(state_dict=self.best_state, history=tuple(self.history), best_epoch=self.best_epoch)
 
     def _done(self) -> bool:
-        done = len(self.history)
+        done = len(self.history) - self.before
         if done and not math.isfinite(self.history[-1].loss + self.history[-1].validation_loss):
             return True  # it never comes back
-        since = max(self.best_epoch, all_classes_from(self.recipe, self.card))
+        since = max(self.best_epoch - self.before, all_classes_from(self.recipe, self.card))
         return done >= self.recipe.epochs or bool(self.recipe.patience and done - 1 - since >= self.recipe.patience)
 
     def _epoch(self) -> Epoch:
         began = time.perf_counter()
-        number = len(self.history)
+        number = len(self.history) - self.before
         formed = self._formed(number)
         if not len(formed):
             raise ValueError(f"train: the classes of epoch {number} must have pictures to train on, got none")
@@ -225,7 +279,8 @@ class _Training:
                 since = 0
         validation_loss, accuracy = self._validate()
         return Epoch(
-            number=number,
+            number=len(self.history),
+            fold=self.card.fold,
             loss=float(np.mean(losses)),
             validation_loss=validation_loss,
             validation_accuracy=accuracy,
@@ -303,18 +358,20 @@ class _Training:
                 right = (over == (labels > 0.5))[labels[:, 0] >= 0]
         return loss, right.double().mean().item()
 
-    def _id(self) -> str:
+    @functools.cached_property
+    def id(self) -> str:
         """Two trainings of one id give the same weights."""
         taught = None if self.teacher is None else self.teacher.state_dict()
         shapes = {name: list(value.shape) for name, value in self.module.state_dict().items()}
         return training_id(
-            self.card, self.recipe, (self.training, self.validation), taught, shapes=shapes, dtype=self.dtype
+            self.card, self.asked, (self.training, self.validation), taught, shapes=shapes, dtype=self.dtype
         )
 
     def _state(self) -> _State:
         """What the rest of the training depends on: what JSON can hold, and tensors."""
         plain = {
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
+            "before": self.before,
             "best_epoch": self.best_epoch,
             "averaged": self.averaged,
             "rng": self.rng.bit_generator.state,
@@ -329,8 +386,9 @@ class _Training:
         }
         return plain, tensors
 
-    def _restore(self, plain: dict[str, Any], tensors: dict[str, Any]) -> None:
+    def restore(self, plain: dict[str, Any], tensors: dict[str, Any]) -> None:
         self.history = [Epoch(**epoch) for epoch in plain["history"]]
+        self.before = plain["before"]
         self.best_epoch, self.best_state = plain["best_epoch"], tensors["best"]
         self.averaged = plain["averaged"]
         self.rng.bit_generator.state = plain["rng"]

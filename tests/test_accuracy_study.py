@@ -10,6 +10,7 @@ import pytest
 from benchmarks import accuracy
 from benchmarks.accuracy import BLOCKS, REAL, Cell, cells, settings_of, splits
 from benchmarks.accuracy_report import report
+from benchmarks.displays import DISPLAYS
 from pipeline.footage import Footage
 from specialized.examples import Examples, Runs
 from specialized.recipe import Recipe
@@ -66,12 +67,18 @@ def test_cells_are_all_that_was_promised():
     }
     for task in REAL:
         assert {f: len(seeds[task, f]) for f in (1, 2, 3, 4, 8)} == {1: 5, 2: 3, 3: 3, 4: 5, 8: 3}
+    for task in DISPLAYS:
+        assert {f: len(seeds[task, f]) for f in (1, 2, 3, 4, 8)} == {1: 3, 2: 3, 3: 3, 4: 3, 8: 3}
     orders = {(c.task, c.order, c.f) for c in every if c.order != "consecutive"}
     assert orders == {
         (t, o, f) for t in ("lobby", "parking-mixed") for o in ("strided", "shuffled", "streams") for f in (2, 4)
     }
-    variants = {(c.task, c.f, c.variant) for c in every if c.variant}
-    assert variants == {(t, 4, how) for t in ("lobby", "three-bottles") for how in ("picture", "taught")}
+    variants = {(c.task, c.order, c.f, c.variant) for c in every if c.variant}
+    copies = {("consecutive", f, t) for f in (4, 8) for t in ("lobby", "arm", "three-bottles", *DISPLAYS)}
+    copies |= {("streams", 4, t) for t in ("lobby", "parking-mixed")}
+    assert variants == {(t, order, f, "copies") for order, f, t in copies} | {
+        (t, "consecutive", 4, how) for t in ("lobby", "three-bottles") for how in ("picture", "taught")
+    }
 
 
 def test_settings_of_a_cell_are_json_and_differ_by_what_it_is():

@@ -12,10 +12,10 @@ from specialized.engines import open_engine
 from specialized.errors import ModelError
 from specialized.evaluate import evaluate
 from specialized.examples import Examples, split_runs
-from specialized.modelfile import ModelCard
+from specialized.modelfile import ModelCard, network
 from specialized.models import build
 from specialized.recipe import Recipe
-from specialized.train import Epoch, Teacher, Trained, _merit, _rate, _Training, train
+from specialized.train import Epoch, Teacher, Trained, _merit, _rate, _Training, slots_of, train
 
 CARD = ModelCard(
     architecture="coral",
@@ -26,7 +26,7 @@ CARD = ModelCard(
     classes=("bright", "none"),
 )
 SPLIT = split_runs(240, blocks=8, validation={2, 3}, test={6, 7}, gap=2)
-QUICK = Recipe(epochs=6, batch=16, shift=1)
+QUICK = Recipe(epochs=6, batch=16, shift=1, fold_epochs=0)
 
 
 def quick(**changes: object) -> Recipe:
@@ -213,6 +213,9 @@ RESTLESS = dataclasses.replace(CARD, architecture="tests.test_train:Restless", a
         (CARD, {}),
         (CARD, {"optimizer": "rmsprop", "average_epochs": 0, "zoom": 0.1, "balance": True}),
         (CARD, {"patience": 2, "lr": 0.01}),
+        (CARD, {"fold_epochs": 4}),  # killed while the slot learns
+        (CARD, {"epochs": 2, "fold_epochs": 3, "optimizer": "rmsprop"}),  # and while the whole does
+        (CARD, {"epochs": 3, "fold_epochs": 3}),  # and between
         (dataclasses.replace(CARD, fold=1), {"curriculum_share": 0.5, "curriculum_epochs": 2}),
         (RESTLESS, {"average_epochs": 5.75}),
     ],
@@ -291,7 +294,7 @@ def test_without_averaging_the_weights_themselves_are_kept() -> None:
     examples = scene()
     parts = examples.only(SPLIT["training"]), examples.only(SPLIT["validation"])
     torch.manual_seed(0)
-    training = _Training(CARD, *parts, quick(average_epochs=0), None)
+    training = _Training(CARD, network(CARD), *parts, quick(average_epochs=0), None)
     training._epoch()
     now = training.module.state_dict()
     assert all(torch.equal(value, now[name]) for name, value in training.average.state_dict().items())
@@ -301,7 +304,7 @@ def test_the_average_follows_every_step_of_an_epoch() -> None:
     examples = scene()
     parts = examples.only(SPLIT["training"]), examples.only(SPLIT["validation"])
     torch.manual_seed(0)
-    training = _Training(CARD, *parts, quick(average_epochs=1.0), None)
+    training = _Training(CARD, network(CARD), *parts, quick(average_epochs=1.0), None)
     followed, taken, step = [], [], training._step
     training._follow = lambda steps, horizon: followed.append(steps)  # type: ignore[method-assign]
     training._step = lambda groups: taken.append(len(groups)) or step(groups)  # type: ignore[method-assign]
@@ -328,7 +331,7 @@ def test_a_training_that_diverges_stops_and_keeps_what_was_good() -> None:
     result = trained(recipe=quick(epochs=30, optimizer="rmsprop", lr=1e30, warmup_epochs=0, dtype="float32"))
     assert len(result.history) < 30
     assert result.best_epoch < len(result.history) - 1 or not np.isfinite(result.history[0].validation_loss)
-    good = Epoch(number=0, loss=1.0, validation_loss=9.0, validation_accuracy=0.1, seconds=0.0)
+    good = Epoch(number=0, fold=1, loss=1.0, validation_loss=9.0, validation_accuracy=0.1, seconds=0.0)
     bad = dataclasses.replace(good, validation_loss=float("nan"), validation_accuracy=0.9)
     assert _merit(good) > _merit(bad)
 
@@ -414,6 +417,49 @@ def test_the_rate_of_a_folded_network_falls_with_its_width() -> None:
     scaled, as_it_is = trained(four, quick(lr=2e-3)), trained(four, quick(lr=1e-3, scale_lr=False))
     assert all(torch.equal(scaled.state_dict[name], as_it_is.state_dict[name]) for name in scaled.state_dict)
     assert scaled.history[-1].loss != trained(four, quick(lr=2e-3, scale_lr=False)).history[-1].loss
+
+
+def test_a_folded_network_starts_as_copies_of_a_slot_that_has_learned() -> None:
+    card = dataclasses.replace(CARD, fold=4)
+    reported: list[Epoch] = []
+    result = trained(card, quick(epochs=30, fold_epochs=2, lr=5e-3), progress=reported.append)
+    assert [epoch.number for epoch in result.history] == list(range(32))
+    assert [epoch.fold for epoch in result.history] == [1] * 30 + [4] * 2
+    assert tuple(reported) == result.history
+    assert result.best_epoch >= 30
+    assert accuracy_of(card, result) > 0.9
+    assert accuracy_of(card, trained(card, quick(epochs=2, lr=5e-3))) < 0.9  # two epochs alone do not do it
+
+
+def test_a_rate_of_nearly_nothing_leaves_the_copies_as_they_are() -> None:
+    card = dataclasses.replace(CARD, fold=4)
+    recipe = quick(epochs=3, fold_epochs=1, scale_lr=False, lr=1e-3)
+    slots = slots_of(card, recipe)
+    assert slots is not None
+    assert recipe.planned(card.fold) == 4
+    result = trained(card, recipe.model_copy(update={"lr": 1e-12}))
+    weight = result.state_dict["features.0.weight"]
+    width = weight.shape[0] // 4
+    blocks = [weight[i * width : (i + 1) * width, 3 * i : 3 * i + 3] for i in range(4)]
+    assert all(torch.allclose(block, blocks[0], atol=1e-6) for block in blocks)
+    assert weight[:width, 3:6].abs().max() < 1e-6
+
+
+def test_a_network_that_is_not_folded_by_rule_starts_from_random_weights_or_not_at_all() -> None:
+    card = dataclasses.replace(CARD, architecture="tests.test_train:ByHand", args={})
+    with pytest.raises(
+        ModelError, match=r"must be folded by rule to start as copies of a slot, got .*; with train\.fold_"
+    ):
+        trained(card, quick(fold_epochs=1))
+    assert len(trained(card, quick(epochs=1)).history) == 1
+
+
+class ByHand(nn.Sequential):
+    """Folds itself, by a rule of its own."""
+
+    def __init__(self, classes: int, fold: int) -> None:
+        width = 4 + fold
+        super().__init__(nn.Conv2d(3 * fold, width, 3, stride=2), nn.Flatten(), nn.Linear(25 * width, fold * classes))
 
 
 def test_a_folded_model_learns_from_the_logits_of_an_unfolded_one() -> None:

@@ -373,7 +373,8 @@ def stopped(folder: Path, number: signal.Signals, checkpoint_s: float) -> tuple[
     (folder / "train.yaml").write_text(CONFIG)
     code = f"import specialized.train as t; t._CHECKPOINT_S = {checkpoint_s}; from pipeline.cli import main; main()"
     command = [sys.executable, "-c", code, "train", str(folder / "train.yaml")]
-    command += ["--set", f"output={folder}/m.safetensors", "--set", f"run.dir={folder}", "--set", "train.epochs=40"]
+    command += ["--set", f"output={folder}/m.safetensors", "--set", f"run.dir={folder}", "--set", "train.epochs=20"]
+    command += ["--set", "train.fold_epochs=20"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if line.startswith("epoch 3"))
