@@ -16,6 +16,8 @@ from pipeline.values import OBJECT, UNFOLDED
 from pipeline.yamlfile import did_you_mean
 from specialized.models import MODELS
 
+MOST_FOLD = 64  # what was measured ends at 16; a slip of the finger would cost hours
+
 
 def check_train_config(config: TrainConfig) -> list[str]:
     """Returns the problems, one line each, that keep a valid configuration from training here."""
@@ -31,6 +33,9 @@ def check_train_config(config: TrainConfig) -> list[str]:
             ("model", "architecture"),
             f"must be a name that `vpipe models` lists, or package.module:Class, got {model.architecture!r}{close}",
         )
+    if model.fold > MOST_FOLD:
+        text = f"should be at most {MOST_FOLD}, for the network has about f times the weights, got {model.fold}"
+        report.warning(("model", "fold"), text)
     check_unique(report, "classes", [asked.name for asked in config.classes])
     for k, asked in enumerate(config.classes):
         if config.task == "one_of" and asked.name == "none":

@@ -90,9 +90,7 @@ def draw_confusion(title: str, classes: Sequence[str], confusion: Sequence[Seque
         axes.set_xlabel("answered")
         axes.set_ylabel("true (pictures)")
         axes.spines[:].set_visible(False)
-        for row, column in np.argwhere(counts) if k <= MOST_NUMBERS else ():
-            dark = shares[row, column] > 0.5
-            axes.text(
-                column, row, f"{shares[row, column]:.3f}".lstrip("0") if k > 4 else f"{shares[row, column]:.4f}",
-                ha="center", va="center", size=8 if k <= 8 else 6, color="white" if dark else INK,
-            )  # fmt: skip
+        for (row, column), share in np.ndenumerate(shares) if k <= MOST_NUMBERS else ():
+            text = "0" if not counts[row, column] else f"{share:.3f}".lstrip("0") if k > 4 else f"{share:.4f}"
+            color = FAINT if not counts[row, column] else "white" if share > 0.5 else INK
+            axes.text(column, row, text, ha="center", va="center", size=8 if k <= 8 else 6, color=color)

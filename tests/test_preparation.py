@@ -167,11 +167,14 @@ def test_check_tells_what_is_trained_on_what_and_warns_of_what_train_would_repla
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "scene.csv", "scene.mp4", "train.yaml"]
 
 
-def test_pictures_larger_than_the_frames_and_parts_smaller_than_a_group_are_warnings(load):
+def test_settings_that_are_surely_a_mistake_are_warnings(load):
     larger = r"should not be larger than the frames of scene\.mp4, 80x96 \(height x width\), got 81x12"
     (warning,) = prepare(load("model.input=[81, 12]"), outline=True).warnings
     assert re.search(rf"model\.input: {larger}$", warning)
     assert prepare(load("model.input=[80, 96]"), outline=True).warnings == ()
+    assert load("model.fold=64").warnings == ()
+    (warning,) = load("model.fold=65").warnings
+    assert "model.fold: should be at most 64, for the network has about f times the weights, got 65" in warning
     warnings = prepare(load("model.fold=32"), outline=True).warnings
     assert warnings == tuple(
         f"{part}: has 20 pictures, fewer than a group of 32, which they are to fill" for part in ("validation", "test")
