@@ -6,7 +6,6 @@ card, sources are not opened, and torch is loaded only by modules of the user's 
 
 import inspect
 import os
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +26,7 @@ from pipeline.schema import (
 from pipeline.values import OBJECT
 from pipeline.yamlfile import Node, Step, did_you_mean
 from specialized.modelfile import ModelCard, read_card
-from specialized.objects import load_object
+from specialized.objects import load_object, search_in
 
 SOURCE_OFFERS = ("input", "batch_frames")  # what `pipeline.assembly` passes where a source's constructor takes it
 SINK_OFFERS = ("folder", "sources", "stop")  # what `pipeline.sinks.open_sink` passes likewise
@@ -124,9 +123,7 @@ def check_run_config(config: RunConfig) -> list[str]:
 
 def report_of(config: Configuration) -> Report:
     """An empty report. From here on modules that lie beside the configuration can be imported."""
-    folder = str(config.path.absolute().parent) if config.path else os.getcwd()
-    if folder not in sys.path:
-        sys.path.append(folder)  # at the end: a file beside the configuration never hides an installed module
+    search_in(config.path.parent if config.path else os.getcwd())
     return Report(config._tree)
 
 

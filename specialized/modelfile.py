@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from specialized.errors import ModelError
 from specialized.models import build
+from specialized.objects import search_in
 from specialized.orders import ORDERS, Order
 
 if TYPE_CHECKING:
@@ -215,10 +216,14 @@ def network(card: ModelCard) -> "nn.Module":
 def load_model(path: str | os.PathLike[str]) -> tuple[ModelCard, "nn.Module"]:
     """Reads the card, builds its architecture and loads its weights, in float32 on the CPU and in evaluation mode.
 
+    A class of one's own is looked for where Python finds modules, and last beside the model file.
+
     Raises:
         ModelError: names the file and what is wrong with it.
     """
     card = read_card(path)
+    if ":" in card.architecture:
+        search_in(Path(path).parent)
     try:
         module = network(card)
     except ModelError as exc:

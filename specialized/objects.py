@@ -1,10 +1,21 @@
 """Objects named in configurations: `package.module:Name`. Importing one runs its code."""
 
 import importlib
+import os
+import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-__all__ = ["close_to", "load_object", "one_line"]
+__all__ = ["close_to", "load_object", "one_line", "search_in"]
+
+
+def search_in(folder: str | os.PathLike[str]) -> None:
+    """From here on modules that lie in the folder can be imported, unless one of their name is found elsewhere: it
+    comes last, so a file beside a configuration never hides an installed module.
+    """
+    path = os.path.abspath(folder)
+    if path not in sys.path:
+        sys.path.append(path)
 
 
 def load_object(name: str) -> Callable[..., object]:

@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import importlib
 import json
 import subprocess
 import sys
@@ -232,6 +233,31 @@ def test_a_stored_architecture_that_cannot_be_built_names_the_file(tmp_path: Pat
     path = with_card(tmp_path / "m.safetensors", architecture="coralle")
     with pytest.raises(ModelError, match=r"m\.safetensors: coralle: must be a name that `vpipe models` lists"):
         load_model(path)
+
+
+def test_a_class_of_ones_own_is_found_beside_the_model_file_but_last(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "configs")])
+    card = dataclasses.replace(CARD, architecture="net_beside:Net", args={}, fold=1, input=(2, 2))
+    state = {"1.weight": torch.zeros(2, 12), "1.bias": torch.zeros(2)}
+    for folder in ("configs", "models"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "net_beside.py").write_text(
+            "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, classes):\n"
+            f"        super().__init__(nn.Flatten(), nn.Linear(12, classes))\n        self.found_in = {folder!r}\n"
+        )
+    save_model(tmp_path / "models/m.safetensors", card, state)
+    _, module = load_model(tmp_path / "models/m.safetensors")
+    assert module.found_in == "configs"
+    del sys.modules["net_beside"]
+    (tmp_path / "configs/net_beside.py").unlink()
+    importlib.invalidate_caches()
+    _, module = load_model(tmp_path / "models/m.safetensors")
+    assert module.found_in == "models"
+    del sys.modules["net_beside"]
+    (tmp_path / "models/net_beside.py").unlink()
+    importlib.invalidate_caches()
+    with pytest.raises(ModelError, match=r"or put the module beside the configuration or the model file, or on PYTHON"):
+        load_model(tmp_path / "models/m.safetensors")
 
 
 def test_weights_of_ones_own_are_read_from_safetensors_and_pt(tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def _resolve(architecture: str) -> tuple[Callable[..., object], Mapping[str, obj
     try:
         return load_object(spec.target if spec else architecture), spec.args if spec else {}
     except ImportError as exc:
-        raise ModelError(f"{architecture}: {exc}; correct the name, or put its folder on PYTHONPATH") from exc
+        advice = "correct the name, or put the module beside the configuration or the model file, or on PYTHONPATH"
+        raise ModelError(f"{architecture}: {exc}; {advice}") from exc
 
 
 def _check(
