@@ -51,10 +51,10 @@ class Calibration:
                         "has learned"
                     )
         if self.temperature in TEMPERATURES:
-            sure = "surer" if self.temperature > 1 else "less sure"
+            told = "tell hardly anything" if self.temperature > 1 else "are far less sure than the answers are right"
             found.append(
-                f"the temperature ended at its limit, {self.temperature:g}: on validation the model is far {sure} than "
-                "it is right, so do not take its scores for likelihoods; see in curves.png whether it has learned"
+                f"the temperature ended at its limit, {self.temperature:g}: on validation its scores {told}, so "
+                "do not take them for likelihoods; see in curves.png whether it has learned"
             )
         return found
 

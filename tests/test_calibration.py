@@ -156,10 +156,13 @@ def test_a_threshold_that_takes_or_misses_nearly_all_is_a_warning_with_its_price
     assert unknown == "keep: auto will not know person, since no validation picture shows it"
 
 
-@pytest.mark.parametrize(("scale", "limit", "sure"), [(30.0, 10.0, "surer"), (0.05, 0.1, "less sure")])
-def test_a_temperature_at_its_limit_is_a_warning(scale, limit, sure) -> None:
+@pytest.mark.parametrize(
+    ("scale", "limit", "told"),
+    [(30.0, 10.0, "tell hardly anything"), (0.05, 0.1, "are far less sure than the answers are right")],
+)
+def test_a_temperature_at_its_limit_is_a_warning(scale, limit, told) -> None:
     honest = np.random.default_rng(0).standard_normal((20_000, 2))
     temperature = fit_temperature(softmax(scale * honest), drawn(honest), one_of=True)
     assert temperature == limit
     (warning,) = settled({}, temperature).warnings
-    assert f"ended at its limit, {limit:g}: on validation the model is far {sure} than it is right" in warning
+    assert f"ended at its limit, {limit:g}: on validation its scores {told}" in warning
