@@ -11,6 +11,7 @@ from pipeline.labels import answers, read_labels
 from specialized.modelfile import Ask
 
 HEADER = "frame,object_name,confidence,xmin,ymin,xmax,ymax,ind\n"
+REQUIRED = "frame,object_name,confidence,xmin,ymin,xmax,ymax"
 ROW = "3,person,0.9,0.1,0.2,0.3,0.4,7\n"
 
 
@@ -30,7 +31,7 @@ def test_boxes_are_read_with_their_lines(tmp_path):
 
 
 def test_columns_may_stand_in_any_order_and_tracks_be_missing(tmp_path):
-    text = '\ufeffconfidence, frame,object_name,ymax,ymin,xmax,xmin\r\n0.5,2,"traffic light",4,2,3,1\r\n'
+    text = '\ufeffconfidence, frame,object_name,ymax,ymin,xmax,xmin\r\n0.5,2,"traffic light",.4,.2,.3,.1\r\n'
     boxes = read_labels(labels(tmp_path, text))
     assert (boxes.frame.tolist(), boxes.object_name.tolist(), boxes.confidence.tolist()) == (
         [2],
@@ -51,7 +52,13 @@ def test_a_file_without_boxes_says_that_nothing_is_seen(tmp_path):
         ("", ":1: labels must begin with frame,object_name,confidence,xmin,ymin,xmax,ymax, got an empty file"),
         ("\n\n", ":1: labels must begin with frame,object_name,confidence,xmin,ymin,xmax,ymax, got an empty file"),
         (HEADER.replace("ymin,", ""), ":1: column 'ymin' must be there, got none"),
-        (HEADER.replace("ind", "track"), f":1: columns must be {HEADER.strip()}, got 'track'"),
+        (HEADER.replace("ind", "track"), f":1: columns must be {REQUIRED} and, if you like, ind, got 'track'"),
+        ("\n" + ROW, f":2: labels must begin with {REQUIRED}, got {ROW.strip()!r}; add that line"),
+        (
+            HEADER.replace(",", ";") + ROW.replace(",", ";").replace(".", ","),
+            f":1: labels must begin with {REQUIRED}, got {HEADER.strip().replace(',', ';')!r}; separate columns with "
+            "commas",
+        ),
         (HEADER.replace("ind", "frame"), ":1: columns must differ, got 'frame' twice"),
         (HEADER + ROW + ROW.replace("3,p", "-3,p"), ":3: frame must be a whole number from 0, got '-3'"),
         (HEADER + ROW.replace("3,p", "3.0,p"), ":2: frame must be a whole number from 0, got '3.0'"),
@@ -65,7 +72,13 @@ def test_a_file_without_boxes_says_that_nothing_is_seen(tmp_path):
         (HEADER + ROW.replace("0.9", "nan"), ":2: confidence must be a number in 0..1, got 'nan'"),
         (HEADER + ROW.replace("0.9", "-0.1"), ":2: confidence must be a number in 0..1, got '-0.1'"),
         (HEADER + ROW.replace("0.9", "high"), ":2: confidence must be a number in 0..1, got 'high'"),
-        (HEADER + ROW.replace(",7", ""), ":2: a row must have 8 fields as line 1 has, got 7"),
+        (
+            HEADER + ROW.replace("0.1,0.2,0.3,0.4", "12,0.2,300,nan"),
+            ":2: xmin, xmax, ymax must be fractions of the frame, got '12', '300', 'nan'; divide pixels by its width "
+            "and height",
+        ),
+        (HEADER + ROW.replace("0.4", "0.15"), ":2: ymax must be ymin or more, got '0.15' under '0.2'"),
+        (HEADER + ROW.replace(",7", ""), ":2: a row must have 8 fields as the first line has, got 7"),
         (HEADER + ROW + '3,"person,0.9', ":3: labels must be CSV, got: unexpected end of data"),
         (HEADER.encode() + b"3,per\0son", ":2: labels must be text, got a NUL byte; is it another file?"),
         (HEADER.encode() + b"\n3,\xff", ":3: labels must be UTF-8 text, got byte 0xff"),
@@ -81,6 +94,15 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, content, problem):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"gone\.csv: labels must be a readable file, got: No such file"):
         read_labels(tmp_path / "gone.csv")
+
+
+def test_all_problems_are_told_line_by_line_whatever_their_kind(tmp_path):
+    rows = [ROW.replace("0.9", "2"), ROW.replace("person", ""), "3,person\n", ROW.replace("3,p", "x,p"), '5,"car']
+    path = labels(tmp_path, HEADER + "".join(rows) + ROW)
+    with pytest.raises(ConfigError) as caught:
+        read_labels(path)
+    told = [problem.removeprefix(f"{path}:").partition(" must")[0] for problem in caught.value.problems]
+    assert told == ["2: confidence", "3: object_name", "4: a row", "5: frame", "6: labels"]
 
 
 def test_many_problems_are_told_at_once_up_to_a_limit(tmp_path):
@@ -191,6 +213,8 @@ def test_the_frame_of_an_image_is_a_key_of_its_own_or_the_last_number_in_its_nam
     ("key", "value", "problem"),
     [
         ("images", None, ": images: must be a list, got nothing"),
+        ("images", [], ": images: must hold those of the annotations, got an empty list"),
+        ("categories", [], ": categories: must hold those of the annotations, got an empty list"),
         ("annotations", {}, ": annotations: must be a list, got an empty mapping"),
         ("categories.0", "car", ": categories[0]: must be an object, got 'car'"),
         ("categories.1.id", 3, ": categories[1].id: must be unique, got 3"),

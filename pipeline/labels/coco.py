@@ -71,6 +71,9 @@ def read_coco(path: Path, text: str) -> Boxes:
 
     read("categories", category)
     read("images", image)
+    if lists["annotations"]:
+        empty = [name for name, ids in (("categories", names), ("images", frames)) if not ids]
+        problems += [f"{path}: {name}: must hold those of the annotations, got an empty list" for name in empty]
     refuse(path, problems)  # before the annotations: those of a wrong image would all be wrong too
     read("annotations", annotation)
     refuse(path, problems)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError, VpipeError
+from pipeline.errors import VpipeError
 from pipeline.labels.boxes import LONGEST_NAME, Boxes, as_number, refuse
 from pipeline.runs import WholeFile
 
@@ -19,7 +20,8 @@ __all__ = ["read_table", "write_table"]
 
 Value = TypeVar("Value")
 
-COLUMNS = ("frame", "object_name", "confidence", "xmin", "ymin", "xmax", "ymax")
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+COLUMNS = ("frame", "object_name", "confidence", *CORNERS)
 OPTIONAL = ("ind",)  # number of the object's track
 
 
@@ -28,45 +30,31 @@ def read_table(path: Path, text: str) -> Boxes:
 
         frame,object_name,confidence,xmin,ymin,xmax,ymax,ind        (ind may be missing)
 
-    The corners and the track must have their columns, and what stands there is not looked at. A frame without a row
-    shows nothing; a file with the first line alone says that no frame does.
+    Corners are checked, since wrong ones show that a file means something else, and then not looked at; the track is
+    not looked at. A frame without a row shows nothing; a file with the first line alone says that no frame does.
 
     Raises:
         ConfigError: the first problems of the file, each with its line.
     """
-    header, rows = _rows(path, text)
-    problems = [f"{path}:1: column {name!r} must be there, got none" for name in COLUMNS if name not in header]
-    known = COLUMNS + OPTIONAL
-    problems += [
-        f"{path}:1: columns must be {','.join(known)}, got {name[:80]!r}" for name in header if name not in known
-    ] + [
-        f"{path}:1: columns must differ, got {name[:80]!r} twice"
-        for name in sorted(set(header))
-        if header.count(name) > 1
-    ]
-    refuse(path, problems)
-
-    def column(name: str, rule: str, read: Callable[[str], Value | None]) -> list[Value]:
-        at = header.index(name)
-        values = []
-        for line, row in rows:
-            value = read(row[at])
-            if value is None:
-                problems.append(f"{path}:{line}: {name} must be {rule}, got {row[at][:80]!r}")
-            else:
-                values.append(value)
-        return values
-
-    frame = column("frame", "a whole number from 0", lambda text: as_number(text.strip()))
-    names = column("object_name", f"a name of up to {LONGEST_NAME} characters", _name)
-    confidence = column("confidence", "a number in 0..1", _share)
-    refuse(path, problems)
-    frames = np.array(frame, np.int64)
+    rows, broken = _rows(path, text)
+    if not rows:
+        refuse(path, broken or [f"{path}:1: labels must begin with {','.join(COLUMNS)}, got an empty file"])
+    (first, names), *rows = rows
+    header = [name.strip() for name in names]
+    refuse(path, [f"{path}:{first}: {wrong}" for wrong in _wrong_columns(header)])
+    boxes: list[tuple[int, str, float]] = []
+    problems: list[str] = []
+    for line, row in rows:
+        box, wrong = _box(header, row)
+        boxes.append(box)
+        problems += [f"{path}:{line}: {text}" for text in wrong]
+    refuse(path, problems + broken)
+    frames = np.array([frame for frame, _, _ in boxes], np.int64)
     return Boxes(
         path=path,
         frame=frames,
-        object_name=np.array(names, np.str_),
-        confidence=np.array(confidence, np.float64),
+        object_name=np.array([name for _, name, _ in boxes], np.str_),
+        confidence=np.array([confidence for _, _, confidence in boxes], np.float64),
         told=frames,
         place=np.array([f":{line}" for line, _ in rows], np.str_),
         complete=True,
@@ -110,30 +98,85 @@ def write_table(
         raise VpipeError(f"{path}: must be a file that can be written, got {exc.strerror or exc}") from exc
 
 
-def _rows(path: Path, text: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The names of the columns, and the rows below them with their line; blank lines are passed over."""
+def _rows(path: Path, text: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
+    """All rows with the line on which each begins, without blank ones; and the problem at which they broke off."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        rows = [(reader.line_num, row) for row in reader if row]
-    except csv.Error as exc:
-        raise ConfigError([f"{path}:{reader.line_num}: labels must be CSV, got: {exc}"]) from exc
-    if not rows:
-        raise ConfigError([f"{path}:1: labels must begin with {','.join(COLUMNS)}, got an empty file"])
-    header = [name.strip() for name in rows[0][1]]
-    for line, row in rows[1:]:
-        if len(row) != len(header):
-            raise ConfigError([f"{path}:{line}: a row must have {len(header)} fields as line 1 has, got {len(row)}"])
-    return header, rows[1:]
+    rows: list[tuple[int, list[str]]] = []
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as exc:
+            return rows, [f"{path}:{line}: labels must be CSV, got: {exc}"]
+        if row is None:
+            return rows, []
+        if row:
+            rows.append((line, row))
+
+
+def _wrong_columns(header: Sequence[str]) -> list[str]:
+    """What is wrong with the first line."""
+    required = ",".join(COLUMNS)
+    if not set(header) & set(COLUMNS):
+        got = ",".join(header)
+        advice = "separate columns with commas" if any(mark in got for mark in ";\t|") else "add that line"
+        return [f"labels must begin with {required}, got {got[:80]!r}; {advice}"]
+    allowed = f"{required} and, if you like, {','.join(OPTIONAL)}"
+    return [
+        *(f"column {name!r} must be there, got none" for name in COLUMNS if name not in header),
+        *(f"columns must be {allowed}, got {name[:80]!r}" for name in header if name not in COLUMNS + OPTIONAL),
+        *(f"columns must differ, got {name[:80]!r} twice" for name in sorted(set(header)) if header.count(name) > 1),
+    ]
+
+
+def _box(header: Sequence[str], row: Sequence[str]) -> tuple[tuple[int, str, float], list[str]]:
+    """Frame, name and confidence of a row, and what is wrong with it; they mean nothing if something is."""
+    if len(row) != len(header):
+        return (0, "", 0.0), [f"a row must have {len(header)} fields as the first line has, got {len(row)}"]
+    fields = dict(zip(header, row, strict=True))
+    wrong: list[str] = []
+
+    def read(name: str, rule: str, reader: Callable[[str], Value | None], otherwise: Value) -> Value:
+        value = reader(fields[name].strip())
+        if value is None:
+            wrong.append(f"{name} must be {rule}, got {fields[name][:80]!r}")
+        return otherwise if value is None else value
+
+    box = (
+        read("frame", "a whole number from 0", as_number, 0),
+        read("object_name", f"a name of up to {LONGEST_NAME} characters", _name, ""),
+        read("confidence", "a number in 0..1", _share, 0.0),
+    )
+    return box, wrong + _wrong_corners(fields)
+
+
+def _wrong_corners(fields: Mapping[str, str]) -> list[str]:
+    corners = {name: _number(fields[name]) for name in CORNERS}
+    # A tracker's box may reach over the edge of the frame. One that would reach over the next frame is in pixels.
+    if strange := [name for name in CORNERS if not -1 <= corners[name] <= 2]:
+        got = ", ".join(repr(fields[name][:80]) for name in strange)
+        return [
+            f"{', '.join(strange)} must be fractions of the frame, got {got}; divide pixels by its width and height"
+        ]
+    return [
+        f"{high} must be {low} or more, got {fields[high][:80]!r} under {fields[low][:80]!r}"
+        for low, high in (("xmin", "xmax"), ("ymin", "ymax"))
+        if corners[high] < corners[low]
+    ]
 
 
 def _name(text: str) -> str | None:
-    name = text.strip()
-    return name if 0 < len(name) <= LONGEST_NAME else None
+    return text if 0 < len(text) <= LONGEST_NAME else None
 
 
 def _share(text: str) -> float | None:
+    value = _number(text)
+    return value if 0 <= value <= 1 else None
+
+
+def _number(text: str) -> float:
+    """NaN for what is none."""
     try:
-        value = float(text)
+        return math.nan if "_" in text else float(text)
     except ValueError:
-        return None
-    return value if 0 <= value <= 1 and "_" not in text else None
+        return math.nan
