@@ -5,6 +5,8 @@ clip ──decode at the detector's size──▶ pictures ──Detector──�
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
 from pipeline.sources.stills import shown_size
 
-__all__ = ["Found", "Target", "detect", "read_names", "targets"]
+__all__ = ["Found", "Target", "as_clips", "detect", "read_names", "targets"]
 
 MOST_NAMES = 10  # in a summary
 BATCH = 16  # pictures that wait to be looked at: progress is shown, and a key heeded, between batches
@@ -99,6 +101,16 @@ def _paths(clips: Sequence[Path], where: str, suffix: str, option: str) -> list[
 
 def _twice(paths: Sequence[Path]) -> list[Path]:
     return [path for k, path in enumerate(paths) if path in paths[:k]]
+
+
+def as_clips(labelled: Sequence[Target], *, every: int) -> list[str]:
+    """The lines of a configuration that trains on these labels, wherever it lies."""
+
+    def quoted(path: Path) -> str:
+        return json.dumps(os.path.abspath(path), ensure_ascii=False)
+
+    entries = [(quoted(target.clip), quoted(target.table)) for target in labelled]
+    return ["clips:", *(f"  - {{video: {video}, labels: {labels}, every: {every}}}" for video, labels in entries)]
 
 
 def read_names(path: Path) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from pipeline.accuracy import Accuracy, measure, table
 from pipeline.errors import ConfigError
+from pipeline.footage import Footage
+from pipeline.images import Images
 from pipeline.labelled import (
     Document,
     asks_of,
@@ -81,14 +83,15 @@ def measured(models: Sequence[Path], config: TrainConfig, *, part: str, order: s
     found: dict[int, Measured] = {}
     kinds = [(card.input, card.resize, card.fit) for card in cards]
     for kind in dict.fromkeys(kinds):  # footage is read once for all models that see it alike
-        examples, block_frames = _examples(config, cards[kinds.index(kind)], part)
+        footage = footage_of(config, cards[kinds.index(kind)])
+        examples, block_frames = _examples(config, footage, part), footage.block_frames
         for k in (k for k, other in enumerate(kinds) if other == kind):
             found[k] = Measured(
                 model=models[k],
                 card=cards[k],
                 accuracy=measure(models[k], examples, order=known[order] if order else None, block_frames=block_frames),
                 block_frames=block_frames,
-                warnings=_warnings(config, cards[k], part),
+                warnings=[*footage.warnings, *_warnings(config, cards[k], part)],
             )
     return [found[k] for k in range(len(models))]
 
@@ -103,15 +106,14 @@ def _fitting(model: Path, config: TrainConfig) -> ModelCard:
     return card
 
 
-def _examples(config: TrainConfig, card: ModelCard, part: str) -> tuple[Examples, int]:
-    """The part as pictures for the card's model, and the frames of a block of time."""
-    footage = footage_of(config, card)
+def _examples(config: TrainConfig, footage: Footage | Images, part: str) -> Examples:
+    """The pictures of the part."""
     parts = {**split_of(config, footage), "all": footage.examples}
     if part not in parts:
         raise ConfigError([f"--part: must be one of {', '.join(parts)}, got {part!r}"])
     if not len(parts[part]):
         raise ConfigError([config.problem(f"must leave frames for {part}, got none; choose another --part", "split")])
-    return parts[part], footage.block_frames
+    return parts[part]
 
 
 def _curves(accuracy: Accuracy) -> dict[str, list[tuple[float, float, float]]]:

@@ -138,6 +138,7 @@ class Footage:
     pts_s: NDArray[np.float64]  # (N,)
     videos: tuple[Path, ...]
     sizes: tuple[tuple[int, int], ...] = ()  # (H, W) of their own pictures; empty: unknown
+    warnings: tuple[str, ...] = ()  # what its labels probably do not mean
 
     @property
     def step_s(self) -> float | None:
@@ -219,12 +220,14 @@ def read_footage(
     """
     labelled = list(_labelled(clips))  # all of them before the first video is decoded, which takes longer
     read = []
+    warnings: list[str] = []
     for clip, boxes in labelled:
         found = (outline_clip if outline else read_clip)(clip.video, picture, clip.selection, workers=workers)
         if not len(found.numbers):
             raise ConfigError([f"{clip.video}: must have frames in the selection, got none; select others"])
         _refuse_frames_beyond(boxes, found.frames)
         _refuse_frames_unknown(boxes, found.numbers)
+        warnings += _frames_between(boxes, found.numbers)
         read.append((found, answers(boxes, found.numbers, asks, task)))
     stops = np.cumsum([len(found.numbers) for found, _ in read]).tolist()
     pictures = [_black(stops[-1], picture)] if outline else [found.pictures for found, _ in read]
@@ -237,6 +240,7 @@ def read_footage(
         pts_s=np.concatenate([found.pts_s for found, _ in read]),
         videos=tuple(clip.video for clip in clips),
         sizes=tuple(found.size for found, _ in read),
+        warnings=tuple(warnings),
     )
 
 
@@ -276,4 +280,17 @@ def _refuse_frames_unknown(boxes: Boxes, numbers: NDArray[np.int64]) -> None:
                 f"{len(numbers)}, first for frame {unknown[0]}; take those that are there (every, from, to), or add "
                 "the others, which need no annotations if they show nothing"
             ]
+        )
+
+
+def _frames_between(boxes: Boxes, numbers: NDArray[np.int64]) -> Iterator[str]:
+    """Warns of frames that were probably not looked at. A table cannot say that only every n-th was, but its numbers
+    tell: boxes in all frames come in frames that follow each other.
+    """
+    told = np.unique(boxes.told)
+    step = int(np.gcd.reduce(told))
+    if boxes.complete and len(told) > 1 and (between := np.count_nonzero(numbers % step)):
+        yield (
+            f"{boxes.path}: has boxes in multiples of {step} alone, so {between} of the {len(numbers)} frames that are "
+            f"taken count as showing nothing; if only every n-th was looked at, write every: {step} beside the labels"
         )

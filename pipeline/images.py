@@ -47,6 +47,7 @@ class Images:
 
     step_s: ClassVar[float | None] = None  # as of Footage: the time between neighbours
     block_frames: ClassVar[int] = 1  # of an interval: no image is another's neighbour
+    warnings: ClassVar[tuple[str, ...]] = ()  # folders say all that they mean
 
     def split(
         self, *, blocks: int, validation: Collection[int], test: Collection[int], gap_s: float

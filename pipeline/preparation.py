@@ -71,6 +71,7 @@ def prepare(config: TrainConfig, *, outline: bool = False) -> Prepared:
     except OSError as exc:
         raise VpipeError(f"{exc.filename or config.path}: must be readable, got {exc.strerror or exc}") from exc
     _refuse_unlearnable(config, card, parts)
+    warnings += footage.warnings
     warnings += _blown_up(config, card, footage)
     warnings += _missed(card, parts)
     return Prepared(card=card, teacher=teacher, footage=footage, parts=parts, warnings=tuple(warnings))

@@ -107,6 +107,24 @@ def test_labels_follow_the_numbers_of_selected_frames(tmp_path):
     assert joined.step_s == pytest.approx(3 / 25)
 
 
+@pytest.mark.parametrize(
+    ("frames", "every", "said"),
+    [
+        (range(20, 41, 5), 1, "has boxes in multiples of 5 alone, so 48 of the 60 frames that are taken count "),
+        (range(20, 41, 5), 3, "has boxes in multiples of 5 alone, so 16 of the 20 frames that are taken count "),
+        (range(20, 41, 5), 10, ""),
+        (range(20, 41), 1, ""),
+        (range(20, 21), 1, ""),
+        (range(0), 1, ""),
+    ],
+)
+def test_frames_between_those_that_were_looked_at_are_warned_of(tmp_path, frames, every, said):
+    one = labelled(tmp_path, clip("h264-closed.mp4"), frames, every=every)
+    warnings = footage(one).warnings
+    assert len(warnings) == bool(said)
+    assert all(warning.startswith(f"{one.labels}: {said}") for warning in warnings)
+
+
 def test_labels_beyond_the_clip_are_refused_with_their_line(tmp_path):
     one = labelled(tmp_path, clip("h264-closed.mp4"), range(55, 63), to_s=1.0)
     with pytest.raises(ConfigError, match=r"mp4\.csv:7: frame must be below 60, the clip's number of frames, got 60"):

@@ -311,6 +311,23 @@ output: m.safetensors
     assert {name: one["support"] for name, one in accuracy["classes"].items()} == {"person": 6, "none": 6}  # type: ignore[attr-defined]
 
 
+def test_the_lines_printed_after_every_nth_frame_train_on_those_frames(scene, squares, names, tmp_path):
+    strange = tmp_path / 'a: ["odd"], name #é.mkv'
+    strange.symlink_to(scene)
+    arguments = ("--detector", squares, "--names", names, "--size", 128, "--every", 5)
+    done = run(strange, *arguments, "--out", tmp_path)
+    said, lines = done.stderr.split("to train on these labels:\n")
+    assert said.endswith("one frame in 5 was looked at; ")
+    head = "model: {architecture: coral}\nclasses: [{name: person, object: person}]\noutput: m.safetensors\n"
+    head += "split: {validation: [1], test: [2]}\n"
+    (tmp_path / "train.yaml").write_text(head + lines)
+    (one,) = load_train_config(tmp_path / "train.yaml").clips
+    assert (one.video, one.labels, one.every) == (str(strange), str(strange.with_suffix(".csv")), 5)
+    for silent in (("--every", 1), ("-q",)):
+        again = run(strange, *arguments, *silent, "--out", tmp_path, "--overwrite")
+        assert "to train on" not in again.stderr
+
+
 NAME = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=20)
 
 

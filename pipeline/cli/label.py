@@ -14,7 +14,7 @@ from pipeline.cli.shell import INTERRUPTED, complain, interrupt_on_signals, log_
 from pipeline.errors import SourceError, VpipeError
 
 if TYPE_CHECKING:
-    from pipeline.autolabel import Found
+    from pipeline.autolabel import Found, Target
     from pipeline.detector import Detector
 
 
@@ -55,13 +55,13 @@ def label(
 ) -> None:
     """Write the labels of CLIPs (videos, or folders of them) that a detector gives: one CSV of boxes each.
 
-    Needs onnxruntime: pip install 'vpipe[label]'. Training on every frame of a clip takes labels of every frame: after
-    --every N, say `every: N` beside them.
+    Needs onnxruntime: pip install 'vpipe[label]'. After --every N training must be told so, by the lines of a
+    configuration that are printed at the end.
 
     Exit codes: 0 every frame labelled; 1 nothing labelled; 2 wrong usage; 3 some frames or clips could not be read or
     some sheets not drawn, each is named; 130 interrupted, the files of earlier clips stay.
     """
-    from pipeline.autolabel import read_names, targets
+    from pipeline.autolabel import as_clips, read_names, targets
     from pipeline.detector import open_detector
     from pipeline.labels.table import write_table
     from pipeline.ledger import EXIT_CODES
@@ -78,7 +78,8 @@ def label(
         iou=iou,
         size=size,
     )
-    written, complete = 0, True
+    written: list[Target] = []
+    complete = True
     interrupt_on_signals()
     try:
         for target in planned:
@@ -89,7 +90,7 @@ def label(
                 complete = False
                 continue
             write_table(target.table, found.frame, found.object_name, found.confidence, found.corners)
-            written += 1
+            written.append(target)
             click.echo(target.table)
             if target.sheet is not None:
                 from pipeline.sheet import draw_sheet
@@ -106,9 +107,14 @@ def label(
             if not quiet:
                 click.echo(f"{target.clip.name}: {found.summary()}", err=True)
     except KeyboardInterrupt:
-        complain(f"interrupted: {written} of {len(planned)} clips are labelled")
-        sys.exit(INTERRUPTED)
-    sys.exit(EXIT_CODES["done" if complete else "partial" if written else "failed"])
+        complain(f"interrupted: {len(written)} of {len(planned)} clips are labelled")
+        code = INTERRUPTED
+    else:
+        code = EXIT_CODES["done" if complete else "partial" if written else "failed"]
+    if written and every > 1 and not quiet:
+        click.echo(f"one frame in {every} was looked at; to train on these labels:", err=True)
+        click.echo("\n".join(as_clips(written, every=every)), err=True)
+    sys.exit(code)
 
 
 def _found(clip: Path, detector: Detector, every: int, quiet: bool) -> Found:
