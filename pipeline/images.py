@@ -75,7 +75,7 @@ def _part(block: int, validation: Collection[int], test: Collection[int]) -> str
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """The classes of a folder: its sub-folders in natural order, 2 before 10.
+    """The classes of a folder: its sub-folders in natural order, 2 before 10; `none` among them is none of the others.
 
     Raises:
         ConfigError: it cannot be read, or holds fewer than two.

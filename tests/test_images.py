@@ -17,6 +17,7 @@ from pipeline.config import load_train_config
 from pipeline.errors import ConfigError
 from pipeline.evaluation import evaluate
 from pipeline.images import class_names, facts, read_images
+from pipeline.preparation import new_card
 from pipeline.sources.file import FileSource
 from pipeline.sources.scaler import PictureFormat
 from pipeline.training import train
@@ -298,6 +299,12 @@ def test_images_are_trained_on_and_evaluated(load, tmp_path):
     assert other["warnings"] == [
         "the model was trained on other parts of this footage, perhaps on frames that are tested here"
     ]
+
+
+def test_a_sub_folder_none_is_the_absence_of_the_other_classes(load, tmp_path):
+    fill(tmp_path / "seen", {"none": 5, "2": 5, "10": 5})
+    card = new_card(load(CONFIG.replace("folder: digits", f"folder: {tmp_path}/seen")))
+    assert (card.classes, card.sought) == (("2", "10", "none"), ("2", "10"))
 
 
 def test_parts_in_folders_of_their_own_are_trained_on_and_evaluated(load, tmp_path):
