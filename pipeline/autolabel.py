@@ -18,6 +18,7 @@ from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.detector import Detections, Detector
 from pipeline.errors import ConfigError, SourceError
 from pipeline.labels.boxes import LONGEST_NAME
+from pipeline.outputs import file_problem, folder_problem
 from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat
@@ -66,37 +67,46 @@ def targets(clips: Sequence[Path], *, out: str, sheet: str | None, overwrite: bo
 
     Args:
         clips: The videos.
-        out: A file, if it ends in .csv, for one clip; else a folder, in which each is named after its clip.
+        out: A file, if it ends in .csv, for one clip; else a folder, in which each is named after its clip. It is made
+            if need be, what it lies in is not.
         sheet: Likewise, with .png; None: none.
         overwrite: Whether files may be there already.
 
     Raises:
-        ConfigError: two clips would share a file, one is there already, or a folder cannot be made.
+        ConfigError: two clips would share a file, one is there already, or a folder is not.
     """
-    tables = _paths(clips, out, ".csv", "--out")
-    sheets = _paths(clips, sheet, ".png", "--sheet") if sheet is not None else [None] * len(clips)
+    problems: list[str] = []
+    tables = _paths(clips, out, ".csv", "--out", overwrite, problems)
+    sheets = _paths(clips, sheet, ".png", "--sheet", overwrite, problems) if sheet is not None else [None] * len(clips)
     planned = [Target(*paths) for paths in zip(clips, tables, sheets, strict=True)]
     made = [path for target in planned for path in (target.table, target.sheet) if path is not None]
-    problems = [f"{path}: must be another clip's file, got it twice; label them apart" for path in _twice(made)]
-    problems += [
-        f"{path}: must not exist yet; --overwrite replaces it" for path in made if path.exists() and not overwrite
-    ]
+    problems += [f"{path}: must be another clip's file, got it twice; label them apart" for path in _twice(made)]
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
     for folder in dict.fromkeys(path.parent for path in made):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
         except OSError as exc:
-            problems.append(f"{folder}: must be a folder, or one that can be made, got: {exc.strerror or exc}")
-    if problems:
-        raise ConfigError(problems)
+            raise ConfigError([f"{folder}: must be a folder that can be made, got: {exc.strerror or exc}"]) from exc
     return planned
 
 
-def _paths(clips: Sequence[Path], where: str, suffix: str, option: str) -> list[Path]:
-    if not where.lower().endswith(suffix):
-        return [Path(where, clip.stem + suffix) for clip in clips]
-    if len(clips) > 1:
+def _paths(
+    clips: Sequence[Path], where: str, suffix: str, option: str, overwrite: bool, problems: list[str]
+) -> list[Path]:
+    """The files of these clips, and what keeps them from being written."""
+    is_file = where.lower().endswith(suffix)
+    if is_file and len(clips) > 1:
         raise ConfigError([f"{option}: must be a folder for {len(clips)} clips, got {where}"])
-    return [Path(where)] * len(clips)
+    paths = [Path(where)] if is_file else [Path(where, clip.stem + suffix) for clip in clips]
+    if not is_file and not os.path.lexists(where):
+        if Path(where).suffix:
+            problems.append(f"{option}: must be a FILE{suffix} or a folder, got {where}; mkdir it if it is one")
+        found = [folder_problem(Path(where).parent, given_by=option)]
+    else:
+        found = [file_problem(path, given_by=option, overwrite=overwrite) for path in paths]
+    problems += [problem for problem in found if problem is not None]
+    return paths
 
 
 def _twice(paths: Sequence[Path]) -> list[Path]:

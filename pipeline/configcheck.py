@@ -278,14 +278,19 @@ def _check_sinks(report: Report, config: RunConfig) -> None:
             report.problem(at, f"must be another sink's path, got {report.path(at, sink.path)} again")
         paths.add(sink.path)
         if sink.path != "-":
-            check_file_to_write(report, at, sink.path)
+            check_file_to_write(report, at, sink.path, run_dir=config.run.dir)
 
 
-def check_file_to_write(report: Report, steps: tuple[Step, ...], path: str) -> None:
+def check_file_to_write(report: Report, steps: tuple[Step, ...], path: str, *, run_dir: str) -> None:
+    """Whether a file can be made there, by the rule of `pipeline.outputs`: its folder is there, or lies among runs."""
+    folder = os.path.dirname(path)
     if os.path.isdir(path):
         report.problem(steps, f"must be a file to write, got a folder at {report.path(steps, path)}")
+    elif os.path.isdir(folder) or Path(folder).is_relative_to(run_dir):
+        check_folder(report, steps, folder)
     else:
-        check_folder(report, steps, os.path.dirname(path))
+        place = report.path(steps, folder)
+        report.problem(steps, f"must lie in a folder that is there, got none at {place}; make it (mkdir -p)")
 
 
 def check_folder(report: Report, steps: tuple[Step, ...], folder: str) -> None:

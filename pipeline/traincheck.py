@@ -55,7 +55,7 @@ def check_train_config(config: TrainConfig) -> list[str]:
         report.problem(("operating", "false_positive_rate"), text)
     if not config.output.endswith(".safetensors"):
         report.problem(("output",), f"must end in .safetensors, got {report.path(('output',), config.output)}")
-    check_file_to_write(report, ("output",), config.output)
+    check_file_to_write(report, ("output",), config.output, run_dir=config.run.dir)
     check_folder(report, ("run", "dir"), config.run.dir)
     config._warnings = tuple(report.warnings)
     return report.problems

@@ -467,8 +467,13 @@ def test_json_on_stdout_is_all_that_is_there(small):
         (["coral", "--device", "cuda:99"], "device: must be auto or one that is there"),
         (["coral", "--engine", "steam"], "engine: must be"),
         (["coral", "--rounds", "0"], "--rounds"),
-        (["coral", "--out", "no/such/folder/r.png"], "no such folder; choose another --out"),
+        (
+            ["coral", "--out", "no/such/r.png"],
+            "no/such: must be a folder that is there, got none; mkdir -p no/such, or",
+        ),
+        (["coral", "--out", "r.jpg"], "r.jpg: must end in .png, which is what is written; choose another --out"),
         (["coral", "--json", "."], "got a folder; choose another --json"),
+        (["coral", "--json", __file__], f"{__file__}: must not exist yet; --overwrite replaces it"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_before_anything_is_measured(arguments, message):

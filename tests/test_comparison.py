@@ -112,19 +112,36 @@ def test_models_of_the_same_name_go_by_their_paths(scene, tmp_path):
     assert str(twin) in result.stdout
 
 
+def test_a_picture_that_is_there_is_replaced_only_if_asked(scene, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("compare.png").write_text("mine")
+    refused = compare(scene)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == "vpipe: compare.png: must not exist yet; --overwrite replaces it\n"
+    assert Path("compare.png").read_text() == "mine"
+    assert compare(scene, "--overwrite").exit_code == 0
+    assert Path("compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+TWO = ["--compare", "one.safetensors", "large.safetensors", "train.yaml"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
         (["--compare", "one.safetensors", "train.yaml"], 2, "--compare needs two MODELs or more before the CONFIG"),
-        (["one.safetensors", "large.safetensors", "train.yaml"], 2, "several, and --out, go with --compare"),
-        (["one.safetensors", "train.yaml", "--out", "c.png"], 2, "several, and --out, go with --compare"),
+        (["one.safetensors", "large.safetensors", "train.yaml"], 2, "several, --out and --overwrite go with --compare"),
+        (["one.safetensors", "train.yaml", "--out", "c.png"], 2, "several, --out and --overwrite go with --compare"),
         (["--compare", "one.safetensors", "large.safetensors"], 2, "the last argument must be a configuration, and "),
         (["--compare", "one.safetensors", "dogs.safetensors", "train.yaml"], 2, "classes: must be those of dogs"),
+        (["one.safetensors", "train.yaml", "--overwrite"], 2, "several, --out and --overwrite go with --compare"),
         (
-            ["--compare", "one.safetensors", "large.safetensors", "train.yaml", "--out", "no/c.png"],
-            1,
-            "no/c.png: must be",
+            [*TWO, "--out", "no/c.png"],
+            2,
+            "no: must be a folder that is there, got none; mkdir -p no, or choose another",
         ),
+        ([*TWO, "--out", "c.jpg"], 2, "c.jpg: must end in .png, which is what is written; choose another --out"),
+        ([*TWO, "--out", "scene.csv"], 2, "scene.csv: must end in .png"),
         (["--compare", "one.safetensors", "gone.safetensors", "train.yaml"], 1, "gone.safetensors: must be a file"),
     ],
 )

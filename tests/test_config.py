@@ -355,11 +355,15 @@ sinks:
   - {type: csv, path: x.csv}
   - {type: jsonl, path: x.csv}
   - {type: csv, path: .}
+  - {type: csv, path: typo/x.csv}
+  - {type: csv, path: mine/new/x.csv}
+run: {dir: mine}
 """) == [
         "cam.yaml:1: sources.1.name: must be unique, got 'clip' again; give another name",
         "cam.yaml:4: filters.1.name: must be unique, got 'a' again; give another name",
         f"cam.yaml:7: sinks.1.path: must be another sink's path, got {folder}/x.csv again",
         f"cam.yaml:8: sinks.2.path: must be a file to write, got a folder at {folder}",
+        f"cam.yaml:9: sinks.3.path: must lie in a folder that is there, got none at {folder}/typo; make it (mkdir -p)",
     ]
 
 

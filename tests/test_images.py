@@ -240,7 +240,7 @@ model: {architecture: coral, args: {filters: 4, dense: 8}, fold: 2, order: shuff
 images: {folder: digits}
 split: {blocks: 5, validation: [1], test: [3]}
 train: {epochs: 25, lr: 0.01, shift: 0, batch: 8}
-output: made/model.safetensors
+output: model.safetensors
 """
 PARTS = CONFIG.replace("{folder: digits}", "{training: digits, validation: val, test: test}").replace(
     "split: {blocks: 5, validation: [1], test: [3]}\n", ""

@@ -1,6 +1,7 @@
 import csv
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -264,10 +265,10 @@ def test_without_onnxruntime_the_message_says_how_to_install_it(squares):
 
 
 def test_labels_are_those_of_the_frames_that_show_them(scene, squares, names, tmp_path):
-    done = run(scene, "--detector", squares, "--names", names, "--size", 128, "--out", tmp_path / "new" / "x.csv")
-    assert (done.exit_code, done.stdout) == (0, f"{tmp_path}/new/x.csv\n")
+    done = run(scene, "--detector", squares, "--names", names, "--size", 128, "--out", tmp_path / "x.csv")
+    assert (done.exit_code, done.stdout) == (0, f"{tmp_path}/x.csv\n")
     assert "scene.mkv: 60 boxes in 60 frames: person in 30, car in 30" in done.stderr
-    with (tmp_path / "new" / "x.csv").open() as file:
+    with (tmp_path / "x.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["frame", "object_name", "confidence", "xmin", "ymin", "xmax", "ymax"]
     assert rows[0] == {
@@ -279,7 +280,7 @@ def test_labels_are_those_of_the_frames_that_show_them(scene, squares, names, tm
         "xmax": "0.5000",
         "ymax": "0.6667",
     }
-    boxes = read_labels(tmp_path / "new" / "x.csv")
+    boxes = read_labels(tmp_path / "x.csv")
     assert boxes.frame[boxes.object_name == "person"].tolist() == [n for n in range(60) if is_there(n)]
     assert boxes.frame[boxes.object_name == "car"].tolist() == list(range(30, 60))
 
@@ -383,9 +384,23 @@ def test_files_that_are_there_or_would_be_shared_are_refused_before_anything_is_
     done = run(scene, *common, "--out", tmp_path, "--overwrite")
     assert (done.exit_code, done.stderr) == (0, "")
     assert len(read_labels(tmp_path / "scene.csv")) == 60
-    below = run(scene, *common, "--out", tmp_path / "scene.csv" / "folder")
-    assert (below.exit_code, below.stderr.count("\n")) == (2, 1)
-    assert "must be a folder, or one that can be made, got: Not a directory" in below.stderr
+
+
+def test_a_folder_that_is_named_is_made_and_what_it_lies_in_is_not(scene, squares, names, tmp_path):
+    common = (scene, "--detector", squares, "--names", names, "--size", 128, "-q", "--out")
+    cure = "or choose another --out"
+    for out, problem in {
+        "typo/x.csv": f"{tmp_path}/typo: must be a folder that is there, got none; mkdir -p {tmp_path}/typo, {cure}",
+        "typo/x": f"{tmp_path}/typo: must be a folder that is there, got none; mkdir -p {tmp_path}/typo, {cure}",
+        "x.txt": f"--out: must be a FILE.csv or a folder, got {tmp_path}/x.txt; mkdir it if it is one",
+        "n" * 300: f"{tmp_path}/{'n' * 300}: must be a folder that can be made, got: File name too long",
+    }.items():
+        done = run(*common, tmp_path / out)
+        assert (done.exit_code, done.stdout, done.stderr) == (2, "", f"vpipe: {problem}\n")
+        assert list(tmp_path.iterdir()) == []
+    assert run(*common, tmp_path / "x").stdout == f"{tmp_path}/x/scene.csv\n"
+    below = run(*common, tmp_path / "x" / "scene.csv" / "y")
+    assert below.stderr.startswith(f"vpipe: {tmp_path}/x/scene.csv: must be a folder to write to, got Not a directory;")
 
 
 def test_a_clip_that_cannot_be_read_is_named_and_the_others_go_on(scene, squares, names, tmp_path):
@@ -401,14 +416,19 @@ def test_a_clip_that_cannot_be_read_is_named_and_the_others_go_on(scene, squares
 def test_a_sheet_that_cannot_be_drawn_is_named_and_the_others_go_on(scene, squares, names, tmp_path):
     other = tmp_path / "other.mkv"
     other.symlink_to(scene)
-    (tmp_path / "sheets" / "scene.png").mkdir(parents=True)
-    common = ("--detector", squares, "--names", names, "--size", 128, "--out", tmp_path, "--overwrite", "-q")
-    done = run(scene, other, *common, "--sheet", tmp_path / "sheets")
+    common = ("--detector", squares, "--names", names, "--size", 128, "--out", tmp_path, "-q")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # a table is smaller, a sheet larger
+        done = run(scene, other, *common, "--sheet", tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert done.exit_code == 3
-    assert done.stdout.splitlines() == [f"{tmp_path}/{name}" for name in ("scene.csv", "other.csv", "sheets/other.png")]
-    assert done.stderr == (
-        f"vpipe: {tmp_path}/sheets/scene.png: must be writable, got Is a directory; choose another --sheet\n"
-    )
+    assert done.stdout.splitlines() == [f"{tmp_path}/{name}.csv" for name in ("scene", "other")]
+    assert done.stderr.splitlines() == [
+        f"vpipe: {tmp_path}/{name}.png: must be writable, got File too large; choose another --sheet"
+        for name in ("scene", "other")
+    ]
 
 
 def test_frames_lost_to_damage_are_named(squares, names, tmp_path):

@@ -84,15 +84,15 @@ def model(scene: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_training_writes_a_model_that_has_learned(load, tmp_path):
     lines: list[str] = []
-    config = load("output=" + str(tmp_path / "new/m.safetensors"))
+    config = load("output=" + str(tmp_path / "runs/new/m.safetensors"))
     told = train(config, say=lines.append)
-    accuracy = read_card(tmp_path / "new/m.safetensors").accuracy
+    accuracy = read_card(tmp_path / "runs/new/m.safetensors").accuracy
     assert accuracy is not None
     assert accuracy["accuracy"] > 0.9  # type: ignore[operator]  # always the same answer: 0.5
     assert f"m.safetensors: accuracy {accuracy['accuracy']:.4f} on 30 pictures" in told
     assert "part test: blocks [4] of 6" in told
     assert [line.partition(":")[0] for line in lines[1:5]] == [f"epoch {n} of 4" for n in range(1, 5)]
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["m.safetensors"]
+    assert [path.name for path in (tmp_path / "runs/new").iterdir()] == ["m.safetensors"]
 
 
 def test_the_card_says_what_was_trained_and_nothing_of_this_machine(model, scene):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from pipeline.cli.shell import FAILED, INTERRUPTED, complain
-from pipeline.errors import ConfigError, VpipeError
+from pipeline.cli.shell import FAILED, INTERRUPTED, complain, overwrite_option
+from pipeline.errors import VpipeError
+from pipeline.outputs import check_output
 
 
 def _listed(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
@@ -78,7 +78,8 @@ def _folds(context: click.Context, option: click.Parameter, values: tuple[str, .
     metavar="FILE",
     help="Write everything that was measured; - is stdout, in place of the table.",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Draw the roofline: a PNG.")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the roofline.")
+@overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 def bench(
     models: tuple[str, ...],
@@ -94,6 +95,7 @@ def bench(
     compiled: bool,
     json_file: str | None,
     out: Path | None,
+    overwrite: bool,
     quiet: bool,
 ) -> None:
     """Measure how fast MODELs run at each f, beside the tuned f = 1 and what the device can do.
@@ -104,9 +106,10 @@ def bench(
     from pipeline.bench import bench as measure
     from pipeline.benchtable import footer, table
 
-    for path, name in ((out, "--out"), (None if json_file in (None, "-") else Path(json_file or ""), "--json")):
-        if path is not None:
-            _check_writable(path, name)
+    if out is not None:
+        check_output(out, given_by="--out", overwrite=overwrite, suffix=".png")
+    if json_file not in (None, "-"):
+        check_output(Path(json_file or ""), given_by="--json", overwrite=overwrite)
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
     as_text = json_file != "-"
     document = measure(
@@ -133,16 +136,6 @@ def bench(
         complain(["interrupted: what was measured is given, the rest is not"])
         sys.exit(INTERRUPTED)
     sys.exit(0 if document["models"] else FAILED)
-
-
-def _check_writable(path: Path, option: str) -> None:
-    """Before minutes of measuring."""
-    folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        got = (
-            "a folder" if path.is_dir() else "a folder that cannot be written" if folder.is_dir() else "no such folder"
-        )
-        raise ConfigError([f"{path}: must be a file that can be written, got {got}; choose another {option}"])
 
 
 def _write(document: dict[str, object], json_file: str | None, out: Path | None) -> None:

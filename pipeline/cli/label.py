@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.shell import INTERRUPTED, complain, interrupt_on_signals, log_to_stderr
+from pipeline.cli.shell import INTERRUPTED, complain, interrupt_on_signals, log_to_stderr, overwrite_option
 from pipeline.errors import SourceError, VpipeError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Look at every n-th frame.")
 @click.option("--out", default=".", help="FILE.csv for one clip, or a folder. Default: CLIP.csv where you stand.")
 @click.option("--sheet", metavar="FILE.png|FOLDER", help="Draw frames with their boxes too, to check them by eye.")
-@click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+@overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 def label(
     clips: tuple[str, ...],

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.shell import INTERRUPTED, complain, facts, interrupt_on_signals, log_to_stderr, set_option
+from pipeline.cli.shell import (
+    INTERRUPTED,
+    complain,
+    facts,
+    interrupt_on_signals,
+    log_to_stderr,
+    overwrite_option,
+    set_option,
+)
+from pipeline.outputs import check_output
 from pipeline.text import aligned
 
 
@@ -52,7 +61,10 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool
 @click.argument("config", type=click.Path())
 @set_option
 @click.option("--compare", is_flag=True, help="Two MODELs or more side by side, in one table and one picture.")
-@click.option("--out", type=click.Path(path_type=Path), help="The PNG of --compare.  [default: compare.png]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE.png", help="Picture of --compare. Default: compare.png."
+)
+@overwrite_option
 @click.option(
     "--part",
     type=click.Choice(["test", "validation", "training", "all"]),
@@ -68,6 +80,7 @@ def evaluate(
     overrides: tuple[str, ...],
     compare: bool,
     out: Path | None,
+    overwrite: bool,
     part: str,
     order: str | None,
     as_json: bool,
@@ -77,8 +90,8 @@ def evaluate(
     """
     if config.endswith(".safetensors"):
         raise click.UsageError(f"the last argument must be a configuration, and {config} is a model")
-    if not compare and (len(models) > 1 or out is not None):
-        raise click.UsageError("one MODEL goes with one CONFIG; several, and --out, go with --compare")
+    if not compare and (len(models) > 1 or out is not None or overwrite):
+        raise click.UsageError("one MODEL goes with one CONFIG; several, --out and --overwrite go with --compare")
     if compare and len(models) < 2:
         raise click.UsageError("--compare needs two MODELs or more before the CONFIG")
     from pipeline.config import load_train_config
@@ -90,9 +103,10 @@ def evaluate(
 
         click.echo(measure(models[0], loaded, part=part, order=order, as_json=as_json))
         return
+    out = out or Path("compare.png")
+    check_output(out, given_by="--out", overwrite=overwrite, suffix=".png")
     from pipeline.comparison import compare as side_by_side
 
-    out = out or Path("compare.png")
     click.echo(side_by_side(models, loaded, out=out, part=part, order=order, as_json=as_json))
     click.echo(out, err=True)
 

@@ -15,8 +15,9 @@ from typing import Literal
 
 import click
 
-from pipeline.cli.shell import FAILED, facts, log_to_stderr, set_option
+from pipeline.cli.shell import FAILED, facts, log_to_stderr, overwrite_option, set_option
 from pipeline.errors import ConfigError, ModelError
+from pipeline.outputs import check_output
 from pipeline.threads import Stop, stuck_threads
 
 
@@ -152,9 +153,17 @@ def probe(paths: tuple[str, ...], as_json: bool) -> None:
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--source", "sources", multiple=True, metavar="NAME", help="Draw this source. May be repeated.")
-@click.option("--out", type=click.Path(path_type=Path), help="The PNG to write. Default: RUN/strip.png.")
-def strip(run: Path, sources: tuple[str, ...], out: Path | None) -> None:
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png",
+    help="The picture. Default: RUN/strip.png, which is drawn anew.",
+)
+@overwrite_option
+def strip(run: Path, sources: tuple[str, ...], out: Path | None, overwrite: bool) -> None:
     """Draw what the run in folder RUN said, over time, under frames of its footage."""
+    if out is not None:
+        check_output(out, given_by="--out", overwrite=overwrite, suffix=".png")
     from pipeline.picture import strip as draw
     from pipeline.runs import RunFolder
 

@@ -69,6 +69,9 @@ set_option = click.option(
 )
 
 
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that are there.")
+
+
 def facts(title: str, of: Mapping[str, object]) -> str:
     """A title and `key  value` lines. What holds further levels becomes lines of its own, further in."""
     return "\n".join([title, *_lines(of, "  ")])
