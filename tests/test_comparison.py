@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.cli import main
+from pipeline.colours import PALETTE
 from specialized.modelfile import ModelCard, save_model
 from specialized.models import build
 from tests.clips import write_clip
@@ -73,6 +74,20 @@ def test_models_stand_side_by_side_in_one_table_and_one_picture(scene, tmp_path)
     picture = cv2.imread(str(tmp_path / "c.png"))
     assert picture.shape[1] > 1000
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 50
+
+
+def test_the_picture_has_its_rows_in_the_order_of_the_table_and_a_legend(scene, tmp_path):
+    compare(scene, "--out", tmp_path / "c.png")
+    picture = cv2.imread(str(tmp_path / "c.png"))[..., ::-1].astype(int)
+    height, width = picture.shape[:2]
+    rows, legend = [], []
+    for colour in PALETTE[:3]:
+        rgb = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+        drawn = (np.abs(picture - rgb) < 12).all(axis=2)
+        rows.append(np.nonzero(drawn[: height * 9 // 10, : width * 3 // 8])[0].mean())
+        legend.append(np.nonzero(drawn[height * 9 // 10 :])[1].mean())
+    assert rows == sorted(rows)
+    assert legend == sorted(legend)
 
 
 def test_as_json_all_is_given_with_paired_differences(scene, tmp_path):
