@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.text import aligned
 
-__all__ = ["footer", "table"]
+__all__ = ["amount", "footer", "medians", "table"]
 
 Row = Mapping[str, Any]
 
@@ -56,7 +56,7 @@ def footer(document: Mapping[str, Any]) -> str:
         lines.append(f"measured bandwidth: {amount(bandwidth['bytes_per_s'], 'B/s')} ({bandwidth['kind']})")
     lines += [
         f"images/s, FLOP/s: the model alone at {settings['pictures']:,} images a batch, input on the device already;"
-        f" medians of {settings['rounds']} rounds",
+        f" {medians(settings['rounds'])}",
         f"engine ({settings['engine']}): images/s from uint8 pictures to scores, both in the CPU's memory",
         "vs tuned: over the fastest f = 1 of all settings tried, within rounds; below 1 folding loses",
     ]
@@ -67,6 +67,10 @@ def footer(document: Mapping[str, Any]) -> str:
     else:
         lines.append(f"no utilization by NVML: {document['nvml_absent']}")
     return "\n".join(lines)
+
+
+def medians(rounds: int) -> str:
+    return "one round" if rounds == 1 else f"medians of {rounds} rounds"
 
 
 def amount(value: float | None, unit: str) -> str:

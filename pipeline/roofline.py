@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.benchtable import amount
+from pipeline.benchtable import amount, medians
 from pipeline.colours import NONE, PALETTE
 from pipeline.drawing import FAINT, INK, drawn
 from pipeline.errors import VpipeError
@@ -160,7 +160,7 @@ def _subtitle(document: Mapping[str, Any]) -> str:
     settings = document["settings"]
     return (
         f"measured roofs: {', '.join(told)}; the models alone, {settings['pictures']:,} images a batch, "
-        f"medians of {settings['rounds']} rounds"
+        f"{medians(settings['rounds'])}"
     )
 
 

@@ -11,6 +11,7 @@ from specialized.cost import Cost, cost
 from specialized.errors import ModelError
 from specialized.modelfile import ModelCard, network, read_card
 from specialized.models import MODELS
+from specialized.objects import close_to
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,7 +76,8 @@ def _subject(name: str, folds: tuple[int, ...]) -> Subject:
         )
     if not name.endswith(".safetensors"):
         raise ModelError(
-            f"{name}: must be one of {', '.join(MODELS)}, or a model file (.safetensors); correct the name"
+            f"{name}: must be a name that `vpipe models` lists, or a model file (.safetensors); "
+            f"{close_to(name, MODELS) or 'correct the name'}"
         )
     card = read_card(name)
     return Subject(Path(name).stem, card, tuple(sorted({card.fold, *folds})))

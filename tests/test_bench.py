@@ -262,6 +262,8 @@ def test_the_footer_says_what_the_figures_are_measured_against():
     assert "measured peak in float16: 10 kFLOP/s (4096x4096 product), ridge at 50 FLOP/B" in text
     absent = document([measured()], machine=MACHINE, settings=SETTINGS, nvml_absent="no NVIDIA driver")
     assert "no utilization by NVML: no NVIDIA driver" in footer(absent)
+    for rounds, told in ((5, "; medians of 5 rounds\n"), (1, "; one round\n")):
+        assert told in footer(absent | {"settings": SETTINGS | {"rounds": rounds}})
 
 
 def test_a_share_over_the_peak_is_told_as_a_disturbed_measurement():
@@ -458,10 +460,13 @@ def test_json_on_stdout_is_all_that_is_there(small):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["corral"], "corral: must be one of coral, "),
+        (
+            ["corral"],
+            "corral: must be a name that `vpipe models` lists, or a model file (.safetensors); did you mean 'coral'?",
+        ),
         (["gone.safetensors"], "gone.safetensors: must be a file"),
-        (["coral", "--fold", "0"], "must be whole numbers from 1"),
-        (["coral", "--fold", "two"], "must be whole numbers from 1"),
+        (["coral", "--fold", "0"], "must be whole numbers in 1..1024, as 1,2,4"),
+        (["coral", "--fold", "two"], "must be whole numbers in 1..1024, as 1,2,4"),
         (["coral", "--fold", "16", "--pictures", "8"], "fold: must be in 1..8"),
         (["coral", "--dtype", "float8"], "dtype: must be one of auto, float32, bfloat16, float16"),
         (["coral", "--device", "cuda:99"], "device: must be auto or one that is there"),

@@ -10,6 +10,7 @@ from pipeline.cli import main
 from pipeline.colours import PALETTE
 from specialized.modelfile import ModelCard, save_model
 from specialized.models import build
+from specialized.orders import ORDERS
 from tests.clips import write_clip
 
 CONFIG = """\
@@ -155,6 +156,7 @@ TWO = ["--compare", "one.safetensors", "large.safetensors", "train.yaml"]
             2,
             "no: must be a folder that is there, got none; mkdir -p no, or choose another",
         ),
+        (["one.safetensors", "train.yaml", "--order", "foo"], 2, "'foo' is not one of " + ", ".join(map(repr, ORDERS))),
         ([*TWO, "--out", "c.jpg"], 2, "c.jpg: must end in .png, which is what is written; choose another --out"),
         ([*TWO, "--out", "scene.csv"], 2, "scene.csv: must end in .png"),
         (["--compare", "one.safetensors", "gone.safetensors", "train.yaml"], 1, "gone.safetensors: must be a file"),

@@ -32,7 +32,8 @@ def test_json_has_every_model_with_what_its_cost_says():
 
 
 def test_the_table_is_aligned_and_shows_each_fold_that_is_asked_for():
-    done = CliRunner().invoke(main, ["models", "--fold", "1", "--fold", "4"])
+    done = CliRunner().invoke(main, ["models", "--fold", "4,1"])
+    assert done.stdout == CliRunner().invoke(main, ["models", "--fold", "1", "--fold", "4"]).stdout
     assert done.exit_code == 0
     head, *rows, counted = done.stdout.splitlines()
     assert {len(row) for row in (head, *rows)} == {len(head)}
@@ -47,7 +48,7 @@ def test_unfolded_is_what_is_listed_unless_asked_otherwise():
     assert {row["fold"] for row in json.loads(done.stdout)} == {1}
 
 
-@pytest.mark.parametrize("fold", ["0", "1025", "two"])
+@pytest.mark.parametrize("fold", ["0", "1025", "two", "1,,4", "9" * 5000])
 def test_a_fold_that_cannot_be_is_refused(fold):
     done = CliRunner().invoke(main, ["models", "--fold", fold])
     assert done.exit_code == 2

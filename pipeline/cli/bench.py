@@ -9,34 +9,14 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.shell import FAILED, INTERRUPTED, complain, overwrite_option
+from pipeline.cli.shell import FAILED, INTERRUPTED, complain, fold_option, listed, overwrite_option
 from pipeline.errors import VpipeError
 from pipeline.outputs import check_output
 
 
-def _listed(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """Options that are repeated or hold commas."""
-    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",")))
-
-
-def _folds(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
-    listed = _listed(context, option, values)
-    if not all(part.isdecimal() and int(part) for part in listed):
-        raise click.BadParameter(f"must be whole numbers from 1, as 1,2,4, got {','.join(values)!r}")
-    return tuple(sorted(set(map(int, listed))))
-
-
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL...]")
-@click.option(
-    "--fold",
-    "folds",
-    multiple=True,
-    default=("1,2,3,4,8,16",),
-    show_default=False,
-    callback=_folds,
-    help="Each f; default 1,2,3,4,8,16.",
-)
+@fold_option("1,2,3,4,8,16")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:1.")
 @click.option(
     "--dtype",
@@ -44,7 +24,7 @@ def _folds(context: click.Context, option: click.Parameter, values: tuple[str, .
     multiple=True,
     default=("auto",),
     show_default=False,
-    callback=_listed,
+    callback=listed,
     help="float32, bfloat16, float16; auto (default): as the engine chooses. May be a list.",
 )
 @click.option("--pictures", type=click.IntRange(min=1), default=1024, show_default=True, help="Images in a batch.")

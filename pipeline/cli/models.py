@@ -15,6 +15,7 @@ from pipeline.cli.shell import (
     INTERRUPTED,
     complain,
     facts,
+    fold_option,
     interrupt_on_signals,
     log_to_stderr,
     overwrite_option,
@@ -72,7 +73,11 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool
     show_default=True,
     help="Which part of the footage, by the split of CONFIG.",
 )
-@click.option("--order", help="Form the groups in another order than the model was trained for.")
+@click.option(
+    "--order",
+    type=click.Choice(["consecutive", "strided", "shuffled", "streams"]),
+    help="Form the groups in another order than the model was trained for.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def evaluate(
     models: tuple[str, ...],
@@ -112,15 +117,7 @@ def evaluate(
 
 
 @click.command(name="models")
-@click.option(
-    "--fold",
-    "folds",
-    type=click.IntRange(1, 1024),
-    multiple=True,
-    default=[1],
-    show_default=True,
-    help="Pictures in a group. May be repeated.",
-)
+@fold_option("1")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")
 def list_models(folds: tuple[int, ...], as_json: bool) -> None:
     """List the architectures that have a name, and what they cost."""

@@ -7,12 +7,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import click
 
 from pipeline.errors import ConfigError, Interrupted, VpipeError
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -67,6 +69,29 @@ def complain(problems: object) -> None:
 set_option = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, as fold.frames=8. May be repeated."
 )
+
+
+MOST_FOLDED = 1024  # images: intensity is counted over as many
+
+
+def listed(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The values of an option that may be repeated or hold commas."""
+    return tuple(dict.fromkeys(part.strip() for value in values for part in value.split(",")))
+
+
+def _folds(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[int, ...]:
+    parts = listed(context, option, values)
+    if not all(part.isdecimal() and len(part) < 9 and 0 < int(part) <= MOST_FOLDED for part in parts):
+        raise click.BadParameter(f"must be whole numbers in 1..{MOST_FOLDED}, as 1,2,4, got {','.join(values)!r}")
+    return tuple(sorted(set(map(int, parts))))
+
+
+def fold_option(default: str) -> Callable[[Decorated], Decorated]:
+    """The option `folds`: each f, ascending."""
+    told = f"Each f, images in a group. Default: {default}."
+    return click.option(
+        "--fold", "folds", multiple=True, metavar="F,...", default=(default,), callback=_folds, help=told
+    )
 
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files that are there.")
