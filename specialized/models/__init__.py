@@ -115,16 +115,21 @@ def _check(
 ) -> None:
     shape, expected = (_B, fold * 3, *input), (_B, fold * classes)
     answer = _answer(module, shape)
-    advice = "change its arguments, fold or input"
+    if answer == expected:
+        return
+    wrong = _wrong(shape, expected, answer)
     if unfolded is not None and unfolded != (_B, classes):
-        advice += f", or let it map {(_B, 3, *input)} to {(_B, classes)}, to be folded, where it gave {unfolded}"
-    if isinstance(answer, str):
-        raise ModelError(f"{architecture}: must accept float32 {shape}, (groups, fold·3, H, W), got {answer}; {advice}")
-    if answer != expected:
-        raise ModelError(
-            f"{architecture}: output for input {shape} must have shape {expected}, (groups, fold·classes), got "
-            f"{answer}; {advice}"
-        )
+        # What takes pictures that are not folded is to be folded: its own answer is the cause.
+        other = f"; if it folds itself, it {wrong}" if isinstance(unfolded, str) else ""
+        wrong = _wrong((_B, 3, *input), (_B, classes), unfolded) + other
+    raise ModelError(f"{architecture}: {wrong}; change its layers or arguments, or the classes or input")
+
+
+def _wrong(shape: tuple[int, ...], expected: tuple[int, int], answer: tuple[int, ...] | str) -> str:
+    """What must hold and does not, the cause first."""
+    if isinstance(answer, tuple) and len(answer) == 2 and answer[0] == expected[0]:
+        return f"must give {expected[1]} outputs for input {shape}, one per class and picture, got {answer[1]}"
+    return f"must map float32 {shape} to {expected}, got {answer}"
 
 
 def _answer(module: "nn.Module", shape: tuple[int, ...]) -> tuple[int, ...] | str:
