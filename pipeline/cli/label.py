@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option("--size", type=click.IntRange(min=32), help="Longer side of what it sees, in pixels. Default: 640.")
 @click.option("--every", type=click.IntRange(min=1), default=1, show_default=True, help="Look at every n-th frame.")
-@click.option("--out", default=".", help="FILE.csv for one clip, or a folder. Default: CLIP.csv where you stand.")
+@click.option("--out", metavar="FILE.csv|FOLDER", default=".", help="Default: CLIP.csv where you stand.")
 @click.option("--sheet", metavar="FILE.png|FOLDER", help="Draw frames with their boxes too, to check them by eye.")
 @overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
