@@ -28,28 +28,31 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 
 from benchmarks.accuracy_report import report
-from benchmarks.displays import DISPLAYS, sequence
+from benchmarks.displays import DISPLAYS
+from benchmarks.study import (
+    ROOT,
+    Result,
+    counts,
+    do,
+    options,
+    rendered,
+    results,
+    settings_of,
+    trained_and_scored,
+    write_summary,
+)
 from pipeline.footage import Footage, LabelledClip, read_footage
-from pipeline.runs import machine, make_folder, versions, write_json
 from pipeline.sources.scaler import PictureFormat
 from pipeline.training import stored
-from specialized.engines import open_engine
-from specialized.evaluate import Scored, score
 from specialized.examples import Examples
 from specialized.modelfile import Ask, ModelCard, Task, file_hash, load_model
 from specialized.models import MODELS
@@ -57,7 +60,6 @@ from specialized.orders import Order
 from specialized.recipe import Recipe
 from specialized.train import Teacher, train
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results/accuracy"
 BLOCKS, ROTATIONS = 10, 5
 FOLDS = (1, 4, 8, 2, 3)  # in the order in which cells are done: what matters most comes first
@@ -65,24 +67,6 @@ SEEDS: Mapping[int, int] = {1: 5, 4: 5}  # of real tasks; others: 3
 DISPLAY_FRAMES = {"training": 3000, "validation": 600, "test": 1500}
 
 VERSION = 1  # of training, measuring and rendering: cells of another one are done again
-# What of a card decides what is learned.
-CARD = (
-    "architecture",
-    "args",
-    "fold",
-    "order",
-    "input",
-    "classes",
-    "task",
-    "thresholds",
-    "resize",
-    "fit",
-    "mean",
-    "std",
-)
-OF_FOLDING = {"scale_lr", "fold_epochs"}  # keys of a recipe that an unfolded network does not know
-
-Result = dict[str, Any]  # as it is written and read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +117,17 @@ class Cell:
     @property
     def path(self) -> Path:
         return RESULTS / f"{self.name}.json"
+
+    @property
+    def settings(self) -> Result:
+        of_task: Result = {"frames": DISPLAY_FRAMES}
+        if self.task in REAL:
+            of_task = {
+                "clip": [file_hash(path) for path in REAL[self.task].files],
+                "split": {"blocks": BLOCKS, "rotations": ROTATIONS},
+            }
+        teacher = "unfolded" if self.variant == "taught" else None
+        return settings_of(card_of(self), recipe_of(self), teacher=teacher, version=VERSION, **of_task)
 
 
 def cells() -> Iterator[Cell]:
@@ -186,28 +181,6 @@ def card_of(cell: Cell) -> ModelCard:
     return ModelCard(architecture=cell.task, fold=cell.f, order=cell.order, input=shown.size, classes=shown.classes)
 
 
-def settings_of(cell: Cell) -> Result:
-    """All that decides the result of a cell but the code, for a finished one to be known again."""
-    card = card_of(cell)
-    settings: Result = {
-        "card": {name: getattr(card, name) for name in CARD},
-        "recipe": recipe_of(cell).model_dump(mode="json", exclude=OF_FOLDING if cell.f == 1 else None),
-        "teacher": "unfolded" if cell.variant == "taught" else None,
-        "version": VERSION,
-    }
-    if cell.task in REAL:
-        settings["clip"] = [file_hash(path) for path in REAL[cell.task].files]
-        settings["split"] = {"blocks": BLOCKS, "rotations": ROTATIONS}
-    else:
-        settings["frames"] = DISPLAY_FRAMES
-    plain: Result = json.loads(json.dumps(settings))
-    return plain
-
-
-def is_done(cell: Cell) -> bool:
-    return cell.path.is_file() and json.loads(cell.path.read_bytes())["settings"] == settings_of(cell)
-
-
 # ---------------------------------------------------------------------------------------------- what a cell is made of
 
 
@@ -224,13 +197,7 @@ def footage(task: str) -> Footage:
 
 @functools.lru_cache(maxsize=2)
 def shown(task: str) -> dict[str, Examples]:
-    """Other scenes for each part."""
-    parts = {}
-    for number, (part, frames) in enumerate(DISPLAY_FRAMES.items()):
-        pictures, labels = sequence(DISPLAYS[task], frames, seed=number)
-        runs = [*range(0, frames, frames // BLOCKS)] if part == "test" else [0]
-        parts[part] = Examples(pictures, labels, tuple(zip(runs, [*runs[1:], frames], strict=True)))
-    return parts
+    return rendered(DISPLAYS[task], DISPLAY_FRAMES, blocks=BLOCKS)
 
 
 def splits(task: str) -> Iterator[tuple[tuple[int, ...], dict[str, Examples]]]:
@@ -270,15 +237,12 @@ def run_cell(cell: Cell) -> Result:
     card, recipe, blocks, epochs = card_of(cell), recipe_of(cell), {}, []
     for test, parts in splits(cell.task):
         teacher = _teacher(cell, parts) if cell.variant == "taught" else None
-        trained = train(card, parts["training"], parts["validation"], recipe, teacher=teacher)
+        trained, engine, found = trained_and_scored(card, parts, recipe, teacher=teacher)
         epochs.append(trained.best_epoch)
-        with stored(card, trained) as path:
-            engine = open_engine(*load_model(path), threads=1)
-        found = score(engine, parts["test"])
         for block, (start, stop) in zip(test, found.runs, strict=True):
-            blocks[block] = _counts(found, slice(start, stop))
+            blocks[block] = counts(found, slice(start, stop))
     return {
-        "settings": settings_of(cell),
+        "settings": cell.settings,
         "cell": dataclasses.asdict(cell),
         "dtype": engine.dtype,
         "parameters": engine.cost.parameters,
@@ -286,21 +250,6 @@ def run_cell(cell: Cell) -> Result:
         "seconds": round(time.perf_counter() - began, 1),
         "best_epochs": epochs,
         "blocks": [blocks[block] for block in sorted(blocks)],
-    }
-
-
-def _counts(scored: Scored, of: slice) -> Result:
-    """What figures of any kind are made of, in pictures: sums over blocks and seeds are sums of these."""
-    answers, truth, right, slot = (x[of] for x in (scored.answers, scored.truth, scored.right, scored.slot))
-    slots = range(scored.card.fold)
-    return {
-        "n": len(truth),
-        "right": round(float(right.sum()), 6),
-        "found": (answers & truth).sum(axis=0).tolist(),
-        "said": answers.sum(axis=0).tolist(),
-        "support": truth.sum(axis=0).tolist(),
-        "in_slot": [int((slot == i).sum()) for i in slots],
-        "right_in_slot": [round(float(right[slot == i].sum()), 6) for i in slots],
     }
 
 
@@ -315,54 +264,16 @@ def _teacher(cell: Cell, parts: Mapping[str, Examples]) -> Teacher:
 # ------------------------------------------------------------------------------------------------------------ command
 
 
-def _work(cell: Cell) -> tuple[Cell, Result]:
-    return cell, run_cell(cell)
-
-
-def commit() -> str:
-    """The commit of the code, marked where files of the packages differ from it."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*"]
-    at = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    changed = ["git", "-C", str(ROOT), "status", "--porcelain", "--", "pipeline", "specialized", "benchmarks/*.py"]
-    return at + ("-dirty" if subprocess.run(changed, capture_output=True, text=True, check=False).stdout else "")
-
-
 @click.command()
-@click.option("--only", default="", metavar="TEXT", help="Only cells whose name, TASK/ORDER-fF-seedS, holds this.")
-@click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1), help="Cells done side by side.")
-@click.option("--minutes", default=180.0, show_default=True, help="Begin no cell after so long.")
-@click.option("--report", "only_report", is_flag=True, help="Do no cell, sum up those that are there.")
+@options
 def main(only: str, workers: int, minutes: float, only_report: bool) -> None:
     """Measure the accuracy of folded models beside unfolded ones."""
-    stop = time.monotonic() + 60 * minutes
-    facts = {"commit": commit(), "cpu": machine()["cpu"], "versions": versions()}
-    waiting = [cell for cell in cells() if only in cell.name and not is_done(cell)] if not only_report else []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        under_way = set()
-        while waiting or under_way:
-            for cell in [*waiting]:
-                if len(under_way) >= workers or time.monotonic() > stop:
-                    break
-                waiting.remove(cell)
-                under_way.add(pool.submit(_work, cell))
-            if not under_way:
-                break
-            finished = next(as_completed(under_way))
-            under_way.remove(finished)
-            cell, result = finished.result()
-            make_folder(cell.path.parent)
-            write_json(cell.path, result | facts, indent=None)
-            right, n = (sum(block[key] for block in result["blocks"]) for key in ("right", "n"))
-            click.echo(f"{cell.name}: {right / n:.4f}, {result['seconds']} s; {len(waiting)} to go", err=True)
-    missing = [cell.name for cell in cells() if not is_done(cell)]
-    results = [json.loads(cell.path.read_bytes()) for cell in cells() if is_done(cell)]
+    if not only_report:
+        do((cell for cell in cells() if only in cell.name), run_cell, workers=workers, minutes=minutes)
     clips = {task: real.clip for task, real in REAL.items()} | {task: task for task in DISPLAYS}
-    summary, told = report(results, real=list(REAL), displays=list(DISPLAYS), clips=clips)
-    command = " ".join(["python -m benchmarks.accuracy", *sys.argv[1:]])
-    write_json(RESULTS.with_suffix(".json"), {"command": command, "missing_cells": missing, **summary})
+    summary, told = report(results(cells()), real=list(REAL), displays=list(DISPLAYS), clips=clips)
+    write_summary(RESULTS.with_suffix(".json"), cells(), summary, of="benchmarks.accuracy")
     click.echo(told)
-    if missing:
-        click.echo(f"{len(missing)} cells are missing, of {len(missing) + len(results)}; call again to go on", err=True)
 
 
 if __name__ == "__main__":

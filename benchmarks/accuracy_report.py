@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.study import origin
 from specialized.intervals import interval, resampled
 
 Result = Mapping[str, Any]
@@ -68,10 +69,7 @@ def report(
             if key != (base := _base_of(key)) and _paired(groups, key, base)
         ],
         "mean_differences_to_f1": means,
-        "seconds": round(sum(result["seconds"] for result in results)),
-        "commits": sorted({result["commit"] for result in results}),
-        "cpus": sorted({str(result["cpu"]) for result in results}),
-        "versions": [dict(one) for one in {tuple(sorted(result["versions"].items())) for result in results}],
+        **origin(results),
     }
     return summary, _told(summary)
 

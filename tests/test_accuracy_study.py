@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import accuracy
-from benchmarks.accuracy import BLOCKS, REAL, Cell, cells, settings_of, splits
+from benchmarks import accuracy, study
+from benchmarks.accuracy import BLOCKS, REAL, Cell, cells, splits
 from benchmarks.accuracy_report import report
 from benchmarks.displays import DISPLAYS
 from pipeline.footage import Footage
@@ -82,7 +82,7 @@ def test_cells_are_all_that_was_promised():
 
 
 def test_settings_of_a_cell_are_json_and_differ_by_what_it_is():
-    one, other = (settings_of(Cell("squad-count", "consecutive", f, 0)) for f in (1, 4))
+    one, other = (Cell("squad-count", "consecutive", f, 0).settings for f in (1, 4))
     assert json.loads(json.dumps(one)) == one
     assert one != other
 
@@ -166,9 +166,9 @@ def test_a_class_that_a_resample_does_not_hold_does_not_spoil_its_f1():
 
 def test_a_cell_of_streams_groups_all_of_the_test(monkeypatch, footage):
     groups = []
-    score = accuracy.score
+    score = study.score
     monkeypatch.setattr(
-        accuracy, "score", lambda engine, examples: groups.append(examples.runs) or score(engine, examples)
+        study, "score", lambda engine, examples: groups.append(examples.runs) or score(engine, examples)
     )
     monkeypatch.setattr(accuracy, "recipe_of", lambda cell: Recipe(epochs=1, least_steps=1, shift=0))
     card = accuracy.card_of(Cell("lobby", "streams", 2, 0))
