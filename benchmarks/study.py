@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -136,7 +135,7 @@ def write_summary(path: Path, cells: Iterable[Cell], summary: Mapping[str, objec
     """Writes the sums of all cells with the command of the module `of` that makes them, and what is missing yet."""
     every = list(cells)
     missing = [cell.name for cell in every if not is_done(cell)]
-    write_json(path, {"command": " ".join([f"python -m {of}", *sys.argv[1:]]), "missing_cells": missing, **summary})
+    write_json(path, {"command": f"python -m {of}", "missing_cells": missing, **summary})
     if missing:
         click.echo(f"{len(missing)} cells are missing, of {len(every)}; call again to go on", err=True)
 
