@@ -4,10 +4,13 @@
     python -m benchmarks.fold_any --only vgg
     python -m benchmarks.fold_any --report        only sums up what is there
 
-A *cell* is a network, an f and a seed. Each is trained unfolded and folded, f = 4, by the same recipe, on a sequence of
-digits over backgrounds that move (`benchmarks.displays`); training, validation and test are other scenes. A digit stays
-for 8 to 24 frames and groups are consecutive, as in footage, so most groups hold one digit alone. A network that
-gives one answer for the whole group is right there and wrong where the digit changes: those pictures are told apart.
+A *cell* is a network, an f and a seed. Each network is trained unfolded and folded, f = 4, by one recipe, on a sequence
+of digits over backgrounds that move (`benchmarks.displays`); training, validation and test are other scenes. A folded
+one starts as f copies of a slot (`fold_epochs`), and sees the pictures as often as the unfolded one, slot included.
+
+A digit stays for 8 to 24 frames and groups are consecutive, as in footage, so most groups hold one digit alone. A
+network that gives one answer for the whole group is right there and wrong where the digit changes: those pictures, a
+fifth, are told apart.
 
 The three families fold themselves, to the very layers that `specialized.fold_cnn` makes of them (a test compares), and
 begin with weights of their own; the others know nothing of folding.
@@ -49,11 +52,13 @@ from specialized.recipe import Recipe
 
 RESULTS = ROOT / "benchmarks/results/fold-any"
 FOLDS = (1, 4)
-SEEDS = 3
+SEEDS = 2
 DIGIT = Display(size=(20, 20), values=10, text=lambda value, _: str(value), none=False, hold=(8, 24))
-FRAMES = {"training": 4000, "validation": 1000, "test": 4000}
+FRAMES = {"training": 8000, "validation": 1000, "test": 4000}
 BLOCKS = 10
-RECIPE = Recipe(epochs=16, lr=0.001, shift=1)
+# From random weights (fold_epochs=0) folded networks came no further than one answer per group: vgg, after 12 epochs, was
+# right in 0.91 of all pictures and in 0.62 of those where the digit changes.
+RECIPE = Recipe(epochs=10, fold_epochs=6, lr=0.002, shift=1)
 
 VERSION = 1  # of training, measuring and rendering: cells of another one are done again
 
@@ -62,11 +67,11 @@ NETWORKS: Mapping[str, tuple[str, dict[str, object]]] = {
     "noscope": ("coral", {}),
     "game": ("goldnumber-fraction", {}),
     "resnet18": ("resnet18", {"width": 8}),
-    "mobilenet": ("benchmarks.architectures:MobileNet", {"width": 8}),
+    "mobilenet": ("benchmarks.architectures:MobileNet", {"width": 16}),
     "squeezenet": ("benchmarks.architectures:SqueezeNet", {"width": 16}),
     "densenet": ("benchmarks.architectures:DenseNet", {"growth": 8}),
     "vgg": ("benchmarks.architectures:Vgg", {"width": 8}),
-    "resnet-bottleneck": ("benchmarks.architectures:ResNet", {"width": 8}),
+    "resnet-bottleneck": ("benchmarks.architectures:ResNet", {"width": 12}),
 }
 
 
@@ -100,7 +105,9 @@ class Cell:
 
     @property
     def recipe(self) -> Recipe:
-        return RECIPE.model_copy(update={"seed": self.seed})
+        """As many epochs for an unfolded network as a folded one and the slot that it starts from have together."""
+        epochs = RECIPE.planned(max(FOLDS)) if self.f == 1 else RECIPE.epochs
+        return RECIPE.model_copy(update={"seed": self.seed, "epochs": epochs})
 
     @property
     def settings(self) -> Result:
