@@ -138,6 +138,7 @@ class Footage:
     pts_s: NDArray[np.float64]  # (N,)
     videos: tuple[Path, ...]
     sizes: tuple[tuple[int, int], ...] = ()  # (H, W) of their own pictures; empty: unknown
+    objects: tuple[str, ...] = ()  # that its labels name, sorted
     warnings: tuple[str, ...] = ()  # what its labels probably do not mean
 
     @property
@@ -240,6 +241,7 @@ def read_footage(
         pts_s=np.concatenate([found.pts_s for found, _ in read]),
         videos=tuple(clip.video for clip in clips),
         sizes=tuple(found.size for found, _ in read),
+        objects=tuple(sorted({str(name) for _, boxes in labelled for name in np.unique(boxes.object_name)})),
         warnings=tuple(warnings),
     )
 

@@ -47,6 +47,7 @@ class Images:
 
     step_s: ClassVar[float | None] = None  # as of Footage: the time between neighbours
     block_frames: ClassVar[int] = 1  # of an interval: no image is another's neighbour
+    objects: ClassVar[tuple[str, ...]] = ()  # there are no boxes
     warnings: ClassVar[tuple[str, ...]] = ()  # folders say all that they mean
 
     def split(
@@ -75,7 +76,8 @@ def _part(block: int, validation: Collection[int], test: Collection[int]) -> str
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
-    """The classes of a folder: its sub-folders in natural order, 2 before 10; `none` among them is none of the others.
+    """The classes of a folder: its sub-folders in natural order, 2 before 10. `none`, none of the others, comes last as
+    it does for clips.
 
     Raises:
         ConfigError: it cannot be read, or holds fewer than two.
@@ -85,7 +87,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     if not problems and len(names) < 2:
         problems.append(f"{folder}: must hold a sub-folder per class, two or more, got {len(names)}")
     _refuse(problems)
-    return names
+    return tuple(sorted(names, key=lambda name: name == "none"))
 
 
 def read_images(folders: Mapping[str, Path], *, picture: PictureFormat, blocks: int) -> Images:

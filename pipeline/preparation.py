@@ -21,6 +21,7 @@ from pipeline.values import UNFOLDED
 from specialized.examples import Examples
 from specialized.modelfile import ModelCard, load_model, network
 from specialized.models import MODELS, build
+from specialized.objects import close_to
 from specialized.train import Teacher, check_teacher, slots_of
 
 __all__ = ["Prepared", "new_card", "prepare"]
@@ -70,7 +71,7 @@ def prepare(config: TrainConfig, *, outline: bool = False) -> Prepared:
         parts = split_of(config, footage)
     except OSError as exc:
         raise VpipeError(f"{exc.filename or config.path}: must be readable, got {exc.strerror or exc}") from exc
-    _refuse_unlearnable(config, card, parts)
+    _refuse_unlearnable(config, card, footage, parts)
     warnings += footage.warnings
     warnings += _blown_up(config, card, footage)
     warnings += _missed(card, parts)
@@ -129,13 +130,25 @@ def _given_teacher(config: TrainConfig, card: ModelCard, warnings: list[str]) ->
     return teacher
 
 
-def _refuse_unlearnable(config: TrainConfig, card: ModelCard, parts: Mapping[str, Examples]) -> None:
+def _refuse_unlearnable(
+    config: TrainConfig, card: ModelCard, footage: Footage | Images, parts: Mapping[str, Examples]
+) -> None:
     """Refuses parts that nothing can be learned from."""
     for part in ("training", "validation"):
         if not len(parts[part]):
             text = f"must leave frames for {part}, got none; lower gap_s, or name other blocks"
             raise ConfigError([config.problem(text, "split")])
     problems = []
+    for number, asked in enumerate(config.classes):
+        if asked.object not in footage.objects:
+            there = ", ".join(footage.objects) or "no box at all"
+            text = (
+                f"must be the object of boxes, got {asked.object!r}, of which the labels have none; they have {there}"
+            )
+            hint = close_to(asked.object, footage.objects)
+            problems.append(config.problem(f"{text}{hint and '; '}{hint}", "classes", number, "object"))
+    if problems:
+        raise ConfigError(problems)
     for name in _missing(card, parts["training"]):
         steps = ("classes", card.classes.index(name)) if card.classes.index(name) < len(config.classes) else ("split",)
         text = f"must have an example of {name!r} to train on, got none outside of validation, test and gaps"

@@ -28,6 +28,7 @@ from pipeline.trainingpicture import draw_confusion, draw_curves
 from pipeline.trainschema import TrainConfig
 from pipeline.values import UNFOLDED
 from specialized.modelfile import ModelCard, file_hash, load_model, save_model
+from specialized.objects import code_hash
 from specialized.train import Epoch, Teacher, Trained
 from specialized.train import train as fit
 
@@ -244,6 +245,8 @@ def _told_of(settled: Calibration) -> Iterator[str]:
 def _identity(config: TrainConfig, provenance: Document) -> Document:
     """What decides the model, by its keys in the configuration: a training may only be resumed with the same."""
     asked = config.model_dump(mode="json", by_alias=True, include={"model", "task", "classes", "operating"})
+    if ":" in config.model.architecture:
+        asked["model"]["code_sha256"] = code_hash(config.model.architecture)
     made_of = {key: provenance[key] for key in ("clips", "split", "teacher")}
     document: Document = json.loads(json.dumps({**asked, **made_of, "train": provenance["recipe"]}))  # as it is read
     return document

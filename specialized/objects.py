@@ -1,12 +1,14 @@
 """Objects named in configurations: `package.module:Name`. Importing one runs its code."""
 
-import importlib
+import hashlib
+import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from pathlib import Path
 
-__all__ = ["close_to", "load_object", "one_line", "search_in"]
+__all__ = ["close_to", "code_hash", "load_object", "one_line", "search_in"]
 
 
 def search_in(folder: str | os.PathLike[str]) -> None:
@@ -39,6 +41,15 @@ def load_object(name: str) -> Callable[..., object]:
     if not callable(found):
         raise ImportError(f"{name!r} must be a class or function, got {type(found).__name__}")
     return found
+
+
+def code_hash(name: str) -> str | None:
+    """A hash of the file that `package.module:Name` is written in, SHA-256 in hex; None where there is no such file."""
+    try:
+        spec = importlib.util.find_spec(name.partition(":")[0])
+        return hashlib.sha256(Path(str(spec and spec.origin)).read_bytes()).hexdigest()
+    except Exception:  # finding a module runs the code of the packages that it lies in
+        return None
 
 
 def close_to(name: str, known: Iterable[str]) -> str:

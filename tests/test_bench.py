@@ -414,6 +414,18 @@ def test_models_are_named_or_files_and_a_file_is_measured_at_its_own_f_too(tmp_p
     assert file.build(4)[0].fold == 4
 
 
+def test_the_class_of_a_model_file_is_found_beside_it(tmp_path):
+    (tmp_path / "bench_nets.py").write_text(
+        "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, classes):\n"
+        "        super().__init__(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))\n"
+    )
+    card = ModelCard(architecture="bench_nets:Net", fold=1, order="consecutive", input=(20, 20), classes=("a", "b"))
+    weights = {"0.weight": (4, 3, 3, 3), "0.bias": (4,), "3.weight": (2, 4), "3.bias": (2,)}
+    save_model(tmp_path / "own.safetensors", card, {name: torch.zeros(shape) for name, shape in weights.items()})
+    (subject,) = subjects([str(tmp_path / "own.safetensors")], [4])
+    assert subject.build(4)[0].fold == 4
+
+
 def test_without_a_name_the_small_models_of_the_zoo_are_measured():
     names = {subject.name for subject in subjects([], [1])}
     assert {"coral", "night", "taipei", "roundabout"} <= names <= set(MODELS)

@@ -104,6 +104,17 @@ def test_csv_goes_to_stdout_and_everything_else_to_stderr(model, tmp_path):
     assert "done: 60 of 60 frames labelled" in done.stderr
 
 
+def test_an_interrupt_before_anything_was_begun_exits_with_130_too(tmp_path):
+    (tmp_path / "interrupted.py").write_text("raise KeyboardInterrupt")  # as if it came while modules are imported
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"sources: [{ODD / 'h264-720p.mp4'}]\n"
+        "filter: {model: 'interrupted:Net', fold: 4, input: [50, 50], classes: [a, none]}\n"
+    )
+    code, out, err = vpipe("check", config)
+    assert (code, out, err) == (130, "", "vpipe: interrupted\n")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_commits_what_is_whole_and_exits_within_5_seconds(number, model, tmp_path):
     config = tmp_path / "c.yaml"

@@ -302,9 +302,9 @@ def test_images_are_trained_on_and_evaluated(load, tmp_path):
 
 
 def test_a_sub_folder_none_is_the_absence_of_the_other_classes(load, tmp_path):
-    fill(tmp_path / "seen", {"none": 5, "2": 5, "10": 5})
+    fill(tmp_path / "seen", {"none": 5, "2": 5, "10": 5, "person": 5})
     card = new_card(load(CONFIG.replace("folder: digits", f"folder: {tmp_path}/seen")))
-    assert (card.classes, card.sought) == (("2", "10", "none"), ("2", "10"))
+    assert (card.classes, card.sought) == (("2", "10", "person", "none"), ("2", "10", "person"))
 
 
 def test_parts_in_folders_of_their_own_are_trained_on_and_evaluated(load, tmp_path):

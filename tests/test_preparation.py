@@ -109,8 +109,14 @@ WRONG = {
     ),
     "a class without an example": (
         lambda folder: None,
-        ["classes.1={name: dog, object: dog}"],
-        r"classes\.1: must have an example of 'dog' to train on",
+        ["classes.1={name: many, object: person, at_least: 9}"],
+        r"classes\.1: must have an example of 'many' to train on",
+    ),
+    "an object that no box has": (
+        lambda folder: None,
+        ["classes.0.object=Person"],
+        r"classes\.0\.object: must be the object of boxes, got 'Person', of which the labels have none; they have "
+        r"person; did you mean 'person'\?",
     ),
     "no frame to train on": (lambda folder: None, ["split.gap_s=100"], "split: must leave frames for training"),
     "no frame selected": (lambda folder: None, ["clips.0.from=99"], "must have frames in the selection, got none"),

@@ -195,6 +195,16 @@ def test_another_configuration_does_not_resume_a_training_and_each_change_is_nam
     assert found[-1] == f"{told}, --set run.name=NAME elsewhere"
 
 
+def test_the_code_of_a_network_of_ones_own_may_not_change_under_a_training(load, scene):
+    own = CONFIG.replace("architecture: coral, args: {filters: 4, dense: 8}", "architecture: their_nets:Net")
+    (scene / "their_nets.py").write_text(NETWORK)
+    with pytest.raises(KeyboardInterrupt):
+        train(load(text=own), say=interrupt_at("their_nets:Net, f = 2"))
+    (scene / "their_nets.py").write_text(NETWORK + "# another\n")
+    with pytest.raises(ConfigError, match=r"another training: model\.code_sha256: must be '[0-9a-f]{64}' as in"):
+        train(load(text=own), mode="resume")
+
+
 def test_resuming_what_is_finished_says_so_and_where_the_model_is(load, tmp_path):
     config = load("train.epochs=1")
     train(config)
@@ -212,8 +222,8 @@ def test_resuming_what_is_finished_says_so_and_where_the_model_is(load, tmp_path
 
 
 def test_a_class_without_an_example_to_train_on_is_refused(load):
-    config = load("classes.1={name: dog, object: dog}")
-    with pytest.raises(ConfigError, match=r"--set: classes\.1: must have an example of 'dog' to train on, got none"):
+    config = load("classes.1={name: many, object: person, at_least: 9}")
+    with pytest.raises(ConfigError, match=r"--set: classes\.1: must have an example of 'many' to train on, got none"):
         train(config)
     config = load("classes.0.min_confidence=0", "clips.0.from=0.36", "clips.0.to=0.72", "split.gap_s=0")
     with pytest.raises(ConfigError, match=r"yaml:6: split: must have an example of 'none' to train on, got none"):

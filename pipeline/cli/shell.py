@@ -39,6 +39,9 @@ class Command(click.Group):
         except VpipeError as error:
             complain([str(error)])
             ctx.exit(FAILED)
+        except KeyboardInterrupt:  # where there is nothing to leave in order
+            complain(["interrupted"])
+            ctx.exit(INTERRUPTED)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; so do we
             ctx.exit(FAILED)
