@@ -73,11 +73,15 @@ def strip(folder: Path, out: Path, *, sources: Sequence[str] = ()) -> list[str]:
 
 
 def _facts(run: RunFolder) -> Mapping[str, str]:
-    """What is said of each filter: its model and how frames were folded."""
+    """What is said of each filter: its model, how frames were folded and whether all of them have a row."""
     document = json.loads(run.run_json.read_bytes())
     fold = document["identity"]["fold"]
     folded = "not folded" if fold["frames"] == 1 else f"{fold['frames']} frames folded, {fold['order']}"
-    return {section["name"]: f"{Path(section['model']).name}, {folded}" for section in document["config"]["filters"]}
+    return {
+        section["name"]: f"{Path(section['model']).name}, {folded}"
+        + (", only rows that `keep` lets pass" if section.get("keep") else "")
+        for section in document["config"]["filters"]
+    }
 
 
 def _draw(timelines: Sequence[Timeline], title: str, facts: Mapping[str, str], out: Path) -> None:

@@ -32,7 +32,8 @@ def load_object(name: str) -> Callable[..., object]:
     try:
         found: object = importlib.import_module(module_name)
     except Exception as exc:  # importing runs the user's code
-        raise ImportError(f"module {module_name!r} must be importable, got {one_line(exc)}") from exc
+        cure = "; install it, or put it beside the configuration" if isinstance(exc, ModuleNotFoundError) else ""
+        raise ImportError(f"module {module_name!r} must be importable, got {one_line(exc)}{cure}") from exc
     for attribute in attributes.split("."):
         if not hasattr(found, attribute):
             close = close_to(attribute, (other for other in dir(found) if not other.startswith("_")))

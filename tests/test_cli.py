@@ -108,7 +108,7 @@ def test_an_interrupt_before_anything_was_begun_exits_with_130_too(tmp_path):
     (tmp_path / "interrupted.py").write_text("raise KeyboardInterrupt")  # as if it came while modules are imported
     config = tmp_path / "c.yaml"
     config.write_text(
-        f"sources: [{ODD / 'h264-720p.mp4'}]\n"
+        f"sources: [{{path: {ODD / 'h264-720p.mp4'}}}]\n"
         "filter: {model: 'interrupted:Net', fold: 4, input: [50, 50], classes: [a, none]}\n"
     )
     code, out, err = vpipe("check", config)
@@ -165,6 +165,25 @@ def test_all_problems_of_a_configuration_are_named_at_once_with_file_and_line(mo
         assert "filter.batch" in lines[2]
         assert "device" in lines[3]
     assert not (tmp_path / "bad").exists()
+
+
+def test_check_builds_networks_of_ones_own_and_loads_their_weights(tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"run: {{dir: {tmp_path / 'runs'}}}\n"
+        f"sources: [{{path: {ODD / 'h264-720p.mp4'}}}]\n"
+        "filter: {model: 'specialized.models.noscope:NoScope', args: {filters: 4, dense: 0, layers: 2},\n"
+        "         fold: 4, input: [50, 50], classes: [a, none]}\n"
+    )
+    code, out, err = vpipe("check", config)
+    assert (code, out) == (0, f"{config}: fine\n")
+    assert "no `weights` are given" in err
+    torch.save({"w": torch.zeros(1)}, tmp_path / "w.pt")
+    config.write_text(config.read_text().replace("fold: 4", "weights: w.pt, fold: 4"))
+    for command in ("check", "run"):
+        code, out, err = vpipe(command, config)
+        assert (code, out) == (2, "")
+        assert f"{tmp_path}/w.pt: weights must fit the architecture" in err
 
 
 def test_check_knows_a_training_configuration_by_its_keys(tmp_path):

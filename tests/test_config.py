@@ -115,7 +115,7 @@ telemetri: {}
         "cam.yaml:8: filters.0.keep.dog: must be a class of the model; known here: person, none",
         f"cam.yaml:9: filters.1.model: {folder}/nothing.safetensors: must be a file, got nothing; check the path",
         "cam.yaml:10: filters.2.model: module 'no_such_package.module' must be importable, got ModuleNotFoundError: "
-        "No module named 'no_such_package'",
+        "No module named 'no_such_package'; install it, or put it beside the configuration",
         "cam.yaml:10: filters.2.model: must have fold 4 as filter 'm4' has, got 1; run them apart",
         "cam.yaml:10: filters.2.model: must have input (50, 50) as filter 'm4' has, got (8, 8); run them apart",
         "cam.yaml:11: telemetri: unknown key; did you mean 'telemetry'?",

@@ -80,6 +80,7 @@ def test_a_file_without_boxes_says_that_nothing_is_seen(tmp_path):
         (HEADER + ROW.replace("0.4", "0.15"), ":2: ymax must be ymin or more, got '0.15' under '0.2'"),
         (HEADER + ROW.replace(",7", ""), ":2: a row must have 8 fields as the first line has, got 7"),
         (HEADER + ROW + '3,"person,0.9', ":3: labels must be CSV, got: unexpected end of data"),
+        (HEADER.encode("utf-16"), ": labels must be UTF-8 text, got UTF-16; save them anew as UTF-8"),
         (HEADER.encode() + b"3,per\0son", ":2: labels must be text, got a NUL byte; is it another file?"),
         (HEADER.encode() + b"\n3,\xff", ":3: labels must be UTF-8 text, got byte 0xff"),
     ],

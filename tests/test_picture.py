@@ -1,9 +1,11 @@
+import json
 import os
 import shutil
 
 import av
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.errors import VpipeError
@@ -75,6 +77,19 @@ def test_each_cell_shows_the_very_frame_from_the_middle_of_its_time(tmp_path, ki
         assert label == (0 if frame % 40 < 20 else 1)
         numbers, _ = read(timeline.pictures[cell][None])
         assert numbers.tolist() == [frame]
+
+
+def test_the_picture_says_where_rows_were_left_out_on_request(tmp_path, monkeypatch):
+    run = make_run(tmp_path, {"a": (None, 120)}, labellings=(PERSON, THINGS))
+    document = json.loads(run.run_json.read_bytes())
+    document["config"]["filters"][1]["keep"] = "auto"
+    run.run_json.write_text(json.dumps(document))
+    titles = []
+    monkeypatch.setattr(Axes, "set_title", lambda axes, text, **options: titles.append(text))
+    strip(run.path, tmp_path / "s.png")
+    person, things = titles
+    assert person == "person: person.safetensors, 4 frames folded, consecutive"
+    assert things == "things: things.safetensors, 4 frames folded, consecutive, only rows that `keep` lets pass"
 
 
 def test_columns_hold_every_row_and_gaps_stay_empty(tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from pipeline.cli.shell import FAILED, INTERRUPTED, complain, fold_option, listed, overwrite_option
-from pipeline.errors import VpipeError
 from pipeline.outputs import check_output
 
 
@@ -52,12 +51,7 @@ from pipeline.outputs import check_output
     show_default=True,
     help="Try torch.compile too where settings are tuned, on CUDA: 10 to 60 s for each.",
 )
-@click.option(
-    "--json",
-    "json_file",
-    metavar="FILE",
-    help="Write everything that was measured; - is stdout, in place of the table.",
-)
+@click.option("--json", "as_json", is_flag=True, help="Machine-readable: everything that was measured.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw the roofline.")
 @overwrite_option
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
@@ -73,7 +67,7 @@ def bench(
     engine: str,
     tune_all: bool,
     compiled: bool,
-    json_file: str | None,
+    as_json: bool,
     out: Path | None,
     overwrite: bool,
     quiet: bool,
@@ -88,10 +82,7 @@ def bench(
 
     if out is not None:
         check_output(out, given_by="--out", overwrite=overwrite, suffix=".png")
-    if json_file not in (None, "-"):
-        check_output(Path(json_file or ""), given_by="--json", overwrite=overwrite)
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-    as_text = json_file != "-"
     document = measure(
         models,
         folds=folds,
@@ -105,33 +96,20 @@ def bench(
         tune_all=tune_all,
         compiled=compiled,
         say=say,
-        show=lambda document, name: click.echo(table(document, name) + "\n") if as_text else None,
+        show=lambda document, name: click.echo(table(document, name) + "\n") if not as_json else None,
     )
     for note in document["notes"]:
         click.echo(f"note: {note}", err=True)
-    if as_text and document["models"]:
-        click.echo(footer(document))
-    _write(document, json_file, out)
-    if document["interrupted"]:
-        complain(["interrupted: what was measured is given, the rest is not"])
-        sys.exit(INTERRUPTED)
-    sys.exit(0 if document["models"] else FAILED)
-
-
-def _write(document: dict[str, object], json_file: str | None, out: Path | None) -> None:
-    from pipeline.runs import write_json
-
-    if json_file == "-":
+    if as_json:
         click.echo(json.dumps(document, indent=2, allow_nan=False))
-    elif json_file is not None:
-        try:
-            write_json(Path(json_file), document)
-        except OSError as exc:
-            raise VpipeError(
-                f"{json_file}: must be writable, got {exc.strerror or exc}; choose another --json"
-            ) from exc
+    elif document["models"]:
+        click.echo(footer(document))
     if out is not None and document["models"]:
         from pipeline.roofline import roofline
 
         roofline(document, out)
-        click.echo(out, err=json_file == "-")
+        click.echo(out, err=as_json)
+    if document["interrupted"]:
+        complain(["interrupted: what was measured is given, the rest is not"])
+        sys.exit(INTERRUPTED)
+    sys.exit(0 if document["models"] else FAILED)

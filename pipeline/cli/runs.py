@@ -19,6 +19,7 @@ from pipeline.cli.shell import FAILED, facts, log_to_stderr, overwrite_option, s
 from pipeline.errors import ConfigError, ModelError
 from pipeline.outputs import check_output
 from pipeline.threads import Stop, stuck_threads
+from pipeline.values import OBJECT
 
 
 @click.command()
@@ -108,14 +109,16 @@ def _refuse_video(path: str) -> None:
 def check(config: str, overrides: tuple[str, ...]) -> None:
     """Check CONFIG, of a run or a training: names every problem with file and line, starts nothing.
 
-    Of a run, no source is opened. Of a training, the network is built and the labels are read and held against their
-    clips, as `vpipe train` does before its first epoch; the frames of clips are not decoded.
+    Of a run, no source is opened; networks of one's own are built and their weights loaded. Of a training, the network
+    is built and the labels are read and held against their clips, as `vpipe train` does before its first epoch; the
+    frames of clips are not decoded.
 
     Exit codes: 0 fine; 1 a clip or another file cannot be read; 2 wrong usage, configuration or labels.
     """
     from pipeline.config import TrainConfig, load_config
 
     loaded = load_config(config, overrides=overrides)
+    log_to_stderr(logging.WARNING)
     warnings = loaded.warnings
     if isinstance(loaded, TrainConfig):
         from pipeline.preparation import prepare
@@ -128,6 +131,13 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
             refuse_taken(loaded, overwrite=False)
         except ConfigError as error:
             warnings += error.problems
+    elif any(OBJECT.fullmatch(section.model) for section in loaded.filters):
+        from pipeline.assembly import open_models
+
+        try:
+            open_models(loaded)
+        except ModelError as error:
+            raise ConfigError([str(error)]) from error
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{config}: fine")

@@ -33,6 +33,8 @@ def _text(path: Path) -> str:
         content = path.read_bytes()
     except OSError as exc:
         raise ConfigError([f"{path}: labels must be a readable file, got: {exc.strerror or exc}"]) from exc
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ConfigError([f"{path}: labels must be UTF-8 text, got UTF-16; save them anew as UTF-8"])
     if (nul := content.find(b"\0")) >= 0:
         line = content[:nul].count(b"\n") + 1
         raise ConfigError([f"{path}:{line}: labels must be text, got a NUL byte; is it another file?"])
