@@ -22,7 +22,8 @@ from specialized.examples import Examples
 from specialized.modelfile import ModelCard, load_model, network
 from specialized.models import MODELS, build
 from specialized.objects import close_to
-from specialized.train import Teacher, check_teacher, slots_of
+from specialized.recipe import Recipe
+from specialized.train import Teacher, check_teacher, settled, slots_of
 
 __all__ = ["Prepared", "new_card", "prepare"]
 
@@ -32,6 +33,7 @@ class Prepared:
     """What a training begins with."""
 
     card: ModelCard
+    recipe: Recipe  # nothing is left open
     teacher: Teacher | None  # the model file that the configuration names; None for one that is yet to be trained
     footage: Footage | Images
     parts: Mapping[str, Examples]  # "training", "validation" and "test"
@@ -59,7 +61,8 @@ def prepare(config: TrainConfig, *, outline: bool = False) -> Prepared:
     """
     try:
         card = new_card(config)
-        slots_of(card, config.train)
+        recipe = settled(card, config.train)
+        slots_of(card, recipe)
         if config.teacher == UNFOLDED:
             network(dataclasses.replace(card, fold=1))
     except ModelError as exc:
@@ -75,7 +78,7 @@ def prepare(config: TrainConfig, *, outline: bool = False) -> Prepared:
     warnings += footage.warnings
     warnings += _blown_up(config, card, footage)
     warnings += _missed(card, parts)
-    return Prepared(card=card, teacher=teacher, footage=footage, parts=parts, warnings=tuple(warnings))
+    return Prepared(card=card, recipe=recipe, teacher=teacher, footage=footage, parts=parts, warnings=tuple(warnings))
 
 
 def new_card(config: TrainConfig) -> ModelCard:

@@ -36,6 +36,8 @@ def check_train_config(config: TrainConfig) -> list[str]:
     if model.fold > MOST_FOLD:
         text = f"should be at most {MOST_FOLD}, for the network has about f times the weights, got {model.fold}"
         report.warning(("model", "fold"), text)
+    if model.fold == 1 and config.train.fold_epochs:
+        report.warning(("train", "fold_epochs"), "should be left out: it is for folded networks, got it with f = 1")
     check_unique(report, "classes", [asked.name for asked in config.classes])
     for k, asked in enumerate(config.classes):
         if config.task == "one_of" and asked.name == "none":

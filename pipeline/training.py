@@ -112,15 +112,16 @@ def _fitted(config: TrainConfig, ready: Prepared, folder: RunFolder, say: Callab
     """The epochs, of the teacher first where one is to be trained."""
 
     def fitted(card: ModelCard, teacher: Teacher | None, checkpoint: Path) -> Trained:
+        planned = ready.recipe.planned(card.fold)
         return fit(
             card,
             ready.parts["training"],
             ready.parts["validation"],
-            config.train,
+            ready.recipe,
             teacher=teacher,
             checkpoint=checkpoint,
-            progress=_reporter(config, card, say),
-            resumed=lambda done: say(f"going on after epoch {done} of {config.train.planned(card.fold)}"),
+            progress=_reporter(card, planned, say),
+            resumed=lambda done: say(f"going on after epoch {done} of {planned}"),
         )
 
     teacher = ready.teacher
@@ -138,7 +139,11 @@ def _write_model(
     """Writes the model: its weights in 16 bits, its card with what validation settles and test measures of these."""
     best = trained.history[trained.best_epoch]
     say(f"kept epoch {best.number + 1}")
-    found = {"best_epoch": best.number + 1, "validation_accuracy": best.validation_accuracy}
+    found = {
+        "recipe": ready.recipe.model_dump(mode="json"),
+        "best_epoch": best.number + 1,
+        "validation_accuracy": best.validation_accuracy,
+    }
     card = dataclasses.replace(ready.card, step_s=ready.footage.step_s, training=provenance | found)
     with stored(card, trained) as path:
         settled = calibrate(path, ready.parts["validation"], config.operating.target)
@@ -182,11 +187,11 @@ def _told_finished(folder: RunFolder, output: Path) -> str:
     return f"{folder.path}: this training is finished, its model is {output}; --overwrite trains anew"
 
 
-def _reporter(config: TrainConfig, card: ModelCard, say: Callable[[str], None]) -> Callable[[Epoch], None]:
+def _reporter(card: ModelCard, planned: int, say: Callable[[str], None]) -> Callable[[Epoch], None]:
     def report(epoch: Epoch) -> None:
         of_what = "" if epoch.fold == card.fold else ", one slot"
         say(
-            f"epoch {epoch.number + 1} of {config.train.planned(card.fold)}{of_what}: loss {epoch.loss:.4f}, "
+            f"epoch {epoch.number + 1} of {planned}{of_what}: loss {epoch.loss:.4f}, "
             f"validation accuracy {epoch.validation_accuracy:.4f}, loss {epoch.validation_loss:.4f}, "
             f"{epoch.seconds:.1f} s"
         )

@@ -1,5 +1,6 @@
 """Training: labelled pictures in, weights out."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -35,6 +36,9 @@ _OPTIMIZERS: Mapping[Optimizer, Callable[..., torch.optim.Optimizer]] = {
     "adam": partial(torch.optim.Adam, fused=True),
     "rmsprop": torch.optim.RMSprop,
 }
+# A slot must be wide enough to learn by itself. At f = 8, where one of coral has 5 channels, networks that started from
+# random weights were the better ones on footage (docs/models.md); up to f = 4 copies were as good or better everywhere.
+_MOST_COPIES, _FOLD_EPOCHS = 4, 10
 _AVERAGE_EVERY = 4  # steps: averaging all weights at each one costs a fifth of the training of a large f
 _State = tuple[dict[str, object], dict[str, object]]
 _CHECKPOINT_S = 10.0  # seconds of training that a killed one loses at most, beside the epoch under way
@@ -58,7 +62,7 @@ class Trained:
 
     state_dict: dict[str, Tensor]  # float32, on the CPU
     history: tuple[Epoch, ...]
-    best_epoch: int
+    best_epoch: int  # may be one of a slot's: its copies, before they learned anything as a folded network
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,8 @@ def train(
     """Trains the card's architecture from scratch, on the CPU, in groups formed as the card's order says.
 
     In an epoch a weight of a folded network sees the pictures of one slot, 1/f of all. With `recipe.fold_epochs` the
-    network begins as f copies of a narrow one that has learned from all of them.
+    network begins as f copies of a narrow one that has learned from all of them. What the recipe leaves open is decided
+    as `settled` says.
 
     Runs on one thread, so that the same arguments give the same weights on the same machine, interrupted or not. The
     global generators of Python, numpy and torch, and torch's number of threads, are left as they were.
@@ -109,6 +114,7 @@ def train(
     check_examples(card, validation, "validation")
     if teacher is not None:
         check_teacher(card, teacher.card)
+    recipe = settled(card, recipe)
     threads, python_random = torch.get_num_threads(), random.getstate()
     # The steps are small: a second thread gains little, and loses ten times that when another process wants the core.
     torch.set_num_threads(1)
@@ -132,6 +138,22 @@ def check_teacher(card: ModelCard, teacher: ModelCard) -> None:
             )
     if teacher.fold != 1:
         raise ModelError(f"teacher: must not be folded, got f = {teacher.fold}; train one with fold: 1")
+
+
+def settled(card: ModelCard, recipe: Recipe) -> Recipe:
+    """The recipe with `fold_epochs` decided for the network of the card.
+
+    Raises:
+        ModelError: the network cannot be built.
+    """
+    if recipe.fold_epochs is not None:
+        return recipe
+    copies = recipe.model_copy(update={"fold_epochs": _FOLD_EPOCHS})
+    if 1 < card.fold <= _MOST_COPIES:
+        with contextlib.suppress(ModelError):  # a network that is folded in a way of its own
+            slots_of(card, copies)
+            return copies
+    return recipe.model_copy(update={"fold_epochs": 0})
 
 
 def slots_of(card: ModelCard, recipe: Recipe) -> Slots | None:
@@ -177,10 +199,7 @@ def _trained(
         if resumed:
             resumed(len(stages[id].history))
     if slots is not None and slot is not None and not whole.history:
-        one = slot.run(checkpoint, progress)
-        slots.fill(whole.module, one.state_dict)
-        whole.average.load_state_dict(whole.module.state_dict())
-        whole.history, whole.before = [*one.history], len(one.history)
+        whole.begin_as_copies(slots, slot.run(checkpoint, progress))
     return whole.run(checkpoint, progress)
 
 
@@ -219,20 +238,23 @@ class _Training:
         self.held_out = grouped(validation.runs, card.fold, card.order, seed=recipe.seed)
         self.history: list[Epoch] = []
         self.before = 0  # epochs of the history that another network was trained for
-        self.best_epoch = 0
+        self.best_epoch, self.best_merit = 0, (-math.inf, -math.inf)
         self.best_state: dict[str, Tensor] = {}
+
+    def begin_as_copies(self, slots: Slots, one: Trained) -> None:
+        """Begins as copies of a slot that has learned. They may be kept, if no epoch brings anything better."""
+        slots.fill(self.module, one.state_dict)
+        self.average.load_state_dict(self.module.state_dict())
+        self.history, self.before = [*one.history], len(one.history)
+        self._consider(one.best_epoch, *self._validate())
 
     def run(self, checkpoint: Path | None, progress: Callable[[Epoch], None] | None) -> Trained:
         saved = time.monotonic()
         unsaved: _State | None = None  # after the last epoch that was finished, where it is not on disk
         try:
             while not self._done():
-                self.history.append(self._epoch())
-                if not self.best_state or _merit(self.history[-1]) > _merit(self.history[self.best_epoch]):
-                    self.best_epoch = len(self.history) - 1
-                    self.best_state = {
-                        k: v.clone(memory_format=torch.contiguous_format) for k, v in self.average.state_dict().items()
-                    }
+                self.history.append(now := self._epoch())
+                self._consider(now.number, now.validation_loss, now.validation_accuracy)
                 if checkpoint is not None:
                     if self._done() or time.monotonic() - saved > _CHECKPOINT_S:
                         write_checkpoint(checkpoint, self.id, *self._state())
@@ -246,6 +268,15 @@ class _Training:
                 write_checkpoint(checkpoint, self.id, *unsaved)
             raise
         return Trained(state_dict=self.best_state, history=tuple(self.history), best_epoch=self.best_epoch)
+
+    def _consider(self, epoch: int, loss: float, accuracy: float) -> None:
+        """Keeps the averaged weights, if they are the best on validation so far."""
+        merit = _merit(loss, accuracy)
+        if merit > self.best_merit:
+            self.best_epoch, self.best_merit = epoch, merit
+            self.best_state = {
+                k: v.clone(memory_format=torch.contiguous_format) for k, v in self.average.state_dict().items()
+            }
 
     def _done(self) -> bool:
         done = len(self.history) - self.before
@@ -325,10 +356,7 @@ class _Training:
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
         except Exception as exc:  # the user's forward may raise anything, and may do so in training alone
-            raise ModelError(
-                f"{self.card.architecture}: must train on float32 {tuple(x.shape)}, (groups, fold·3, H, W), "
-                f"got {one_line(exc)}; change its arguments, fold or train.batch"
-            ) from exc
+            raise self._failure(x, exc) from exc
         self.optimizer.step()
         return loss.item()
 
@@ -344,10 +372,10 @@ class _Training:
     def _validate(self) -> tuple[float, float]:
         """Returns loss and accuracy of the averaged weights."""
         with torch.inference_mode():
-            filled = padded(self.held_out)
-            parts = [filled[start : start + self.per_step] for start in range(0, len(filled), self.per_step)]
-            pictures = (torch.from_numpy(self.validation.pictures[part]) for part in parts)
-            logits = torch.cat([self.average(self.normalize(part, torch.float32)) for part in pictures])
+            n = len(self.held_out)
+            # All parts are of one size, as those of an engine: a single group may behave otherwise.
+            filled = padded(self.held_out)[np.arange(-(-n // self.per_step) * self.per_step) % n]
+            logits = torch.cat([self._answers(part) for part in filled.reshape(-1, self.per_step, self.card.fold)])[:n]
             labels = _labels(self.validation, self.held_out)
             answers = unfold(logits, self.card.fold).flatten(0, 1)
             loss = self._loss(answers, labels).item()
@@ -357,6 +385,21 @@ class _Training:
                 over = answers.sigmoid() >= torch.tensor(self.card.thresholds)
                 right = (over == (labels > 0.5))[labels[:, 0] >= 0]
         return loss, right.double().mean().item()
+
+    def _answers(self, groups: NDArray[np.int32]) -> Tensor:
+        """Logits of the averaged weights for groups of validation."""
+        x = self.normalize(torch.from_numpy(self.validation.pictures[groups]), torch.float32)
+        try:
+            logits: Tensor = self.average(x)
+        except Exception as exc:  # the user's forward may raise anything
+            raise self._failure(x, exc) from exc
+        return logits
+
+    def _failure(self, x: Tensor, exc: Exception) -> ModelError:
+        return ModelError(
+            f"{self.card.architecture}: must train on float32 {tuple(x.shape)}, (groups, fold·3, H, W), "
+            f"got {one_line(exc)}; change its arguments, fold or train.batch"
+        )
 
     @functools.cached_property
     def id(self) -> str:
@@ -373,6 +416,7 @@ class _Training:
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
             "before": self.before,
             "best_epoch": self.best_epoch,
+            "best_merit": self.best_merit,
             "averaged": self.averaged,
             "rng": self.rng.bit_generator.state,
             "random": random.getstate(),
@@ -389,7 +433,8 @@ class _Training:
     def restore(self, plain: dict[str, Any], tensors: dict[str, Any]) -> None:
         self.history = [Epoch(**epoch) for epoch in plain["history"]]
         self.before = plain["before"]
-        self.best_epoch, self.best_state = plain["best_epoch"], tensors["best"]
+        self.best_epoch, self.best_merit = plain["best_epoch"], tuple(plain["best_merit"])
+        self.best_state = tensors["best"]
         self.averaged = plain["averaged"]
         self.rng.bit_generator.state = plain["rng"]
         version, numbers, gauss = plain["random"]
@@ -404,11 +449,9 @@ def _steps(groups: NDArray[np.int32], per_step: int) -> int:
     return math.ceil(len(groups) / per_step)
 
 
-def _merit(epoch: Epoch) -> tuple[float, float]:
-    """The larger the better; an epoch that diverged is worse than any other."""
-    if not math.isfinite(epoch.validation_loss):
-        return -1.0, -math.inf
-    return epoch.validation_accuracy, -epoch.validation_loss
+def _merit(loss: float, accuracy: float) -> tuple[float, float]:
+    """Of weights on validation, the larger the better; those that diverged are worse than any other."""
+    return (accuracy, -loss) if math.isfinite(loss) else (-1.0, -math.inf)
 
 
 def _rate(recipe: Recipe, epoch: int, step: int, steps: int) -> float:

@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from specialized.curriculum import all_classes_from, learned
@@ -15,7 +16,7 @@ from specialized.examples import Examples, split_runs
 from specialized.modelfile import ModelCard, network
 from specialized.models import build
 from specialized.recipe import Recipe
-from specialized.train import Epoch, Teacher, Trained, _merit, _rate, _Training, slots_of, train
+from specialized.train import Epoch, Teacher, Trained, _merit, _rate, _Training, settled, slots_of, train
 
 CARD = ModelCard(
     architecture="coral",
@@ -327,13 +328,23 @@ def test_patience_waits_for_all_classes_of_the_curriculum() -> None:
     assert len(trained(card, recipe).history) >= 11
 
 
-def test_a_training_that_diverges_stops_and_keeps_what_was_good() -> None:
-    result = trained(recipe=quick(epochs=30, optimizer="rmsprop", lr=1e30, warmup_epochs=0, dtype="float32"))
-    assert len(result.history) < 30
-    assert result.best_epoch < len(result.history) - 1 or not np.isfinite(result.history[0].validation_loss)
-    good = Epoch(number=0, fold=1, loss=1.0, validation_loss=9.0, validation_accuracy=0.1, seconds=0.0)
-    bad = dataclasses.replace(good, validation_loss=float("nan"), validation_accuracy=0.9)
-    assert _merit(good) > _merit(bad)
+def test_a_training_that_diverges_stops_and_keeps_what_was_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = trained(recipe=quick(epochs=2, schedule="constant"))
+    epoch = _Training._epoch
+
+    def diverging(training: _Training) -> Epoch:
+        if len(training.history) == 2:
+            with torch.no_grad():
+                next(training.module.parameters()).fill_(float("nan"))
+        return epoch(training)
+
+    monkeypatch.setattr(_Training, "_epoch", diverging)
+    result = trained(recipe=quick(epochs=30, schedule="constant"))
+    assert len(result.history) == 3
+    assert not np.isfinite(result.history[2].validation_loss)
+    assert result.best_epoch == good.best_epoch
+    assert all(torch.equal(value, good.state_dict[name]) for name, value in result.state_dict.items())
+    assert _merit(9.0, 0.1) > _merit(float("nan"), 0.9)
 
 
 class Fails(Restless):
@@ -359,6 +370,24 @@ def test_no_step_is_left_with_a_single_group() -> None:
     examples = scene(card)
     parts = examples.only(((0, 33),)), examples.only(SPLIT["validation"])
     train(card, *parts, quick(epochs=2, batch=32, least_steps=1))
+
+
+class Squeezed(nn.Module):
+    """Squeezes whatever is of size 1: a single group, too."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.conv, self.pool, self.head = nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Linear(8, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.pool(self.conv(x)).squeeze())
+        return logits
+
+
+def test_no_part_of_validation_is_a_single_group() -> None:
+    card = dataclasses.replace(RESTLESS, architecture="tests.test_train:Squeezed")
+    examples = scene(card)
+    train(card, examples.only(SPLIT["training"]), examples.only(((0, 33),)), quick(epochs=1, batch=32))
 
 
 def test_a_short_clip_is_passed_over_several_times_in_an_epoch(monkeypatch) -> None:
@@ -431,6 +460,16 @@ def test_a_folded_network_starts_as_copies_of_a_slot_that_has_learned() -> None:
     assert accuracy_of(card, trained(card, quick(epochs=2, lr=5e-3))) < 0.9  # two epochs alone do not do it
 
 
+@pytest.mark.parametrize(("fold", "epochs"), [(1, 0), (2, 10), (4, 10), (5, 0)])
+def test_a_recipe_that_says_nothing_starts_from_copies_where_a_slot_is_wide_enough(fold: int, epochs: int) -> None:
+    card = dataclasses.replace(CARD, fold=fold)
+    recipe = settled(card, quick(fold_epochs=None))
+    assert recipe == quick(fold_epochs=epochs)
+    assert settled(card, quick(fold_epochs=3)) == quick(fold_epochs=3)
+    history = trained(card, quick(epochs=1, fold_epochs=None)).history
+    assert [epoch.fold for epoch in history] == ([1] if epochs else []) + [fold] * (epochs or 1)
+
+
 def test_a_rate_of_nearly_nothing_leaves_the_copies_as_they_are() -> None:
     card = dataclasses.replace(CARD, fold=4)
     recipe = quick(epochs=3, fold_epochs=1, scale_lr=False, lr=1e-3)
@@ -445,13 +484,34 @@ def test_a_rate_of_nearly_nothing_leaves_the_copies_as_they_are() -> None:
     assert weight[:width, 3:6].abs().max() < 1e-6
 
 
+def test_copies_are_kept_where_no_epoch_brings_anything_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = dataclasses.replace(CARD, fold=4)
+    recipe = quick(epochs=20, fold_epochs=2, lr=5e-3)
+    step = _Training._step
+
+    def harmful(training: _Training, groups: NDArray[np.int32]) -> float:
+        loss = step(training, groups)
+        if training.card.fold > 1:
+            with torch.no_grad():
+                for parameter in training.module.parameters():
+                    parameter.normal_()
+        return loss
+
+    monkeypatch.setattr(_Training, "_step", harmful)
+    result = trained(card, recipe)
+    assert [epoch.fold for epoch in result.history] == [1] * 20 + [4] * 2
+    assert result.best_epoch < 20
+    assert accuracy_of(card, result) > 0.9
+    assert max(epoch.validation_accuracy for epoch in result.history[20:]) < accuracy_of(card, result)
+
+
 def test_a_network_that_is_not_folded_by_rule_starts_from_random_weights_or_not_at_all() -> None:
     card = dataclasses.replace(CARD, architecture="tests.test_train:ByHand", args={})
     with pytest.raises(
         ModelError, match=r"must be folded by rule to start as copies of a slot, got .*; with train\.fold_"
     ):
         trained(card, quick(fold_epochs=1))
-    assert len(trained(card, quick(epochs=1)).history) == 1
+    assert len(trained(card, quick(epochs=1, fold_epochs=None)).history) == 1
 
 
 class ByHand(nn.Sequential):

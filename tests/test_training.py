@@ -34,7 +34,7 @@ classes:
 clips:
   - {video: scene.mp4, labels: scene.csv}
 split: {blocks: 6, validation: [2], test: [4], gap_s: 0.2}
-train: {epochs: 4, lr: 0.01, shift: 0, seed: 3}
+train: {epochs: 4, fold_epochs: 0, lr: 0.01, shift: 0, seed: 3}
 output: made/model.safetensors
 """
 NETWORK = """\

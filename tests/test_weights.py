@@ -9,6 +9,7 @@ from pipeline.config import load_train_config
 from pipeline.evaluation import evaluate
 from pipeline.preparation import new_card
 from specialized.modelfile import file_hash, read_card
+from specialized.train import settled
 
 ROOT = Path(__file__).parents[1]
 FOLDS = [1, 4]
@@ -29,7 +30,7 @@ def test_they_are_what_their_configuration_trains(f):
     asked = new_card(config)
     for key in ("architecture", "args", "fold", "order", "input", "classes", "task", "asks", "resize", "fit"):
         assert getattr(card, key) == getattr(asked, key)
-    assert card.training["recipe"] == config.train.model_dump(mode="json")
+    assert card.training["recipe"] == settled(asked, config.train).model_dump(mode="json")
     assert card.training["split"] == config.split.model_dump(mode="json")
     hashes = [(clip["video_sha256"], clip["labels_sha256"]) for clip in card.training["clips"]]
     assert hashes == [(file_hash(clip.video), file_hash(clip.labels)) for clip in config.clips]
