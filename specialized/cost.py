@@ -18,6 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from specialized.errors import ModelError
+from specialized.objects import one_line
+
+_RUN = 2  # groups that are run: some networks squeeze the axis of a single one away
 # Each output element of these costs one product with each weight of its filter ...
 _PER_OUTPUT = (F.conv1d, F.conv2d, F.conv3d, F.linear)
 # ... and of these, each input element.
@@ -51,7 +55,7 @@ def cost(
     pictures: int = 1024,
     bytes_per_element: int = 2,
 ) -> Cost:
-    """Counts one forward of `pictures // fold` groups, by running a forward of one group.
+    """Counts one forward of `pictures // fold` groups, by running a forward of two.
 
     Args:
         module: maps (B, fold·channels, H, W) to anything; run in evaluation mode, then put back. May be on the meta
@@ -66,26 +70,31 @@ def cost(
     if groups < 1:
         raise ValueError(f"cost: pictures must be at least fold, got {pictures=}, {fold=}")
     like = next(module.parameters(), torch.empty(0))
-    x = torch.zeros(1, fold * channels, *input, device=like.device, dtype=like.dtype)
+    x = torch.zeros(_RUN, fold * channels, *input, device=like.device, dtype=like.dtype)
     modes = [(part, part.training) for part in module.modules()]
     try:
         with torch.inference_mode(), _Counter() as counted:
             module.eval()(x)
+    except Exception as exc:  # the user's forward may raise anything
+        raise ModelError(
+            f"{type(module).__name__}: must run on {tuple(x.shape)}, (groups, fold·{channels}, H, W), "
+            f"got {one_line(exc)}; change its forward"
+        ) from exc
     finally:
         for part, mode in modes:
             part.training = mode
-    traffic = bytes_per_element * (counted.weights + groups * counted.moved)
+    traffic = bytes_per_element * (counted.weights + groups * counted.moved / _RUN)
     return Cost(
         parameters=sum(p.numel() for p in module.parameters()),
-        flops_per_picture=counted.flops / fold,
+        flops_per_picture=counted.flops / _RUN / fold,
         bytes_per_picture=traffic / (groups * fold),
-        intensity=groups * counted.flops / traffic if traffic else 0.0,
+        intensity=groups * counted.flops / _RUN / traffic if traffic else 0.0,
         uncounted=tuple(sorted(counted.uncounted)),
     )
 
 
 class _Counter(TorchFunctionMode):
-    """Sees every call of torch's functions. Numbers are elements of one group."""
+    """Sees every call of torch's functions. Numbers are of all groups."""
 
     def __init__(self) -> None:
         super().__init__()

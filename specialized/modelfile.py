@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from specialized.errors import ModelError
 from specialized.models import build
-from specialized.objects import search_in
+from specialized.objects import search_beside
 from specialized.orders import ORDERS, Order
 
 if TYPE_CHECKING:
@@ -216,17 +216,18 @@ def network(card: ModelCard) -> "nn.Module":
 def load_model(path: str | os.PathLike[str]) -> tuple[ModelCard, "nn.Module"]:
     """Reads the card, builds its architecture and loads its weights, in float32 on the CPU and in evaluation mode.
 
-    A class of one's own is looked for where Python finds modules, and last beside the model file.
+    A class of one's own is looked for where Python finds modules, and last beside the model file. If its module lies
+    there and another one is found first, the file is refused: it may be a network of the same shapes.
 
     Raises:
         ModelError: names the file and what is wrong with it.
     """
     card = read_card(path)
-    if ":" in card.architecture:
-        search_in(Path(path).parent)
     try:
+        if ":" in card.architecture:
+            search_beside(path, card.architecture)
         module = network(card)
-    except ModelError as exc:
+    except (ImportError, ModelError) as exc:
         raise ModelError(f"{path}: {exc}") from exc
     load_weights(module, path)
     return card, module

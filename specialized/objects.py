@@ -2,13 +2,14 @@
 
 import hashlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-__all__ = ["close_to", "code_hash", "load_object", "one_line", "search_in"]
+__all__ = ["close_to", "code_hash", "load_object", "one_line", "search_beside", "search_in"]
 
 
 def search_in(folder: str | os.PathLike[str]) -> None:
@@ -44,11 +45,39 @@ def load_object(name: str) -> Callable[..., object]:
     return found
 
 
+def search_beside(path: str | os.PathLike[str], name: str) -> None:
+    """Lets `package.module:Name` be found beside a file as `search_in` does, and nothing else in its place.
+
+    Raises:
+        ImportError: its module lies beside the file, but one of the same name and other code is found before it.
+    """
+    folder, module_name = Path(path).absolute().parent, name.partition(":")[0]
+    place = folder.joinpath(*module_name.split("."))
+    own = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
+    if own is None:
+        return
+    search_in(folder)
+    found = _file_of(module_name)
+    if found is not None and found.read_bytes() != own.read_bytes():
+        raise ImportError(
+            f"module {module_name!r} must be {own}, which lies beside the model file, got {found}, which is found "
+            "before it; rename one of them, or use them in runs of their own"
+        )
+
+
 def code_hash(name: str) -> str | None:
     """A hash of the file that `package.module:Name` is written in, SHA-256 in hex; None where there is no such file."""
     try:
-        spec = importlib.util.find_spec(name.partition(":")[0])
-        return hashlib.sha256(Path(str(spec and spec.origin)).read_bytes()).hexdigest()
+        file = inspect.getsourcefile(load_object(name))
+        return None if file is None else hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except (ImportError, TypeError, OSError):  # what has no file: built-in, made by a function, typed in
+        return None
+
+
+def _file_of(module_name: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module_name)
+        return Path(spec.origin) if spec is not None and spec.origin is not None else None
     except Exception:  # finding a module runs the code of the packages that it lies in
         return None
 

@@ -11,7 +11,7 @@ from specialized.cost import Cost, cost
 from specialized.errors import ModelError
 from specialized.modelfile import ModelCard, network, read_card
 from specialized.models import MODELS
-from specialized.objects import close_to, search_in
+from specialized.objects import close_to, search_beside
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,5 +80,9 @@ def _subject(name: str, folds: tuple[int, ...]) -> Subject:
             f"{close_to(name, MODELS) or 'correct the name'}"
         )
     card = read_card(name)
-    search_in(Path(name).parent)
+    if ":" in card.architecture:
+        try:
+            search_beside(name, card.architecture)
+        except ImportError as exc:
+            raise ModelError(f"{name}: {exc}") from exc
     return Subject(Path(name).stem, card, tuple(sorted({card.fold, *folds})))

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from specialized.cost import cost
+from specialized.errors import ModelError
 from specialized.models import MODELS, build
 
 PUBLISHED = {  # intensity at f = 1, 2, 3, 4: Kosaian et al., ICML 2021
@@ -43,6 +44,24 @@ def test_a_transposed_convolution_is_counted_by_its_inputs() -> None:
 def test_a_model_without_weights_costs_nothing() -> None:
     counted = cost(nn.Flatten(), fold=1, input=(4, 4))
     assert (counted.parameters, counted.flops_per_picture, counted.intensity) == (0, 0, 0)
+
+
+class Squeezed(nn.Sequential):
+    """Normalizes vectors that a single group would have no axis of its own in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv, norm, head = self
+        return head(norm(conv(x).mean((2, 3)).squeeze()))
+
+
+def test_a_network_that_squeezes_a_single_group_away_is_counted() -> None:
+    counted = cost(Squeezed(nn.Conv2d(6, 4, 3), nn.BatchNorm1d(4), nn.Linear(4, 2)), fold=2, input=(5, 5), pictures=8)
+    assert counted.flops_per_picture == (2 * 4 * 9 * 54 + 4 * 9 + 2 * 4 * 2 + 2) / 2
+
+
+def test_a_network_that_cannot_run_is_named() -> None:
+    with pytest.raises(ModelError, match=r"Conv2d: must run on \(2, 6, 5, 5\), .*, got RuntimeError: .*; change its"):
+        cost(nn.Conv2d(3, 4, 3), fold=2, input=(5, 5))
 
 
 def test_counting_leaves_the_module_as_it_was() -> None:

@@ -74,6 +74,8 @@ FOLDS: dict[str, Callable[[], nn.Module]] = {
     "view(b, c, -1).mean(-1)": lambda: headed(lambda s, y: y.view(y.size(0), y.size(1), -1).mean(-1)),
     "flatten(2).transpose(1, 2)": lambda: headed(lambda s, y: y.flatten(2).transpose(1, 2).mean(dim=1)),
     "sum / (h*w)": lambda: headed(lambda s, y: y.sum((2, 3)) / (y.shape[2] * y.shape[3])),
+    "max(dim=)": lambda: headed(lambda s, y: y.flatten(2).max(dim=2).values),
+    "torch.min(x, dim=)": lambda: headed(lambda s, y: torch.min(y.flatten(2), dim=2)[0]),
     "amax": lambda: headed(lambda s, y: torch.amax(y, dim=(2, 3))),
     "spatial pyramid": lambda: headed(pyramid, 8 * 21),
     "excite by view(b, -1, 1, 1)": lambda: pooled(

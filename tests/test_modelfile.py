@@ -239,22 +239,27 @@ def test_a_class_of_ones_own_is_found_beside_the_model_file_but_last(tmp_path: P
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "configs")])
     card = dataclasses.replace(CARD, architecture="net_beside:Net", args={}, fold=1, input=(2, 2))
     state = {"1.weight": torch.zeros(2, 12), "1.bias": torch.zeros(2)}
-    for folder in ("configs", "models"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "net_beside.py").write_text(
-            "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, classes):\n"
-            f"        super().__init__(nn.Flatten(), nn.Linear(12, classes))\n        self.found_in = {folder!r}\n"
-        )
+    code = (
+        "from torch import nn\nclass Net(nn.Sequential):\n    def __init__(self, classes):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(12, classes))\n        self.found_in = __file__\n"
+    )
+    configs, models = tmp_path / "configs/net_beside.py", tmp_path / "models/net_beside.py"
+    for place in (configs, models):
+        place.parent.mkdir()
+        place.write_text(code)
     save_model(tmp_path / "models/m.safetensors", card, state)
     _, module = load_model(tmp_path / "models/m.safetensors")
-    assert module.found_in == "configs"
+    assert module.found_in == str(configs)
+    models.write_text(code.replace("nn.Flatten()", "nn.Flatten(-3)"))  # the same shapes, and another network
+    with pytest.raises(ModelError, match=r"m\.safetensors: module 'net_beside' must be .*models/net_beside\.py, which"):
+        load_model(tmp_path / "models/m.safetensors")
     del sys.modules["net_beside"]
-    (tmp_path / "configs/net_beside.py").unlink()
+    configs.unlink()
     importlib.invalidate_caches()
     _, module = load_model(tmp_path / "models/m.safetensors")
-    assert module.found_in == "models"
+    assert module.found_in == str(models)
     del sys.modules["net_beside"]
-    (tmp_path / "models/net_beside.py").unlink()
+    models.unlink()
     importlib.invalidate_caches()
     with pytest.raises(ModelError, match=r"or put the module beside the configuration or the model file, or on PYTHON"):
         load_model(tmp_path / "models/m.safetensors")

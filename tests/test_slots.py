@@ -89,14 +89,30 @@ def test_what_no_slot_has_keeps_the_weights_it_had_and_all_weights_can_learn() -
 def test_constants_of_a_network_are_shared_out_too() -> None:
     model = Net(
         lambda self, x: self.head(torch.relu(self.first(x - self.mean) * self.gain).mean((2, 3))),
-        first=nn.Conv2d(3, 8, 3),
-        head=nn.Linear(8, 5),
+        first=nn.Conv2d(3, 5, 3),  # 10 when folded: 2 for each slot, and 2 more
+        head=nn.Linear(5, 5),
         mean=torch.rand(1, 3, 1, 1),
-        gain=nn.Parameter(torch.ones(1, 8, 1, 1)),
+        gain=nn.Parameter(torch.ones(1, 5, 1, 1)),
+    )
+    folded, slots = fold_cnn(model, 4), Slots(model, 4)
+    before = folded.gain.detach().clone()
+    slots.fill(folded, lively(slots.network).state_dict())
+    torch.testing.assert_close(*answers(folded, slots.network, 4, (9, 9)))
+    assert torch.equal(folded.gain[:, 8:].float(), before[:, 8:])
+
+
+def test_a_map_over_all_channels_is_the_mean_of_what_the_slots_make_of_their_pictures() -> None:
+    model = Net(
+        lambda self, x: self.head((self.first(x) * self.gate(self.first(x)).sigmoid()).mean((2, 3))),
+        first=nn.Conv2d(3, 8, 3),
+        gate=nn.Conv2d(8, 1, 1),
+        head=nn.Linear(8, 5),
     )
     folded, slots = fold_cnn(model, 4), Slots(model, 4)
     slots.fill(folded, lively(slots.network).state_dict())
-    torch.testing.assert_close(*answers(folded, slots.network, 4, (9, 9)))
+    picture = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    one = slots.network.double()(picture)
+    torch.testing.assert_close(folded.double().eval()(picture.repeat(1, 4, 1, 1)), one.repeat(1, 4))
 
 
 def test_grouped_convolutions_keep_their_own_start() -> None:
@@ -121,3 +137,5 @@ def test_a_network_folded_otherwise_is_refused() -> None:
     slots = Slots(model, 4)
     with pytest.raises(ModelError, match=r"must be a tensor of shape \[16, 12, 3, 3\], as folding by rule makes it"):
         slots.fill(by_hand, slots.network.state_dict())
+    with pytest.raises(ModelError, match=r"^4\.bias: must be in both networks, .* got more"):
+        slots.fill(nn.Sequential(*fold_cnn(model, 4), nn.BatchNorm1d(20, affine=True)), slots.network.state_dict())

@@ -84,7 +84,7 @@ def extreme(input: Traced, other: object = None, *arguments: object, **options: 
     """max and min: of two tensors, over an axis, then with the places, or over all."""
     if isinstance(other, Traced):
         return elementwise(input, other)
-    found = reduce(input, other, *arguments, **options)  # type: ignore[arg-type]
+    found = reduce(input, *(() if other is None else (other,)), *arguments, **options)  # type: ignore[arg-type]
     return found if isinstance(found, Overall) else Extreme((found, found))
 
 

@@ -52,15 +52,18 @@ class Slots:
                 self._tensors[_joined(tracing.names[layer], name)] = _Tensor(axes, out)
         for _, bare in tracing.bare.values():
             axes = tuple(axis if isinstance(axis, Channels) else None for axis in bare.axes)
-            self._tensors[_joined(tracing.names[bare.owner], bare.attribute)] = _Tensor(axes, 0)
+            out = next((place for place, axis in enumerate(axes) if axis), 0)
+            self._tensors[_joined(tracing.names[bare.owner], bare.attribute)] = _Tensor(axes, out)
         tracing.resize(self._share)
         self.network = tracing.network
 
     def fill(self, folded: nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Makes a folded network act as f copies of the narrow one.
 
-        Layers that bring the channels of several slots together do so still: convolutions of several groups that are
-        not depthwise, which keep their weights, and normalisations over more than one channel.
+        What brings the channels of several slots together does so still, and the copies answer a little otherwise:
+        convolutions of several groups that are not depthwise, which keep their weights, normalizations over more than
+        one channel, means and extremes over channels, and maps that are spread over all channels, such as the gates of
+        spatial attention, which become the mean of those of the slots before their sigmoid.
 
         Args:
             folded: changed in place.
@@ -70,24 +73,29 @@ class Slots:
             ModelError: the layers of `folded` are not those that `specialized.fold_cnn` makes.
         """
         state = folded.state_dict()
+        if strange := sorted(state.keys() ^ weights.keys()):
+            has = "more" if strange[0] in state else "fewer"
+            raise ModelError(f"{strange[0]}: must be in both networks, as folding by rule makes it, got {has} tensors")
         with torch.no_grad():
             for name, own in weights.items():
                 if name in self._tensors:
-                    self._fill(name, state.get(name), own)
+                    self._fill(name, state[name], own)
 
-    def _fill(self, name: str, folded: Tensor | None, own: Tensor) -> None:
+    def _fill(self, name: str, folded: Tensor, own: Tensor) -> None:
         share, tensor = self._share, self._tensors[name]
         sizes = [share.whole(axis) if axis else n for axis, n in zip(tensor.axes, own.shape, strict=True)]
-        if folded is None or list(folded.shape) != sizes:
-            got = "none" if folded is None else f"one of shape {list(folded.shape)}"
+        if list(folded.shape) != sizes:
+            got = f"one of shape {list(folded.shape)}"
             raise ModelError(f"{name}: must be a tensor of shape {sizes}, as folding by rule makes it, got {got}")
         places = [
             [torch.tensor(share.places(axis, slot)) if axis else torch.arange(n) for slot in range(share.f)]
             for axis, n in zip(tensor.axes, sizes, strict=True)
         ]
         folded.index_fill_(tensor.out, torch.cat(places[tensor.out]), 0)  # what comes from other slots
+        shared = [axis is not None and axis.is_fixed() for axis in tensor.axes]
+        gathers = shared[tensor.out] and any(axis and not one for axis, one in zip(tensor.axes, shared, strict=True))
         for where in zip(*places, strict=True):
-            folded[torch.meshgrid(*where, indexing="ij")] = own
+            folded[torch.meshgrid(*where, indexing="ij")] = own / share.f if gathers else own
 
 
 def _joined(*names: str) -> str:

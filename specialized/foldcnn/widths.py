@@ -108,6 +108,10 @@ class Channels:
         """The atoms of the axis that stand for themselves."""
         return [part.atom for part in self.standing()]
 
+    def is_fixed(self) -> bool:
+        """Whether folding leaves its size, and all slots share it."""
+        return all(atom.kind == "fixed" for atom in self.atoms())
+
     def width(self) -> int | None:
         """Its size before folding; None if a layer must tell first."""
         sizes = [(part.atom.width, part.positions.count) for part in self.standing()]
