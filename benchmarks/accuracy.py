@@ -17,9 +17,10 @@ parts are taken from training and validation. So every frame is tested exactly o
 
 *Displays* are rendered (`benchmarks.displays`): training, validation and test are other scenes, drawn from other seeds.
 
-The recipe is the default one, the same for every f. *Variants* of it are tried on some tasks: `picture` varies each
-picture of a group by itself, `taught` learns from the unfolded model of the same seed too (`teacher: unfolded`),
-`copies` starts as copies of one slot (`fold_epochs: 10`).
+The recipe is the default one, the same for every f. *Variants* of it are tried on some tasks: `random` starts from
+random weights where the default is copies of one slot (`fold_epochs: 0`), `copies` does the opposite
+(`fold_epochs: 10`), `longer` gives f = 1 the ten epochs more that the start as copies takes, `picture` varies each
+picture of a group by itself, `taught` learns from the unfolded model of the same seed too (`teacher: unfolded`).
 
 Frames of a clip resemble each other: what an interval rests on is the number of blocks.
 """
@@ -58,7 +59,7 @@ from specialized.modelfile import Ask, ModelCard, Task, file_hash, load_model
 from specialized.models import MODELS
 from specialized.orders import Order
 from specialized.recipe import Recipe
-from specialized.train import Teacher, train
+from specialized.train import Teacher, settled, train
 
 RESULTS = ROOT / "benchmarks/results/accuracy"
 BLOCKS, ROTATIONS = 10, 5
@@ -107,7 +108,7 @@ class Cell:
     order: Order
     f: int
     seed: int
-    variant: str = ""  # of the recipe: "" (as it is), picture, taught, copies
+    variant: str = ""  # of the recipe: "" (as it is), random, copies, longer, picture, taught
 
     @property
     def name(self) -> str:
@@ -137,29 +138,43 @@ def cells() -> Iterator[Cell]:
             for f in FOLDS:
                 if seed < (SEEDS.get(f, 3) if tasks is REAL else 3):
                     yield from (Cell(task, "consecutive", f, seed) for task in tasks)
-            if tasks is REAL and seed < 3:
-                for f in (2, 4):
-                    for order in ("strided", "shuffled", "streams"):
-                        yield from (Cell(task, order, f, seed) for task in ("lobby", "parking-mixed"))
-                for f in (4, 8):
-                    yield from (
-                        Cell(task, "consecutive", f, seed, "copies") for task in ("lobby", "arm", "three-bottles")
-                    )
-                yield from (Cell(task, "streams", 4, seed, "copies") for task in ("lobby", "parking-mixed"))
-                for variant in ("picture", "taught"):
-                    yield from (Cell(task, "consecutive", 4, seed, variant) for task in ("lobby", "three-bottles"))
-            if tasks is DISPLAYS and seed == 0:
-                yield from (Cell(task, "consecutive", f, seed, "copies") for f in (4, 8) for task in tasks)
+            yield from _tried(seed) if tasks is REAL else _tried_on_displays(seed)
+
+
+def _tried(seed: int) -> Iterator[Cell]:
+    """Other orders than consecutive, and variants of the recipe."""
+    solved, orders = ("lobby", "arm", "three-bottles"), ("lobby", "parking-mixed")
+    yield from (Cell(task, "consecutive", 4, seed, "random") for task in solved)
+    if seed >= 3:
+        return
+    for f in (2, 4):
+        for order in ("strided", "shuffled", "streams"):
+            yield from (Cell(task, order, f, seed) for task in orders)
+        yield from (Cell(task, "streams", f, seed, "random") for task in orders)
+    yield from (Cell(task, "consecutive", 8, seed, "copies") for task in solved)
+    yield from (Cell(task, "consecutive", 1, seed, "longer") for task in solved)
+    for variant in ("picture", "taught"):
+        yield from (Cell(task, "consecutive", 4, seed, variant) for task in ("lobby", "three-bottles"))
+
+
+def _tried_on_displays(seed: int) -> Iterator[Cell]:
+    if seed == 0:
+        yield from (Cell(task, "consecutive", 4, seed, "random") for task in DISPLAYS)
+        yield from (Cell(task, "consecutive", 8, seed, "copies") for task in DISPLAYS)
+        yield from (Cell(task, "consecutive", 1, seed, "longer") for task in DISPLAYS)
 
 
 def recipe_of(cell: Cell) -> Recipe:
     """The default recipe; the clip of bottles, at 30 frames/s, repeats itself and needs fewer passes."""
-    return Recipe(
-        epochs=REAL[cell.task].epochs if cell.task in REAL else 20,
+    start: Mapping[str, int] = {"random": 0, "copies": 10}
+    epochs = REAL[cell.task].epochs if cell.task in REAL else 20
+    recipe = Recipe(
+        epochs=epochs + 10 if cell.variant == "longer" else epochs,
         seed=cell.seed,
         vary="picture" if cell.variant == "picture" else "group",
-        fold_epochs=10 if cell.variant == "copies" else 0,
+        fold_epochs=start.get(cell.variant),
     )
+    return settled(card_of(cell), recipe)
 
 
 def card_of(cell: Cell) -> ModelCard:

@@ -6,6 +6,7 @@ version, to be raised when the code changes what comes out.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import time
@@ -33,6 +34,7 @@ CARD = (
     "architecture",
     "args",
     "fold",
+    "multiple_of",
     "order",
     "input",
     "classes",
@@ -43,6 +45,7 @@ CARD = (
     "mean",
     "std",
 )
+COPIES = 2  # version of the start as copies of a slot: cells that started as another one's are done again
 OF_FOLDING = {"scale_lr", "fold_epochs"}  # keys of a recipe that an unfolded network does not know
 
 Result = dict[str, Any]  # as it is written and read
@@ -68,7 +71,9 @@ def settings_of(card: ModelCard, recipe: Recipe, **others: object) -> Result:
     """All that decides a result, as it comes out of a file."""
     of_card = {name: getattr(card, name) for name in CARD}
     of_recipe = recipe.model_dump(mode="json", exclude=OF_FOLDING if card.fold == 1 else None)
-    plain: Result = json.loads(json.dumps({"card": of_card, "recipe": of_recipe, **others}))
+    start = {"copies": COPIES} if card.fold > 1 and recipe.fold_epochs else {}
+    asks = [dataclasses.asdict(ask) for ask in card.asks]
+    plain: Result = json.loads(json.dumps({"card": of_card | {"asks": asks}, "recipe": of_recipe, **start, **others}))
     return plain
 
 
@@ -146,7 +151,7 @@ def origin(results: Sequence[Mapping[str, Any]]) -> Result:
         "seconds": round(sum(result["seconds"] for result in results)),
         "commits": sorted({result["commit"] for result in results}),
         "cpus": sorted({str(result["cpu"]) for result in results}),
-        "versions": [dict(one) for one in {tuple(sorted(result["versions"].items())) for result in results}],
+        "versions": [dict(one) for one in sorted({tuple(sorted(result["versions"].items())) for result in results})],
     }
 
 

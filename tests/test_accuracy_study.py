@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy, study
-from benchmarks.accuracy import BLOCKS, REAL, Cell, cells, splits
+from benchmarks.accuracy import BLOCKS, REAL, Cell, cells, recipe_of, splits
 from benchmarks.accuracy_report import report
 from benchmarks.displays import DISPLAYS
 from pipeline.footage import Footage
@@ -74,11 +74,20 @@ def test_cells_are_all_that_was_promised():
         (t, o, f) for t in ("lobby", "parking-mixed") for o in ("strided", "shuffled", "streams") for f in (2, 4)
     }
     variants = {(c.task, c.order, c.f, c.variant) for c in every if c.variant}
-    copies = {("consecutive", f, t) for f in (4, 8) for t in ("lobby", "arm", "three-bottles", *DISPLAYS)}
-    copies |= {("streams", 4, t) for t in ("lobby", "parking-mixed")}
-    assert variants == {(t, order, f, "copies") for order, f, t in copies} | {
-        (t, "consecutive", 4, how) for t in ("lobby", "three-bottles") for how in ("picture", "taught")
+    solved, orders = ("lobby", "arm", "three-bottles"), ("lobby", "parking-mixed")
+    assert variants == {
+        *((t, "consecutive", 4, "random") for t in (*solved, *DISPLAYS)),
+        *((t, "consecutive", 8, "copies") for t in (*solved, *DISPLAYS)),
+        *((t, "consecutive", 1, "longer") for t in (*solved, *DISPLAYS)),
+        *((t, "streams", f, "random") for t in orders for f in (2, 4)),
+        *((t, "consecutive", 4, how) for t in ("lobby", "three-bottles") for how in ("picture", "taught")),
     }
+
+
+@pytest.mark.parametrize("f", [1, 2, 3, 4, 8])
+def test_variants_start_as_the_recipe_does_not(f):
+    start = {how: recipe_of(Cell("lobby", "consecutive", f, 0, how)).fold_epochs for how in ("", "random", "copies")}
+    assert start == {"": 10 if f in (2, 3, 4) else 0, "random": 0, "copies": 10}
 
 
 def test_settings_of_a_cell_are_json_and_differ_by_what_it_is():
