@@ -29,7 +29,7 @@ from pipeline.sources.selection import Selection
 from pipeline.threads import Stop
 from specialized.engines import Engine, open_engine
 from specialized.modelfile import ModelCard, file_hash, load_model, load_weights, network
-from specialized.objects import load_object, one_line
+from specialized.objects import code_hash, load_object, one_line
 from specialized.orders import Order
 
 __all__ = ["Model", "Sources", "open_models", "open_sinks", "open_sources"]
@@ -60,9 +60,10 @@ class Model:
     labelling: Labelling
 
     def identity(self, written: Mapping[str, object]) -> dict[str, object]:
-        """What decides its labels: its section as it was written, its weights, and what runs it."""
+        """What decides its labels: its section as it was written, its weights, its code, and what runs it."""
         settled = {
             "sha256": self.sha256,
+            **({"code_sha256": code_hash(self.card.architecture)} if ":" in self.card.architecture else {}),
             "engine": self.engine.name,
             "dtype": self.engine.dtype,
             "device": self.engine.device.partition(":")[0],

@@ -139,6 +139,8 @@ def _write_model(
     """Writes the model: its weights in 16 bits, its card with what validation settles and test measures of these."""
     best = trained.history[trained.best_epoch]
     say(f"kept epoch {best.number + 1}")
+    if not math.isfinite((last := trained.history[-1]).loss + last.validation_loss):
+        say(f"warning: training diverged in epoch {last.number + 1} and was stopped; lower train.lr")
     found = {
         "recipe": ready.recipe.model_dump(mode="json"),
         "best_epoch": best.number + 1,

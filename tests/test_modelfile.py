@@ -14,6 +14,7 @@ from torch import nn
 from specialized import modelfile
 from specialized.errors import ModelError
 from specialized.modelfile import Ask, ModelCard, file_hash, load_model, load_weights, read_card, save_model
+from specialized.objects import code_hash
 
 CARD = ModelCard(
     architecture="coral",
@@ -263,6 +264,12 @@ def test_a_class_of_ones_own_is_found_beside_the_model_file_but_last(tmp_path: P
     importlib.invalidate_caches()
     with pytest.raises(ModelError, match=r"or put the module beside the configuration or the model file, or on PYTHON"):
         load_model(tmp_path / "models/m.safetensors")
+
+
+def test_the_code_of_a_class_is_the_file_that_it_is_written_in() -> None:
+    assert code_hash("specialized.foldcnn:Slots") == file_hash("specialized/foldcnn/slots.py")
+    assert code_hash("builtins:dict") is None
+    assert code_hash("no.such:Thing") is None
 
 
 def test_weights_of_ones_own_are_read_from_safetensors_and_pt(tmp_path: Path) -> None:

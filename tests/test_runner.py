@@ -328,6 +328,27 @@ def test_another_preparation_of_the_pictures_is_another_run(tmp_path):
         runs.run(load_run_config(config.path), mode="resume")
 
 
+def test_the_code_of_a_network_of_ones_own_may_not_change_under_a_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    code = tmp_path / "own_reader.py"
+    code.write_text(
+        f"from {READER['model'].partition(':')[0]} import *\nclass Own({READER['model'].partition(':')[2]}): ...\n"
+    )
+    config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
+    data = YAML(typ="safe").load(config.path)
+    data["filters"][0]["model"] = "own_reader:Own"
+    with config.path.open("w") as file:
+        YAML(typ="safe").dump(data, file)
+    runs.run(load_run_config(config.path))
+    assert runs.run(load_run_config(config.path), mode="resume").exit_code == 0
+    with code.open("a") as file:
+        file.write("# another network\n")
+    with pytest.raises(
+        ConfigError, match=r"filters\.reader\.code_sha256: must be '[0-9a-f]{64}' as in the run to resume"
+    ):
+        runs.run(load_run_config(config.path), mode="resume")
+
+
 def test_a_stop_before_the_start_leaves_the_earlier_run_alone(tmp_path):
     config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
     before = runs.run(config)

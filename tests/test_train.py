@@ -122,10 +122,20 @@ def test_validation_is_measured_as_evaluation_measures_the_kept_weights() -> Non
         {"zoom": 0.3},
         {"least_steps": 60},
         {"schedule": "constant"},
+        {"schedule": "halving", "halve_epochs": 1},
+        {"warmup_epochs": 0},
+        {"lr": 2e-3},
+        {"scale_lr": False},
+        {"weight_decay": 0.5},
+        {"batch": 8},
+        {"fold_epochs": 1},
+        {"dtype": "float32"},
+        {"seed": 1},
     ],
 )
 def test_every_setting_of_a_recipe_changes_the_weights(changes: dict[str, object]) -> None:
-    plain, changed = trained(recipe=quick(epochs=2)), trained(recipe=quick(epochs=2, **changes))
+    base = {"epochs": 2, "dtype": "bfloat16"}
+    plain, changed = trained(recipe=quick(**base)), trained(recipe=quick(**base | changes))
     name = "features.0.weight"
     assert not torch.equal(plain.state_dict[name], changed.state_dict[name])
     assert all(bool(value.isfinite().all()) for value in changed.state_dict.values())

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import math
 import shutil
 import signal
 import subprocess
@@ -24,6 +26,7 @@ from pipeline.runs import RunFolder
 from pipeline.training import train
 from pipeline.trainschema import TrainConfig
 from specialized.modelfile import ModelCard, file_hash, load_model, read_card
+from specialized.train import Epoch, _Training
 from tests.clips import write_clip
 
 ROOT = Path(__file__).parents[1]
@@ -361,6 +364,21 @@ def test_the_commands_print_the_table_and_refuse_in_one_line(scene, tmp_path):
     measured = runner.invoke(main, ["eval", str(output), *arguments, "--json"])
     assert measured.exit_code == 0
     assert json.loads(measured.stdout)["n"] == 30
+
+
+def test_a_training_that_diverges_late_keeps_what_was_good_and_says_so(load, monkeypatch):
+    epoch = _Training._epoch
+
+    def diverging(training: _Training) -> Epoch:
+        done = epoch(training)
+        return dataclasses.replace(done, loss=math.nan) if training.history else done
+
+    monkeypatch.setattr(_Training, "_epoch", diverging)
+    lines: list[str] = []
+    train(load(), say=lines.append)
+    (told,) = [line for line in lines if line.startswith("warning: training")]
+    assert told == "warning: training diverged in epoch 2 and was stopped; lower train.lr"
+    assert not any(line.startswith("epoch 3") for line in lines)
 
 
 def test_a_training_that_breaks_is_exit_code_1(scene, tmp_path):
