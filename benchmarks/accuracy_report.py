@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.study import origin
+from pipeline.text import aligned
 from specialized.intervals import interval, resampled
 
 Result = Mapping[str, Any]
@@ -225,8 +226,7 @@ def _told(summary: Mapping[str, Any]) -> str:
         )
         for one in figures
     ]
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
+    lines = aligned([head, *rows], left=2)
     lines.append("\nf = 1 over the commoner answer, points (95 % over blocks of time):")
     for task, one in summary["solved"].items():
         verdict = "solved" if one["low"] > 0 else "not clearly better: left out of the means"
