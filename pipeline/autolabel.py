@@ -50,7 +50,7 @@ class Found:
     object_name: tuple[str, ...]  # (M,)
     confidence: NDArray[np.float32]  # (M,)
     corners: NDArray[np.float32]  # (M, 4) xmin, ymin, xmax, ymax in fractions of the frame
-    losses: tuple[str, ...]  # frames that could not be looked at, or only as the decoder repaired them
+    losses: tuple[str, ...]  # what keeps the clip from being labelled whole: frames lost or repaired, a missing end
 
     def summary(self) -> str:
         """One line: how much of what there is."""
@@ -190,7 +190,7 @@ def detect(
         object_name=tuple(detector.names[k] for k in boxes.kind),
         confidence=boxes.confidence,
         corners=boxes.corners,
-        losses=_losses(ends),
+        losses=_losses(clip, ends),
     )
 
 
@@ -203,10 +203,11 @@ def _joined(found: Sequence[Detections]) -> Detections:
     )
 
 
-def _losses(ends: Sequence[SegmentEnd]) -> tuple[str, ...]:
+def _losses(clip: Path, ends: Sequence[SegmentEnd]) -> tuple[str, ...]:
     told = [
         f"frames {lost.first} to {lost.last} {lost.why}, so they have no labels" for end in ends for lost in end.lost
     ]
     damaged = sum(end.counts.damaged for end in ends)
     told += [f"{damaged} frames labelled as the decoder repaired them"] if damaged else []
+    told += [end.error.removeprefix(f"{clip}: ") for end in ends if end.error is not None]
     return tuple(told)

@@ -223,6 +223,15 @@ def clip(kind: str, frames: int = 60, *, source: int = 0) -> Path:
     return _made(kind, frames, source)
 
 
+def clobbered_avi(path: Path, frames: int) -> Path:
+    """Writes a clip that lost a frame in the middle, and nothing tells which: its chunk is called something else."""
+    data = bytearray(clip("mpeg4-bframes.avi", frames).read_bytes())
+    at = data.index(b"00dc", data.index(b"movi") + 2000)
+    data[at : at + 4] = b"zzzz"
+    path.write_bytes(data)
+    return path
+
+
 @functools.cache
 def _made(kind: str, frames: int, source: int) -> Path:
     folder = _folder() / f"{frames}-frames" / f"source-{source}"

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from pipeline.autolabel import Found, detect, targets
+from pipeline.batch import FrameBatch
 from pipeline.cli import main
 from pipeline.config import load_train_config
 from pipeline.detector import Detector, open_detector
@@ -28,7 +29,7 @@ from pipeline.labels.table import write_table
 from pipeline.sheet import chosen, draw_sheet
 from pipeline.training import train
 from specialized.modelfile import read_card
-from tests.clips import clip
+from tests.clips import clip, clobbered_avi, read
 
 ROOT = Path(__file__).parents[1]
 ODD = ROOT / "tests/data/odd"
@@ -288,9 +289,12 @@ def test_labels_are_those_of_the_frames_that_show_them(scene, squares, names, tm
 @pytest.mark.parametrize("kind", ["h264-bframes-opengop.mp4", "h264-bframes.avi"])
 def test_frames_are_numbered_as_in_training_and_every_nth_is_looked_at(tmp_path, kind):
     path = write_detector(tmp_path / "white.onnx")
-    found = detect(clip(kind), opened(path), every=7)
+    batches: list[FrameBatch] = []
+    found = detect(clip(kind), opened(path), every=7, watch=batches.append)
     assert found.numbers.tolist() == list(range(0, 60, 7))
     assert found.losses == ()
+    shown = np.concatenate([read(batch.frames)[0] for batch in batches if len(batch)])  # by their pixels
+    assert shown.tolist() == np.concatenate([batch.index for batch in batches]).tolist() == found.numbers.tolist()
 
 
 def test_training_reads_the_table_as_it_is(scene, squares, names, tmp_path):
@@ -438,6 +442,22 @@ def test_frames_lost_to_damage_are_named(squares, names, tmp_path):
     assert f"{ODD}/broken-hole.mp4: frames " in done.stderr
     assert " corrupt, so they have no labels" in done.stderr
     assert (tmp_path / "broken-hole.csv").exists()
+
+
+def test_a_missing_end_is_named(squares, names, tmp_path):
+    arguments = ("--detector", squares, "--names", names, "--size", 64, "--out", tmp_path, "-q")
+    done = run(ODD / "broken-cut.mkv", *arguments)
+    assert done.exit_code == 3
+    said = "the header promises 7.7 s, but the data ends at 3.1 s: its end is missing"
+    assert done.stderr == f"vpipe: {ODD}/broken-cut.mkv: {said}\n"
+    assert (tmp_path / "broken-cut.csv").exists()
+
+
+def test_numbers_that_are_too_low_behind_a_loss_are_said_to_be(squares, tmp_path):
+    found = detect(clobbered_avi(tmp_path / "clobbered.avi", 60), opened(squares))
+    assert found.losses[-1] == (
+        "1 of 60 frames gave no picture, and nothing tells which: frames behind a loss are numbered too low"
+    )
 
 
 def test_a_wrong_detector_or_list_of_names_is_refused_in_one_line(scene, squares, tmp_path):

@@ -18,7 +18,7 @@ from pipeline.sources.pool import decode, segments
 from pipeline.sources.scaler import PictureFormat, Scaler
 from pipeline.sources.selection import Selection
 from pipeline.testing import check_source
-from tests.clips import KINDS, clip, read, write_clip
+from tests.clips import KINDS, clip, clobbered_avi, read, write_clip
 
 PICTURE = PictureFormat(40, 32)
 FRAMES = 60
@@ -221,12 +221,7 @@ def test_sound_that_lasts_longer_than_the_picture_is_no_damage():
 
 
 def test_a_loss_that_nothing_locates_is_never_silent(tmp_path):
-    data = bytearray(clip("mpeg4-bframes.avi", FRAMES).read_bytes())
-    at = data.index(b"00dc", data.index(b"movi") + 2000)  # a chunk in the middle: its packet vanishes
-    data[at : at + 4] = b"zzzz"
-    path = tmp_path / "clobbered.avi"
-    path.write_bytes(data)
-    rows, (end,) = decoded(source(path))
+    rows, (end,) = decoded(source(clobbered_avi(tmp_path / "clobbered.avi", FRAMES)))
     assert len(rows) == end.counts.decoded < FRAMES
     assert end.counts.indexed == FRAMES
     assert not end.counts.complete
