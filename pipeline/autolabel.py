@@ -95,14 +95,15 @@ def _paths(
     clips: Sequence[Path], where: str, suffix: str, option: str, overwrite: bool, problems: list[str]
 ) -> list[Path]:
     """The files of these clips, and what keeps them from being written."""
+    place = Path(where)
     is_file = where.lower().endswith(suffix)
     if is_file and len(clips) > 1:
         raise ConfigError([f"{option}: must be a folder for {len(clips)} clips, got {where}"])
-    paths = [Path(where)] if is_file else [Path(where, clip.stem + suffix) for clip in clips]
-    if not is_file and not os.path.lexists(where):
-        if Path(where).suffix:
+    paths = [place] if is_file else [place / (clip.stem + suffix) for clip in clips]
+    if not is_file and not os.path.lexists(place):
+        if place.suffix:
             problems.append(f"{option}: must be a FILE{suffix} or a folder, got {where}; mkdir it if it is one")
-        found = [folder_problem(Path(where).parent, given_by=option)]
+        found = [folder_problem(place.parent, given_by=option)]
     else:
         found = [file_problem(path, given_by=option, overwrite=overwrite) for path in paths]
     problems += [problem for problem in found if problem is not None]

@@ -390,6 +390,19 @@ def test_files_that_are_there_or_would_be_shared_are_refused_before_anything_is_
     assert len(read_labels(tmp_path / "scene.csv")) == 60
 
 
+@pytest.mark.parametrize("option", ["--out", "--sheet"])
+def test_an_empty_name_is_where_one_stands_and_nothing_there_is_replaced(
+    scene, squares, names, tmp_path, monkeypatch, option
+):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / ("scene.csv" if option == "--out" else "scene.png")
+    mine.write_text("mine")
+    done = run(scene, "--detector", squares, "--names", names, "--size", 128, "-q", option, "")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == f"vpipe: {mine.name}: must not exist yet; --overwrite replaces it\n"
+    assert mine.read_text() == "mine"
+
+
 def test_a_folder_that_is_named_is_made_and_what_it_lies_in_is_not(scene, squares, names, tmp_path):
     common = (scene, "--detector", squares, "--names", names, "--size", 128, "-q", "--out")
     cure = "or choose another --out"
