@@ -13,6 +13,7 @@ from pipeline.batch import FoldedBatch, FrameBatch
 from pipeline.config import RunConfig
 from pipeline.fold import fold
 from pipeline.sources import pool
+from pipeline.sources.paths import passed_over
 from pipeline.threads import Stop, Waits
 from specialized.orders import Order
 
@@ -86,8 +87,7 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
     batch_frames = groups if order == "streams" else f * groups
     sources = open_sources(config, card=card, order=order, batch_frames=batch_frames)
     if sources.ignored:
-        some = ", ".join(path.name for path in sources.ignored[:5]) + (", ..." if len(sources.ignored) > 5 else "")
-        log.warning("passed over: %d files whose names are not those of videos: %s", len(sources.ignored), some)
+        log.warning("%s", passed_over(sources.ignored))
     for warning in config.warnings:
         log.warning("%s", warning)
     if order == "streams" and len(sources.files) % f:

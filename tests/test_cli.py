@@ -246,6 +246,26 @@ def test_probe_says_what_a_file_holds_and_what_is_wrong(tmp_path):
     assert "it is empty" in out
 
 
+@pytest.mark.parametrize("command", [("probe",), ("label", "--detector", "d.onnx")])
+def test_a_path_that_stands_for_no_video_is_refused_by_name(tmp_path, command):
+    (tmp_path / "clip.txt").touch()
+    code, out, err = vpipe(*command, tmp_path, tmp_path / "*.mp4", ODD / "empty.mp4")
+    rule = "must be a video, or a folder or glob of them, got none among"
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        f"vpipe: {tmp_path}: {rule} 1 files; check the path",
+        f"vpipe: {tmp_path}/*.mp4: {rule} 0 files; check the path",
+    ]
+
+
+def test_files_that_are_no_videos_are_passed_over_and_named(tmp_path):
+    (tmp_path / "clip.txt").touch()
+    (tmp_path / "clip.mp4").symlink_to(ODD / "h264-rotated-flag.mp4")
+    code, out, err = vpipe("probe", tmp_path)
+    assert (code, out.count("codec")) == (0, 1)
+    assert err == "vpipe: passed over: 1 files whose names are not those of videos: clip.txt\n"
+
+
 def test_facts_of_several_levels_are_lines_further_in():
     classes = {"person": {"f1": 0.5, "f1_interval": [0.25, 0.75], "keep": None}}
     told = facts("a model", {"fold": 4, "accuracy": {"n": 3, "classes": classes}, "keep": {}, "slots": [0.5, 1.0]})

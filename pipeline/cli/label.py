@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,11 +64,10 @@ def label(
     from pipeline.detector import open_detector
     from pipeline.labels.table import write_table
     from pipeline.ledger import EXIT_CODES
-    from pipeline.sources.paths import find_videos
+    from pipeline.sources.paths import videos_at
 
     log_to_stderr(logging.WARNING)
-    videos = [video for clip in clips for _, video in find_videos(os.path.abspath(clip), "").videos]
-    planned = targets(videos, out=out, sheet=sheet, overwrite=overwrite)
+    planned = targets(videos_at(clips), out=out, sheet=sheet, overwrite=overwrite)
     opened = open_detector(
         detector,
         names=None if names is None else read_names(names),

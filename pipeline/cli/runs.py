@@ -149,14 +149,14 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
 def probe(paths: tuple[str, ...], as_json: bool) -> None:
     """Say what a video holds, what is wrong with it, and what vpipe would do with it."""
     from pipeline.probe import probe as look
-    from pipeline.sources.paths import find_videos
+    from pipeline.sources.paths import videos_at
 
+    log_to_stderr(logging.WARNING)
     bad = 0
-    for path in paths:
-        for _, video in find_videos(os.path.abspath(path), "").videos:
-            found = look(video)
-            bad += "error" in found
-            click.echo(json.dumps(found) if as_json else facts(str(video), found))
+    for video in videos_at(paths):
+        found = look(video)
+        bad += "error" in found
+        click.echo(json.dumps(found) if as_json else facts(str(video), found))
     sys.exit(FAILED if bad else 0)
 
 

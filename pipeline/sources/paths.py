@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["VIDEO_SUFFIXES", "Found", "find_videos"]
+from pipeline.errors import ConfigError
+
+__all__ = ["VIDEO_SUFFIXES", "Found", "find_videos", "passed_over", "videos_at"]
+
+log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = frozenset(
     {
@@ -45,6 +50,33 @@ def find_videos(path: str, name: str) -> Found:
         return Found(videos=((name, Path(path)),))
     matches = sorted(Path(match) for match in glob.iglob(path, recursive=True))
     return _below(_fixed_part(path), list(_files(matches)), name)
+
+
+def videos_at(paths: Sequence[str]) -> list[Path]:
+    """The videos that the arguments of a command stand for; files that are passed over are logged.
+
+    Args:
+        paths: Files, folders or globs, from where one stands.
+
+    Raises:
+        ConfigError: names the paths that stand for none.
+    """
+    found = [(path, find_videos(path, "")) for path in map(os.path.abspath, paths)]
+    if problems := [
+        f"{path}: must be a video, or a folder or glob of them, got none among {len(at.ignored)} files; check the path"
+        for path, at in found
+        if not at.videos
+    ]:
+        raise ConfigError(problems)
+    if ignored := [path for _, at in found for path in at.ignored]:
+        log.warning("%s", passed_over(ignored))
+    return [video for _, at in found for _, video in at.videos]
+
+
+def passed_over(ignored: Sequence[Path]) -> str:
+    """Says which files were passed over, the first of them by name."""
+    some = ", ".join(path.name for path in ignored[:5]) + (", ..." if len(ignored) > 5 else "")
+    return f"passed over: {len(ignored)} files whose names are not those of videos: {some}"
 
 
 def _files(matches: list[Path]) -> Iterator[Path]:
