@@ -262,10 +262,17 @@ class RunFolder:
         Raises:
             ConfigError: run.json cannot be read.
         """
+        return self._read("identity")
+
+    def read_config(self) -> Document:
+        """The resolved configuration, likewise."""
+        return self._read("config")
+
+    def _read(self, key: str) -> Document:
         try:
-            found = json.loads(self.run_json.read_bytes())["identity"]
+            found = json.loads(self.run_json.read_bytes())[key]
             if not isinstance(found, dict):
-                raise TypeError(f"identity is a {type(found).__name__}")
+                raise TypeError(f"{key} is a {type(found).__name__}")
         except (OSError, ValueError, LookupError, TypeError) as exc:
             raise ConfigError(
                 [f"{self.run_json}: must be what an earlier run wrote, got {_cause(exc)}; --overwrite starts anew"]

@@ -46,7 +46,8 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
     Args:
         config: What to train, on what.
         mode: "new" refuses a file at `output` and an earlier training of this name, "overwrite" replaces both,
-            "resume" goes on with that training, to the weights that it would have come to.
+            "resume" goes on with that training, to the weights that it would have come to. It refuses a file at
+            `output`, too, unless that training was to write there.
         say: Takes lines of progress and warnings.
 
     Returns:
@@ -86,8 +87,12 @@ def _train(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], N
     identity = _identity(config, provenance)
     if mode == "resume":
         folder = _folder_to_resume(config, identity)
+        then = _output_then(config, folder)
         if folder.training.exists():
-            return _told_finished(folder, output)
+            return _told_finished(folder, then)
+        if output != then and os.path.lexists(output):
+            text = f"must not exist yet, or be {then}, where the training to resume writes, got {output}"
+            raise ConfigError([config.problem(f"{text}; --set output=FILE writes another", "output")])
     ready = prepare(config)
     for warning in ready.warnings:
         say(f"warning: {warning}")
@@ -180,6 +185,12 @@ def _folder_to_resume(config: TrainConfig, identity: Document) -> RunFolder:
     if problems := [f"{folder.path}: another training: {change}; {advice}" for change in changes]:
         raise ConfigError(problems)
     return folder
+
+
+def _output_then(config: TrainConfig, folder: RunFolder) -> Path:
+    """Where the training of a folder was to write its model. A path that was given by a variable is still there."""
+    then, now = folder.read_config().get("output"), config.resolved()["output"]
+    return Path(config.output if then == now else str(then))
 
 
 def _told_finished(folder: RunFolder, output: Path) -> str:

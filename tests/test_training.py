@@ -224,6 +224,22 @@ def test_resuming_what_is_finished_says_so_and_where_the_model_is(load, tmp_path
         train(config, mode="resume")
 
 
+def test_a_training_that_is_resumed_replaces_no_file_that_it_was_not_to_write(model, load, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(load(), say=interrupt_at("epoch 2"))
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"mine")
+    with pytest.raises(
+        ConfigError, match=r"output: must not exist yet, or be .*/m\.safetensors, where the training to"
+    ):
+        train(load(f"output={other}"), mode="resume")
+    assert other.read_bytes() == b"mine"
+    train(load(f"output={tmp_path}/new.safetensors"), mode="resume")
+    assert (tmp_path / "new.safetensors").read_bytes() == model.read_bytes()
+    told = train(load(f"output={other}"), mode="resume")
+    assert f"this training is finished, its model is {tmp_path}/new.safetensors;" in told
+
+
 def test_a_class_without_an_example_to_train_on_is_refused(load):
     config = load("classes.1={name: many, object: person, at_least: 9}")
     with pytest.raises(ConfigError, match=r"--set: classes\.1: must have an example of 'many' to train on, got none"):
