@@ -151,8 +151,21 @@ class RunFolder:
         return self.path / "teacher.pt"
 
     @property
-    def way_on(self) -> str:
-        """How the training of this folder can go on, by what lies here."""
+    def begun_ns(self) -> int | None:
+        """When this run was begun or resumed last; None: never."""
+        try:
+            return self.run_json.stat().st_mtime_ns
+        except OSError:
+            return None
+
+    def way_on(self, *, since: int | None = None) -> str:
+        """How the training of this folder can go on, by what lies here.
+
+        Args:
+            since: `begun_ns` before a command that begins anew: if it is that still, what lies here is not its own.
+        """
+        if since is not None and self.begun_ns == since:
+            return "nothing was begun, and the earlier training is as it was"
         if self.training.exists():
             return "the training is finished; --overwrite trains anew"
         if self.checkpoint.exists() or self.teacher.exists():

@@ -59,12 +59,13 @@ def train(config: TrainConfig, *, mode: Mode = "new", say: Callable[[str], None]
         SourceError: a clip cannot be read as a whole.
         ModelError: the network fails in training or does not learn; the checkpoint is torn or of another training.
     """
+    since = None if mode == "resume" else _folder(config).begun_ns
     try:
         return _train(config, Path(config.output), mode, say)
     except OSError as exc:
         place = exc.filename or config.output
         raise VpipeError(
-            f"{place}: must be readable and writable, got {exc.strerror or exc}; {_folder(config).way_on}"
+            f"{place}: must be readable and writable, got {exc.strerror or exc}; {_folder(config).way_on(since=since)}"
         ) from exc
 
 

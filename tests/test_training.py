@@ -157,7 +157,7 @@ def test_an_interrupted_overwrite_leaves_the_old_model_and_is_resumed_to_the_sam
     assert output.read_bytes() == b"old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "runs"]
     folder = RunFolder(tmp_path / "runs/train")
-    assert folder.way_on == "--resume goes on after the last epoch that was finished"
+    assert folder.way_on() == "--resume goes on after the last epoch that was finished"
     assert sorted(path.name for path in folder.path.iterdir()) == ["checkpoint.pt", "run.json"]
     lines: list[str] = []
     train(load(), mode="resume", say=lines.append)
@@ -172,7 +172,7 @@ def test_an_interrupted_overwrite_leaves_the_old_model_and_is_resumed_to_the_sam
 def test_a_training_that_is_interrupted_before_its_first_epoch_is_done_begins_anew(model, load, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(load(), say=interrupt_at("coral, f = 2"))
-    assert RunFolder(tmp_path / "runs/train").way_on == "no epoch was finished, so --resume begins anew"
+    assert RunFolder(tmp_path / "runs/train").way_on() == "no epoch was finished, so --resume begins anew"
     lines: list[str] = []
     train(load(), mode="resume", say=lines.append)
     assert "no epoch was finished before: beginning anew" in lines
@@ -440,6 +440,20 @@ def test_a_signal_ends_the_command_with_130_and_a_checkpoint(own_scene, number):
     _, code, lines = stopped(own_scene, number, 3600.0)
     assert (code, lines[-1]) == (130, "vpipe: interrupted: --resume goes on after the last epoch that was finished")
     assert (own_scene / "train/checkpoint.pt").exists()
+
+
+def test_a_training_that_ends_before_it_begins_says_so_whatever_was_there(own_scene):
+    own = CONFIG.replace("architecture: coral, args: {filters: 4, dense: 8}", "architecture: slow_nets:Net")
+    (own_scene / "slow_nets.py").write_text(NETWORK.replace("super().__init__()", "raise KeyboardInterrupt"))
+    (own_scene / "train.yaml").write_text(own)
+    (own_scene / "train").mkdir()
+    for name, text in {"run.json": '{"kind": "training"}', "training.json": "{}"}.items():
+        (own_scene / "train" / name).write_text(text)
+    arguments = ["train", str(own_scene / "train.yaml"), "--overwrite", "--set", f"run.dir={own_scene}"]
+    arguments += ["--set", f"output={own_scene}/m.safetensors"]
+    done = click.testing.CliRunner().invoke(main, arguments)
+    said = "vpipe: interrupted: nothing was begun, and the earlier training is as it was\n"
+    assert (done.exit_code, done.stderr) == (130, said)
 
 
 def test_a_killed_training_is_resumed_to_the_same_weights(own_scene):

@@ -47,13 +47,15 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool
     loaded = load_train_config(config, overrides=overrides)
     log_to_stderr(logging.WARNING)
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
+    folder = RunFolder(Path(loaded.run.dir, loaded.run.name))
+    since = None if resume else folder.begun_ns
     interrupt_on_signals()
     try:
         from pipeline.training import train as fit  # takes seconds: torch
 
         click.echo(fit(loaded, mode="resume" if resume else "overwrite" if overwrite else "new", say=say))
     except KeyboardInterrupt:
-        complain(f"interrupted: {RunFolder(Path(loaded.run.dir, loaded.run.name)).way_on}")
+        complain(f"interrupted: {folder.way_on(since=since)}")
         sys.exit(INTERRUPTED)
 
 
