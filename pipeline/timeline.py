@@ -204,7 +204,7 @@ class _Rows:
 
 def _pictures(timeline: Timeline, stamp: object) -> str | None:
     """Decodes the chosen frames. Says why there are none, or None."""
-    if not isinstance(stamp, Mapping):
+    if not isinstance(stamp, Mapping) or not stamp.keys() >= {"path", "size", "mtime_ns"}:
         return "its frames do not come from a file"
     path = Path(str(stamp["path"]))
     try:

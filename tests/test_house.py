@@ -18,6 +18,7 @@ from benchmarks.displays import DISPLAYS, TEN, write
 from pipeline.batch import Counts
 from pipeline.config import load_run_config, load_train_config
 from pipeline.ledger import EXIT_CODES, Ledger, summary
+from pipeline.picture import strip
 from pipeline.rows import Labelling, schema
 from pipeline.telemetry import SCHEMA
 
@@ -137,6 +138,8 @@ def test_parts_in_contributing_run_together(own_parts, capsys):
     assert outcome.summary["frames"]["corrupt"] == 1
     assert outcome.exit_code == EXIT_CODES["partial"]
     assert capsys.readouterr().out == "pictures: look at frame 0\n"
+    (note,) = strip(outcome.folder.path, outcome.folder.strip)
+    assert note == "pictures: drawn without frames, its frames do not come from a file"
 
 
 def test_the_output_page_names_everything_that_a_run_leaves():
