@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.colours import NONE
 from pipeline.errors import VpipeError
+from pipeline.runs import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +32,7 @@ STYLE: Any = {  # its exact type is a list of all that matplotlib can be told
 def drawn(
     out: Path, size: tuple[float, float], *, given_by: str, dpi: int = 130, constrained: bool = False
 ) -> Iterator[Figure]:
-    """Gives a figure to draw on, and writes it as a PNG at the end of the block.
+    """Gives a figure to draw on, and writes it as a PNG at the end of the block, whole or not at all.
 
     Args:
         out: The file.
@@ -50,6 +51,7 @@ def drawn(
         figure = Figure(figsize=size, dpi=dpi, facecolor="white", layout="constrained" if constrained else None)
         yield figure
         try:
-            figure.savefig(out, format="png")
+            with whole_file(out) as file:
+                figure.savefig(file, format="png")
         except OSError as exc:
             raise VpipeError(f"{out}: must be writable, got {exc.strerror or exc}; choose another {given_by}") from exc

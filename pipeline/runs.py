@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from pipeline.errors import ConfigError
 
@@ -34,6 +34,7 @@ __all__ = [
     "machine",
     "make_folder",
     "versions",
+    "whole_file",
     "write_json",
 ]
 
@@ -79,9 +80,16 @@ def make_folder(path: Path) -> None:
 
 def write_json(path: Path, document: object, *, indent: int | None = 2) -> None:
     """Writes a JSON document that appears at `path` whole or not at all."""
+    with whole_file(path) as file:
+        file.write(json.dumps(document, indent=indent, allow_nan=False).encode() + b"\n")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Gives a file to write, which appears at `path` at the end of the block, unless that raises."""
     file = WholeFile(path)
     try:
-        file.file.write(json.dumps(document, indent=indent, allow_nan=False).encode() + b"\n")
+        yield file.file
         file.commit()
     except BaseException:
         file.discard()

@@ -433,7 +433,8 @@ def test_a_clip_that_cannot_be_read_is_named_and_the_others_go_on(scene, squares
 def test_a_sheet_that_cannot_be_drawn_is_named_and_the_others_go_on(scene, squares, names, tmp_path):
     other = tmp_path / "other.mkv"
     other.symlink_to(scene)
-    common = ("--detector", squares, "--names", names, "--size", 128, "--out", tmp_path, "-q")
+    (tmp_path / "scene.png").write_text("an older sheet")
+    common = ("--detector", squares, "--names", names, "--size", 128, "--out", tmp_path, "-q", "--overwrite")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # a table is smaller, a sheet larger
@@ -446,6 +447,8 @@ def test_a_sheet_that_cannot_be_drawn_is_named_and_the_others_go_on(scene, squar
         f"vpipe: {tmp_path}/{name}.png: must be writable, got File too large; choose another --sheet"
         for name in ("scene", "other")
     ]
+    assert (tmp_path / "scene.png").read_text() == "an older sheet"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.csv", "other.mkv", "scene.csv", "scene.png"]
 
 
 def test_frames_lost_to_damage_are_named(squares, names, tmp_path):

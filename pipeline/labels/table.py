@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import VpipeError
 from pipeline.labels.boxes import LONGEST_NAME, Boxes, as_number, refuse
-from pipeline.runs import WholeFile
+from pipeline.runs import whole_file
 
 __all__ = ["read_table", "write_table"]
 
@@ -88,12 +88,8 @@ def write_table(
     ):
         writer.writerow([number, name, f"{share:.3f}", *(f"{value:.4f}" for value in box)])
     try:
-        file = WholeFile(path)
-        try:
-            file.file.write(text.getvalue().encode())
-            file.commit()
-        finally:
-            file.discard()
+        with whole_file(path) as file:
+            file.write(text.getvalue().encode())
     except OSError as exc:
         raise VpipeError(f"{path}: must be a file that can be written, got {exc.strerror or exc}") from exc
 
