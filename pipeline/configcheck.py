@@ -16,6 +16,7 @@ from pipeline.errors import ModelError
 from pipeline.schema import (
     CallbackSink,
     Configuration,
+    FileSink,
     FileSource,
     FilterSection,
     RunConfig,
@@ -279,6 +280,17 @@ def _check_sinks(report: Report, config: RunConfig) -> None:
         paths.add(sink.path)
         if sink.path != "-":
             check_file_to_write(report, at, sink.path, run_dir=config.run.dir)
+
+
+def taken_sinks(config: RunConfig) -> list[str]:
+    """A line for each file that a sink would replace: a run does so only when it is to."""
+    problems = []
+    for k, sink in enumerate(config.sinks):
+        if isinstance(sink, FileSink) and sink.path != "-" and (os.path.isfile(sink.path) or os.path.islink(sink.path)):
+            got = Report(config._tree).path(("sinks", k, "path"), sink.path)
+            text = f"must not exist yet, got {got}; --overwrite replaces it, --set sinks.{k}.path=FILE writes another"
+            problems.append(config.problem(text, "sinks", k, "path"))
+    return problems
 
 
 def check_file_to_write(report: Report, steps: tuple[Step, ...], path: str, *, run_dir: str) -> None:

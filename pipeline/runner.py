@@ -19,6 +19,7 @@ from typing import Literal, Protocol, cast
 from pipeline.assembly import Model, open_models, open_sinks
 from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import RunConfig, run_config_from
+from pipeline.configcheck import taken_sinks
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError, Interrupted, VpipeError
 from pipeline.filter import folded_filter
@@ -81,7 +82,7 @@ def run(
     Args:
         config: A checked configuration, see `pipeline.config.load_run_config`.
         mode: What to do about a run folder that is there: `new` refuses it, `overwrite` replaces it, `resume` goes on
-            with the segments that are not committed.
+            with the segments that are not committed. `new` refuses files at the paths of sinks, too.
         stop: Set it to interrupt the run: what is committed stays, open segments are dropped.
         watcher: Told how it goes.
 
@@ -92,6 +93,8 @@ def run(
         SinkError: The disk does not take the run's own files.
     """
     stop = stop if stop is not None else Stop()
+    if mode == "new":
+        _refuse_taken(config)
     models = open_models(config)
     plan = make_plan(config, models)
     if stop:
@@ -138,6 +141,13 @@ def _label(plan: Plan, models: Sequence[Model], workers: int) -> Iterator[FrameB
     with closing(plan.decode(workers=workers)) as batches:
         groups = plan.fold(batches)
         yield from folded_filter([model.filter for model in models])(groups)
+
+
+def _refuse_taken(config: RunConfig) -> None:
+    """Refuses a run that would replace another one, or files beside it."""
+    RunFolder(Path(config.run.dir) / config.run.name).refuse_taken(overwrite=False, kind="run")
+    if problems := taken_sinks(config):
+        raise ConfigError(problems)
 
 
 def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[dict[str, object], str]:

@@ -184,8 +184,8 @@ class FileSink(Section):
 
     type: Literal["csv", "jsonl"] = Field(description="`csv` or `jsonl`.")
     path: PathOrStdout = Field(
-        description="A file, written at the end from the run's own record; `-` is the standard output, written as the "
-        "run goes."
+        description="A file, written at the end from the run's own record; one that is there is replaced with "
+        "`--overwrite` or `--resume` only. `-` is the standard output, written as the run goes."
     )
 
 

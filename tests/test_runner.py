@@ -1,6 +1,7 @@
 """Whole runs: from files to committed parts."""
 
 import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -8,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from pipeline import runner as runs
+from pipeline.cli import main
 from pipeline.config import load_run_config
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.sinks.parts import committed
@@ -264,6 +267,26 @@ def test_csv_lines_are_in_order_and_complete(tmp_path):
     assert len(lines) == 1 + 2 * FRAMES
     got = [tuple(line.replace('"', "").split(",")[:2]) for line in lines[1:]]
     assert got == [(f"s{k}", str(n)) for k in range(2) for n in range(FRAMES)]
+
+
+def test_a_new_run_replaces_no_file_of_a_sink_and_leaves_no_folder(tmp_path):
+    out = tmp_path / "out.csv"
+    out.write_text("mine")
+    config = configured(
+        tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}], sinks=[{"type": "csv", "path": str(out)}]
+    )
+    told = rf"run\.yaml:\d+: sinks\.0\.path: must not exist yet, got {out}; --overwrite replaces it, --set sinks\.0"
+    with pytest.raises(ConfigError, match=told):
+        runs.run(config)
+    assert (out.read_text(), (tmp_path / "runs").exists()) == ("mine", False)
+    checked = CliRunner().invoke(main, ["check", str(config.path)])
+    assert checked.exit_code == 0
+    assert re.search(rf"^warning: {tmp_path}/{told}", checked.stderr, re.MULTILINE)
+    for mode in ("overwrite", "resume", "overwrite"):
+        runs.run(config, mode=mode)
+        assert len(out.read_text().splitlines()) == 1 + FRAMES
+    with pytest.raises(ConfigError, match=r"runs/r: must not hold a run yet"):  # it names --resume, too
+        runs.run(config)
 
 
 def test_no_temporary_file_is_left(tmp_path):

@@ -27,7 +27,7 @@ from pipeline.values import OBJECT
 @click.option("--model", type=click.Path(), help="A model file; the arguments are then videos.")
 @set_option
 @click.option("--resume", is_flag=True, help="Go on with the run of this name.")
-@click.option("--overwrite", is_flag=True, help="Replace the run of this name.")
+@click.option("--overwrite", is_flag=True, help="Replace the run of this name, and the files of its sinks.")
 @click.option("--name", help="Name of the run.")
 @click.option("--limit", type=click.IntRange(min=1), help="Label at most so many frames of each source.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
@@ -131,13 +131,17 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
             refuse_taken(loaded, overwrite=False)
         except ConfigError as error:
             warnings += error.problems
-    elif any(OBJECT.fullmatch(section.model) for section in loaded.filters):
-        from pipeline.assembly import open_models
+    else:
+        from pipeline.configcheck import taken_sinks
 
-        try:
-            open_models(loaded)
-        except ModelError as error:
-            raise ConfigError([str(error)]) from error
+        warnings = (*warnings, *taken_sinks(loaded))
+        if any(OBJECT.fullmatch(section.model) for section in loaded.filters):
+            from pipeline.assembly import open_models
+
+            try:
+                open_models(loaded)
+            except ModelError as error:
+                raise ConfigError([str(error)]) from error
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(f"{config}: fine")
