@@ -27,6 +27,7 @@ from pipeline.values import (
     SourceName,
     SourcePath,
     StartText,
+    Std,
     TimePattern,
     TimeZone,
     named_after,
@@ -172,7 +173,7 @@ class FilterSection(Section):
     resize: Resize = Field(default="area", description="How frames become pictures.")
     fit: Fit = Field(default="stretch", description="What becomes of another aspect ratio.")
     mean: Rgb = Field(default=(0.5, 0.5, 0.5), description="Of pictures scaled to 0..1; red, green, blue.")
-    std: Rgb = Field(default=(0.25, 0.25, 0.25), description="Of pictures scaled to 0..1; red, green, blue.")
+    std: Std = Field(default=(0.25, 0.25, 0.25), description="Of pictures scaled to 0..1; red, green, blue.")
     weights: SourcePath | None = Field(
         default=None,
         description="`.safetensors`, or `.pt` and `.pth` with a state dict. Default: the class loads its own.",

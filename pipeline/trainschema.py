@@ -15,6 +15,7 @@ from pipeline.values import (
     Share,
     Size,
     SourcePath,
+    Std,
 )
 from specialized.calibration import ErrorRate
 from specialized.modelfile import Fit, Resize, Task
@@ -43,7 +44,7 @@ class ArchitectureSection(Section):
     resize: Resize = Field(default="area", description="How frames become pictures.")
     fit: Fit = Field(default="stretch", description="What becomes of another aspect ratio.")
     mean: Rgb = Field(default=(0.5, 0.5, 0.5), description="Of pictures scaled to 0..1; red, green, blue.")
-    std: Rgb = Field(default=(0.25, 0.25, 0.25), description="Of pictures scaled to 0..1; red, green, blue.")
+    std: Std = Field(default=(0.25, 0.25, 0.25), description="Of pictures scaled to 0..1; red, green, blue.")
 
 
 class ClassSection(Section):

@@ -340,6 +340,14 @@ def test_sources_and_filters_must_be_there(folder):
     ]
 
 
+def test_pictures_are_divided_by_numbers_over_0(folder):
+    for text, loader, section in ((VALID, load_run_config, "filters.0"), (TRAIN, load_train_config, "model")):
+        with pytest.raises(ConfigError) as caught:
+            load(text, loader, overrides=[f"{section}.std=[0.25, 0, -1]"])
+        told = [problem for problem in caught.value.problems if ".std." in problem]
+        assert told == [f"--set: {section}.std.{k}: must be over 0, got {n}" for k, n in ((1, 0), (2, -1))]
+
+
 def test_empty_sections_are_sections_of_defaults(folder):
     config = load(VALID + "decode:\nsinks:\n").model_copy()
     assert (config.decode.workers, config.sinks) == (None, ())
