@@ -23,7 +23,6 @@ from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
-from pipeline.sources.stills import shown_size
 
 __all__ = ["Found", "Target", "as_clips", "detect", "read_names", "targets"]
 
@@ -171,7 +170,7 @@ def detect(
         for task in source.segments():
             if isinstance(task, Refusal):
                 raise SourceError(clip.name, task.error)
-            picture = PictureFormat(*detector.picture_size(*shown_size(task.index)), resize="bilinear")
+            picture = PictureFormat(*detector.picture_size(*task.index.shown_size), resize="bilinear")
             for batch in replace(task, picture=picture, batch_frames=BATCH).frames(reader):
                 watch(batch)
                 numbers += batch.index.tolist()

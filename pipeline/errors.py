@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from specialized.errors import ModelError, VpipeError
 
-__all__ = ["ConfigError", "ModelError", "SinkError", "SourceError", "SourceTimeout", "VpipeError"]
+__all__ = ["ConfigError", "ModelError", "SinkError", "SourceError", "SourceTimeout", "VpipeError", "refuse"]
+
+MOST_PROBLEMS = 10  # named: a file of another kind is wrong in every row
 
 
 class ConfigError(VpipeError):
@@ -35,3 +37,10 @@ class SourceTimeout(SourceError, TimeoutError):  # noqa: N818 (named as its buil
 
 class SinkError(VpipeError):
     """A sink of labels cannot take them."""
+
+
+def refuse(what: object, problems: Sequence[str]) -> None:
+    """Raises ConfigError with the first of the problems of something, and how many more there are, if there are any."""
+    if problems:
+        more = [f"{what}: and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
+        raise ConfigError([*problems[:MOST_PROBLEMS], *more])

@@ -22,7 +22,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
+from pipeline.errors import refuse
 from pipeline.sources.container import OPEN_OPTIONS, reason
 from pipeline.sources.orientation import orientation_of
 from pipeline.sources.scaler import PictureFormat, Scaler
@@ -34,7 +34,6 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 # FFmpeg's demuxers by how a file begins. They are named, never probed for: what looks like a playlist may open others.
 DEMUXERS = {b"\x89PNG\r\n": "png_pipe", b"\xff\xd8\xff": "jpeg_pipe", b"BM": "bmp_pipe", b"RIFF": "webp_pipe"}
 
-MOST_PROBLEMS = 10
 SEED = 0  # of the order and the blocks, whatever the seed of a training: all seeds are measured on the same images
 
 
@@ -86,7 +85,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     names = tuple(path.name for path in _inside(folder, problems) if path.is_dir())
     if not problems and len(names) < 2:
         problems.append(f"{folder}: must hold a sub-folder per class, two or more, got {len(names)}")
-    _refuse(problems)
+    refuse("images", problems)
     return tuple(sorted(names, key=lambda name: name == "none"))
 
 
@@ -119,7 +118,7 @@ def read_images(folders: Mapping[str, Path], *, picture: PictureFormat, blocks: 
                 files += images
                 labels += [classes.index(name)] * len(images)
                 run += [number] * len(images)
-    _refuse(problems)
+    refuse("images", problems)
     label, block = np.array(labels, np.int64), np.array(run, np.int64)
     parts = tuple(folders)
     if parts == ("folder",):
@@ -127,7 +126,7 @@ def read_images(folders: Mapping[str, Path], *, picture: PictureFormat, blocks: 
     order = np.lexsort((_random(len(files)), block))
     stops = np.cumsum(np.bincount(block, minlength=len(parts))).tolist()
     empty = [part for part, start, stop in zip(parts, [0, *stops], stops, strict=False) if start == stop]
-    _refuse([f"{folders[part]}: must hold images in its sub-folders, got none" for part in empty])
+    refuse("images", [f"{folders[part]}: must hold images in its sub-folders, got none" for part in empty])
     pictures = _read([files[place] for place in order], picture)
     runs = tuple(zip([0, *stops[:-1]], stops, strict=True))
     return Images(Examples(pictures, label[order], runs, in_time=False), parts)
@@ -178,12 +177,6 @@ def _natural(path: Path) -> tuple[list[tuple[str, int]], str]:
     return [(text, int(digits or -1)) for text, digits in zip(pieces[::2], [*pieces[1::2], ""], strict=True)], path.name
 
 
-def _refuse(problems: Sequence[str]) -> None:
-    if problems:
-        more = [f"and {len(problems) - MOST_PROBLEMS} more of the images"] if len(problems) > MOST_PROBLEMS else []
-        raise ConfigError([*problems[:MOST_PROBLEMS], *more])
-
-
 # -------------------------------------------------------------------------------------------- chance
 
 
@@ -216,7 +209,7 @@ def _read(files: Sequence[Path], picture: PictureFormat) -> NDArray[np.uint8]:
             problems.append(f"{path}: must be a whole image, got: {reason(exc, path)}")
         except (OSError, ValueError) as exc:
             problems.append(f"{path}: must be an image that can be read, got: {getattr(exc, 'strerror', None) or exc}")
-    _refuse(sorted(problems))
+    refuse("images", sorted(problems))
     return pictures
 
 

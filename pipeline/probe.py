@@ -24,12 +24,13 @@ def probe(path: Path) -> dict[str, object]:
     except SourceError as error:
         return {"path": str(path), "error": str(error)}
     segments = cut_file(index)
+    height, width = index.shown_size
     return {
         "path": str(path),
         "container": index.demuxer,
         "codec": index.codec,
-        "width": index.height if index.orientation.transposed else index.width,
-        "height": index.width if index.orientation.transposed else index.height,
+        "width": width,
+        "height": height,
         "frames": index.frames,
         "rate": None if index.average_rate is None else float(index.average_rate),
         "first_s": float(index.seconds(index.shown[:1])[0]) if len(index.shown) else None,

@@ -213,7 +213,7 @@ def test_many_problems_are_told_up_to_a_limit(tmp_path):
     for n in range(15):
         (tmp_path / "a" / f"{n}.txt").touch()
     said = problems(lambda: read_images({"training": tmp_path}, picture=PICTURE, blocks=2))
-    assert (len(said), said[-1]) == (11, "and 5 more of the images")
+    assert (len(said), said[-1]) == (11, "images: and 5 more")
 
 
 def test_an_image_of_another_kind_than_its_name_says_is_read(tmp_path):

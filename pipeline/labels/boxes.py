@@ -9,14 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import ConfigError
 from specialized.modelfile import Ask, Task
 
-__all__ = ["LONGEST_NAME", "Boxes", "answers", "as_number", "refuse"]
+__all__ = ["LONGEST_NAME", "Boxes", "answers", "as_number"]
 
 Labels = NDArray[np.int64] | NDArray[np.float32]
 
-MOST_PROBLEMS = 10  # named of one label file: a file of another kind is wrong in every row
 LONGEST_NAME = 200  # characters: all names of a file lie in one array, as wide as the longest
 
 
@@ -63,10 +61,3 @@ def answers(boxes: Boxes, numbers: NDArray[np.int64], asks: Sequence[Ask], task:
 def as_number(digits: str) -> int | None:
     """The number of a frame, or None: ASCII digits that fit in 64 bits."""
     return int(digits) if digits.isascii() and digits.isdecimal() and len(digits) <= 18 else None
-
-
-def refuse(path: Path, problems: Sequence[str]) -> None:
-    """Raises ConfigError with the first of the problems of a label file, if there are any."""
-    if problems:
-        more = [f"{path}: and {len(problems) - MOST_PROBLEMS} more"] if len(problems) > MOST_PROBLEMS else []
-        raise ConfigError([*problems[:MOST_PROBLEMS], *more])

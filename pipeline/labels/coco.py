@@ -10,8 +10,8 @@ from typing import TypeGuard
 
 import numpy as np
 
-from pipeline.errors import ConfigError
-from pipeline.labels.boxes import LONGEST_NAME, Boxes, as_number, refuse
+from pipeline.errors import ConfigError, refuse
+from pipeline.labels.boxes import LONGEST_NAME, Boxes, as_number
 from pipeline.yamlfile import shown
 
 __all__ = ["read_coco"]

@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import VpipeError
-from pipeline.labels.boxes import LONGEST_NAME, Boxes, as_number, refuse
+from pipeline.errors import VpipeError, refuse
+from pipeline.labels.boxes import LONGEST_NAME, Boxes, as_number
 from pipeline.runs import whole_file
 
 __all__ = ["read_table", "write_table"]

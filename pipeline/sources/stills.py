@@ -11,11 +11,10 @@ import numpy as np
 from pipeline.batch import Pixels
 from pipeline.errors import SourceError
 from pipeline.sources.file import FileSource, Refusal
-from pipeline.sources.index import Index
 from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat
 
-__all__ = ["read_stills", "shown_size"]
+__all__ = ["read_stills"]
 
 
 def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int, Pixels]:
@@ -38,7 +37,7 @@ def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int
         for task in source.segments():
             if isinstance(task, Refusal):
                 raise SourceError(path.name, task.error)
-            height, of_width = shown_size(task.index)
+            height, of_width = task.index.shown_size
             picture = PictureFormat(max(1, round(width * height / of_width)), width)
             # Where frames are counted as they come, nothing is selected beforehand, and all of them are decoded.
             selected = np.isin(np.arange(len(task.selected)), list(numbers))
@@ -50,8 +49,3 @@ def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int
     if numbers and not stills:
         raise SourceError(path.name, f"{path}: none of its frames can be decoded")
     return stills
-
-
-def shown_size(index: Index) -> tuple[int, int]:
-    """Height and width of a file's frames as players show them."""
-    return (index.width, index.height) if index.orientation.transposed else (index.height, index.width)
