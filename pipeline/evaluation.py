@@ -18,8 +18,9 @@ from pipeline.labelled import (
     clips_of,
     division_of,
     footage_of,
-    hashes_of,
+    made_of,
     seen_elsewhere,
+    shown_to,
     split_of,
     told,
     where_of,
@@ -127,9 +128,9 @@ def _warnings(config: TrainConfig, card: ModelCard, part: str) -> list[str]:
     found = []
     if card.asks and card.asks != asks_of(config):
         found.append("the model was trained for other questions than the classes of this configuration ask")
-    now = clips_of(config)
-    if part != "test" and hashes_of(card.training.get("clips")) & hashes_of(now):
+    now, division = clips_of(config), division_of(config)
+    if part != "test" and shown_to(card) & made_of(now, division, part):
         found.append("the model was trained or chosen on this footage")
-    elif part == "test" and seen_elsewhere(card, now, division_of(config)):
+    elif part == "test" and seen_elsewhere(card, now, division):
         found.append("the model was trained on other parts of this footage, perhaps on frames that are tested here")
     return found

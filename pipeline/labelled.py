@@ -21,8 +21,9 @@ __all__ = [
     "clips_of",
     "division_of",
     "footage_of",
-    "hashes_of",
+    "made_of",
     "seen_elsewhere",
+    "shown_to",
     "split_of",
     "told",
     "where_of",
@@ -125,17 +126,26 @@ def clips_of(config: TrainConfig) -> list[Document]:
     ]
 
 
-def hashes_of(clips: object) -> set[object]:
-    """Of the videos or folders that `clips_of` tells of, as they may stand in a model file."""
-    told = [clip for clip in clips if isinstance(clip, dict)] if isinstance(clips, list) else []
-    return {clip[key] for clip in told for key in ("video_sha256", "images_sha256") if key in clip}
+def shown_to(card: ModelCard) -> set[object]:
+    """The videos or folders that a model was trained or chosen on, by hash: a folder of tests is none of them."""
+    then = card.training.get("clips")
+    return _hashes([clip for clip in then if isinstance(clip, dict)] if isinstance(then, list) else [], but="test")
+
+
+def made_of(clips: Sequence[Document], division: Document | None, part: str) -> set[object]:
+    """The videos or folders that a part is taken from, by hash."""
+    return _hashes(clips if division is not None or part == "all" else [clip for clip in clips if clip["part"] == part])
+
+
+def _hashes(clips: Sequence[Document], *, but: str | None = None) -> set[object]:
+    keys = ("video_sha256", "images_sha256")
+    return {clip[key] for clip in clips for key in keys if key in clip and (but is None or clip.get("part") != but)}
 
 
 def seen_elsewhere(card: ModelCard, clips: Sequence[Document], division: Document | None) -> bool:
-    """Whether a model was trained on this footage, divided otherwise: what is tested now may be what it was shown."""
-    then = card.training.get("clips")
-    same = (then, card.training.get("split")) == (clips, division)
-    return bool(hashes_of(then) & hashes_of(clips)) and not same
+    """Whether a model was trained on what is tested now, divided otherwise: it may be what it was shown."""
+    same = (card.training.get("clips"), card.training.get("split")) == (clips, division)
+    return bool(shown_to(card) & made_of(clips, division, "test")) and not same
 
 
 def _sha256(path: str) -> str:

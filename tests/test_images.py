@@ -318,6 +318,12 @@ def test_parts_in_folders_of_their_own_are_trained_on_and_evaluated(load, tmp_pa
     assert card.training["split"] is None
     measured = json.loads(evaluate(tmp_path / "m.safetensors", config, as_json=True))
     assert (measured["accuracy"], measured["warnings"]) == (card.accuracy["accuracy"], [])
+    fill(tmp_path / "new", {"2": 9, "10": 9})
+    for part in ("test", "validation"):
+        others = load(PARTS, f"images.{part}={tmp_path}/new")
+        unseen = json.loads(evaluate(tmp_path / "m.safetensors", others, part=part, as_json=True))
+        assert (unseen["n"], unseen["warnings"]) == (18, [])
+    assert "trained or chosen on this" in evaluate(tmp_path / "m.safetensors", config, part="validation")
     swapped = load(PARTS.replace("test: test", "test: digits").replace("training: digits", "training: test"))
     assert "trained on other parts" in evaluate(tmp_path / "m.safetensors", swapped)
 
