@@ -145,7 +145,7 @@ class FrameBatch:
         end: Set on the last batch of a segment.
         scores: float32 (N, K), or None before the filter.
         filter: Name of the filter that gave the scores, empty before it.
-        fold_slot: int8 (N,), the slot of its group in which each picture was classified, or None before the filter.
+        fold_slot: int16 (N,), the slot of its group in which each picture was classified, or None before the filter.
     """
 
     segment: Segment
@@ -156,7 +156,7 @@ class FrameBatch:
     end: SegmentEnd | None = None
     scores: npt.NDArray[np.float32] | None = None
     filter: str = ""
-    fold_slot: npt.NDArray[np.int8] | None = None
+    fold_slot: npt.NDArray[np.int16] | None = None
 
     def __post_init__(self) -> None:
         n = len(self.index)
@@ -170,7 +170,7 @@ class FrameBatch:
         if self.scores is not None:
             expect("scores", self.scores, np.float32, (n, None))
         if self.fold_slot is not None:
-            expect("fold_slot", self.fold_slot, np.int8, (n,))
+            expect("fold_slot", self.fold_slot, np.int16, (n,))
         if self.end is not None and self.end.segment != self.segment:
             raise ValueError(f"FrameBatch.end must be that of {self.segment}, got {self.end.segment}")
 

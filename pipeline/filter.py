@@ -79,8 +79,8 @@ def _collect(
     pictures = sum(map(len, folded.parts))
     real = folded.slot >= 0
     to = folded.slot[real]
-    fold_slot = np.empty(pictures, np.int8)
-    fold_slot[to] = np.tile(np.arange(f, dtype=np.int8), len(folded.frames))[real]
+    fold_slot = np.empty(pictures, np.int16)
+    fold_slot[to] = np.tile(np.arange(f, dtype=np.int16), len(folded.frames))[real]
     scores_by_filter = [_in_order([handle.result() for handle in handles], real, to) for handles in submitted]
     first = 0
     for part in folded.parts:

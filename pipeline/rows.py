@@ -63,7 +63,7 @@ def schema(labelling: Labelling) -> pa.Schema:
         pa.field("label", NAME),
         pa.field("score", pa.float32(), nullable=False),
         pa.field("scores", pa.list_(pa.float32(), len(labelling.classes)), nullable=False),
-        pa.field("fold_slot", pa.int8()),
+        pa.field("fold_slot", pa.int16()),
     ]
     if labelling.task == "any_of":
         columns.append(pa.field("labels", pa.list_(pa.string()), nullable=False))
@@ -115,7 +115,7 @@ def table(batch: FrameBatch, labelling: Labelling) -> pa.Table:
         "label": _names(best, labelling.classes, mask=unlabelled),
         "score": pa.array(scores[np.arange(n), best]),
         "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), k),  # (N·K,)
-        "fold_slot": pa.nulls(n, pa.int8()) if batch.fold_slot is None else pa.array(batch.fold_slot),
+        "fold_slot": pa.nulls(n, pa.int16()) if batch.fold_slot is None else pa.array(batch.fold_slot),
     }
     if labelling.task == "any_of":
         columns["labels"] = _lists(present, labelling.classes)

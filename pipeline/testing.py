@@ -197,7 +197,7 @@ def _scored(batches: Sequence[FrameBatch]) -> list[FrameBatch]:
         replace(
             batch,
             scores=engine.submit(batch.frames[:, None]).result()[:, 0] if len(batch) else np.empty((0, 2), np.float32),
-            fold_slot=np.zeros(len(batch), np.int8),
+            fold_slot=np.zeros(len(batch), np.int16),
             filter="mean",
             end=None
             if batch.end is None

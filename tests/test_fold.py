@@ -193,6 +193,11 @@ def test_arguments_are_checked_before_the_first_batch(f, order, message):
         fold(f, order)
 
 
+def test_slots_are_counted_in_groups_of_any_size():
+    labelled, _ = label(numbered_batches("a", [300]), 300, "consecutive")
+    assert np.concatenate([batch.fold_slot for batch in labelled]).tolist() == list(range(300))
+
+
 def test_one_batch_is_in_flight():
     seen = []
 

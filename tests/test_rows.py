@@ -22,7 +22,7 @@ def labelled(scores, *, source="lobby", first=0, pts=None, captured=None, fold_s
         captured_s=None if captured is None else np.asarray(captured, np.float64),
         scores=scores,
         filter=name,
-        fold_slot=None if fold_slot is None else np.asarray(fold_slot, np.int8),
+        fold_slot=None if fold_slot is None else np.asarray(fold_slot, np.int16),
     )
 
 
@@ -80,7 +80,7 @@ def test_schema_is_the_documented_one():
         "label": name,
         "score": pa.float32(),
         "scores": pa.list_(pa.float32(), 2),
-        "fold_slot": pa.int8(),
+        "fold_slot": pa.int16(),
     }
     assert dict(zip(schema(PERSON).names, schema(PERSON).types, strict=True)) == columns
     assert schema(THINGS).names == [*columns, "labels"]

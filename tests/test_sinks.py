@@ -37,7 +37,7 @@ def labelled(segment, frames, labelling=PERSON):
         pts_s=frames / 25,
         scores=scores,
         filter=labelling.name,
-        fold_slot=(frames % 4).astype(np.int8),
+        fold_slot=(frames % 4).astype(np.int16),
     )
 
 
@@ -399,3 +399,19 @@ def test_a_callback_that_raises_is_named_with_the_segment(tmp_path):
 def test_a_sink_that_cannot_be_opened_is_named(tmp_path, type, options, message):
     with pytest.raises(ConfigError, match=message):
         open_sink(type, folder=tmp_path, sources=["a"], **options)
+
+
+def test_parts_with_narrower_slots_are_read_beside_new_ones(tmp_path):
+    segments = [Segment("a", 0, 0), Segment("a", 1, 4)]
+    for segment in segments:
+        commit(tmp_path, segment, 4)
+    old = part_path(tmp_path, "person", segments[0])
+    rows, end = pq.read_table(old), read_end(old)
+    narrow = rows.schema.set(rows.schema.get_field_index("fold_slot"), pa.field("fold_slot", pa.int8()))
+    footer = {key: value for key, value in pq.read_metadata(old).metadata.items() if key.startswith(b"vpipe")}
+    pq.write_table(rows.cast(narrow.with_metadata({**(narrow.metadata or {}), **footer})), old)
+    assert next(iter(committed(tmp_path))) == end
+    texts(tmp_path, "csv", tmp_path / "x.csv", sources=["a"]).finish()
+    assert len((tmp_path / "x.csv").read_text().splitlines()) == 1 + 8
+    slots = pa.dataset.dataset(tmp_path / "frames" / "person").to_table()["fold_slot"]
+    assert slots.to_pylist() == [0, 1, 2, 3] * 2
