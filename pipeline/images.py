@@ -26,6 +26,7 @@ from pipeline.errors import refuse
 from pipeline.sources.container import OPEN_OPTIONS, reason
 from pipeline.sources.orientation import orientation_of
 from pipeline.sources.scaler import PictureFormat, Scaler
+from pipeline.text import printable
 from specialized.examples import Examples
 
 __all__ = ["Images", "class_names", "facts", "read_images"]
@@ -79,10 +80,15 @@ def class_names(folder: Path) -> tuple[str, ...]:
     it does for clips.
 
     Raises:
-        ConfigError: it cannot be read, or holds fewer than two.
+        ConfigError: it cannot be read, holds fewer than two, or one whose name is not UTF-8.
     """
     problems: list[str] = []
     names = tuple(path.name for path in _inside(folder, problems) if path.is_dir())
+    problems += [
+        f"{folder}/{printable(name)}: must have a name in UTF-8, for it is a class, got other bytes; rename it"
+        for name in names
+        if printable(name) != name
+    ]
     if not problems and len(names) < 2:
         problems.append(f"{folder}: must hold a sub-folder per class, two or more, got {len(names)}")
     refuse("images", problems)

@@ -58,6 +58,13 @@ def test_classes_are_the_sub_folders_in_natural_order(tmp_path):
     assert class_names(tmp_path) == ("1", "02", "2", "10", "a", "b2", "b10")
 
 
+def test_a_class_whose_name_is_not_utf8_is_refused(tmp_path):
+    for name in ("a", "b\udcff"):
+        (tmp_path / name).mkdir()
+    rule = "must have a name in UTF-8, for it is a class, got other bytes; rename it"
+    assert problems(lambda: class_names(tmp_path)) == [f"{tmp_path}/b\\udcff: {rule}"]
+
+
 def test_every_image_is_read_once_with_its_class(tmp_path):
     folder = fill(tmp_path, {"0": 12, "1": 20, "2": 15})
     examples = read_images({"folder": folder}, picture=PICTURE, blocks=3).examples
