@@ -34,6 +34,8 @@ from specialized.train import train as fit
 
 __all__ = ["refuse_taken", "stored", "train"]
 
+MOST_CONFUSED = 100  # classes whose confusion matrix, which grows with their square, is kept in a model file
+
 Mode = Literal["new", "overwrite", "resume"]
 
 
@@ -171,8 +173,15 @@ def _write_model(
     if accuracy is not None:
         card = dataclasses.replace(card, accuracy={**where_of(config, "test"), **accuracy.as_dict()})
     make_folder(Path(config.output).parent)
-    save_model(config.output, card, module.state_dict())
+    save_model(config.output, _without_large(card), module.state_dict())
     return card, accuracy
+
+
+def _without_large(card: ModelCard) -> ModelCard:
+    """The card for the file, which is small; what is left out stays in training.json."""
+    if card.accuracy is None or len(card.classes) <= MOST_CONFUSED:
+        return card
+    return dataclasses.replace(card, accuracy={**card.accuracy, "confusion": None})
 
 
 def _folder(config: TrainConfig) -> RunFolder:

@@ -335,6 +335,26 @@ def test_parts_in_folders_of_their_own_are_trained_on_and_evaluated(load, tmp_pa
     assert "trained on other parts" in evaluate(tmp_path / "m.safetensors", swapped)
 
 
+def test_the_confusion_of_many_classes_stays_out_of_the_model_file(load, tmp_path):
+    for k in range(101):
+        fill(tmp_path / "many", {f"{k}": 3}, first=3 * k)
+    config = load(
+        CONFIG.replace("folder: digits", f"folder: {tmp_path}/many"),
+        "split={blocks: 3, validation: [1], test: [2]}",
+        "train.epochs=1",
+    )
+    train(config)
+    card = read_card(tmp_path / "m.safetensors")
+    record = json.loads((tmp_path / "runs/train/training.json").read_bytes())
+    assert card.accuracy is not None
+    assert (card.accuracy["n"], card.accuracy["confusion"]) == (101, None)
+    assert np.sum(record["accuracy"]["confusion"]) == 101
+    assert record["accuracy"] | {"confusion": None} == card.accuracy
+    assert (tmp_path / "runs/train/confusion.png").exists()
+    measured = json.loads(evaluate(tmp_path / "m.safetensors", config, as_json=True))
+    assert measured["accuracy"] == card.accuracy["accuracy"]
+
+
 def test_a_class_that_validation_lacks_is_a_warning(load, digits, tmp_path):
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "2").symlink_to(digits / "val" / "2")
