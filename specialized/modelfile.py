@@ -32,7 +32,7 @@ Fit = Literal["stretch", "letterbox"]
 
 _CARD_KEY = "vpipe-model-v1"
 _ANY_CARD_KEY = re.compile(r"vpipe-model-v\d+")
-_MAX_CARD_BYTES = 1 << 20
+_MAX_CARD_BYTES = 16 << 20  # each class has its figures in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

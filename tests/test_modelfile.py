@@ -208,8 +208,8 @@ def test_what_is_no_model_file_is_named_with_its_cause(tmp_path: Path, saved: Pa
     refused("card: Invalid JSON")
     with_metadata(bad, {"vpipe-model-v1": "[]"})
     refused("card: ")
-    with_metadata(bad, {"vpipe-model-v1": " " * (1 << 20) + "{}"})
-    refused("must be at most 1048576 bytes")
+    with_metadata(bad, {"vpipe-model-v1": " " * (16 << 20) + "{}"})
+    refused("must be at most 16777216 bytes")
 
 
 def test_a_folder_is_no_model_file(tmp_path: Path) -> None:
