@@ -109,7 +109,7 @@ class Cell:
     @property
     def recipe(self) -> Recipe:
         """As many epochs for an unfolded network as a folded one and the slot that it starts from have together."""
-        epochs = RECIPE.planned(max(FOLDS)) if self.f == 1 else RECIPE.epochs
+        epochs = RECIPE.epochs + (RECIPE.fold_epochs or 0) if self.f == 1 else RECIPE.epochs
         lr = LR.get(self.network, RECIPE.lr)
         return RECIPE.model_copy(update={"seed": self.seed, "epochs": epochs, "lr": lr})
 

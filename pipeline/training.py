@@ -120,7 +120,6 @@ def _fitted(config: TrainConfig, ready: Prepared, folder: RunFolder, say: Callab
     """The epochs, of the teacher first where one is to be trained."""
 
     def fitted(card: ModelCard, teacher: Teacher | None, checkpoint: Path) -> Trained:
-        planned = ready.recipe.planned(card.fold)
         return fit(
             card,
             ready.parts["training"],
@@ -128,8 +127,8 @@ def _fitted(config: TrainConfig, ready: Prepared, folder: RunFolder, say: Callab
             ready.recipe,
             teacher=teacher,
             checkpoint=checkpoint,
-            progress=_reporter(card, planned, say),
-            resumed=lambda done: say(f"going on after epoch {done} of {planned}"),
+            progress=_reporter(card, say),
+            resumed=lambda done: say(f"going on after epoch {done.number + 1} of {done.planned}"),
         )
 
     teacher = ready.teacher
@@ -210,11 +209,11 @@ def _told_finished(folder: RunFolder, output: Path) -> str:
     return f"{folder.path}: this training is finished, its model is {output}; --overwrite trains anew"
 
 
-def _reporter(card: ModelCard, planned: int, say: Callable[[str], None]) -> Callable[[Epoch], None]:
+def _reporter(card: ModelCard, say: Callable[[str], None]) -> Callable[[Epoch], None]:
     def report(epoch: Epoch) -> None:
         of_what = "" if epoch.fold == card.fold else ", one slot"
         say(
-            f"epoch {epoch.number + 1} of {planned}{of_what}: loss {epoch.loss:.4f}, "
+            f"epoch {epoch.number + 1} of {epoch.planned}{of_what}: loss {epoch.loss:.4f}, "
             f"validation accuracy {epoch.validation_accuracy:.4f}, loss {epoch.validation_loss:.4f}, "
             f"{epoch.seconds:.1f} s"
         )
@@ -237,6 +236,7 @@ def _write_record(folder: RunFolder, card: ModelCard, trained: Trained) -> None:
 def _told_epoch(epoch: Epoch) -> Document:
     """An epoch for JSON, counted from 1. There is no NaN: what diverged is null."""
     told = dataclasses.asdict(epoch) | {"number": epoch.number + 1}
+    del told["planned"]
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in told.items()}
 
 

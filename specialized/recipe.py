@@ -21,8 +21,9 @@ class Recipe(BaseModel):
     fold_epochs: Annotated[int, Field(ge=0)] | None = Field(
         default=None,
         description="More than 0: a narrow network, the share that one slot has of a folded one, trains unfolded for "
-        "`epochs`; then the folded one starts as f copies of it, for so many more. 0: it starts from random weights "
-        "and trains for `epochs`. null: 10 up to f = 4 if the network is folded by rule, 0 otherwise.",
+        "`epochs`; then the folded one starts as f copies of it, for so many more, unless it has learned nothing. 0: "
+        "it starts from random weights and trains for `epochs`. null: 10 up to f = 4 if the network is folded by "
+        "rule, 0 otherwise.",
     )
     least_steps: Annotated[int, Field(ge=1)] = Field(
         default=10, description="An epoch has at least so many steps: a short clip is passed over several times in it."
@@ -82,10 +83,3 @@ class Recipe(BaseModel):
         default="group", description="What is varied as one: a group in time shares its light and its camera."
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of all that is random in training.")
-
-    def planned(self, fold: int) -> int:
-        """The epochs of training with f = `fold`, those of a slot too, if nothing stops it before.
-
-        The recipe must leave nothing open, see `specialized.train.settled`.
-        """
-        return self.epochs + (self.fold_epochs if self.fold_epochs and fold > 1 else 0)

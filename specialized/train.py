@@ -49,6 +49,7 @@ class Epoch:
     """What an epoch came to."""
 
     number: int  # from 0
+    planned: int  # epochs of the whole training, as far as is known by now
     fold: int  # of the network: 1 for that of a slot, with which the training of a folded one begins
     loss: float  # mean over its steps, on varied pictures
     validation_loss: float
@@ -82,13 +83,13 @@ def train(
     teacher: Teacher | None = None,
     checkpoint: Path | None = None,
     progress: Callable[[Epoch], None] | None = None,
-    resumed: Callable[[int], None] | None = None,
+    resumed: Callable[[Epoch], None] | None = None,
 ) -> Trained:
     """Trains the card's architecture from scratch, on the CPU, in groups formed as the card's order says.
 
     In an epoch a weight of a folded network sees the pictures of one slot, 1/f of all. With `recipe.fold_epochs` the
-    network begins as f copies of a narrow one that has learned from all of them. What the recipe leaves open is decided
-    as `settled` says.
+    network begins as f copies of a narrow one that has learned from all of them; if that one has learned nothing, from
+    random weights. What the recipe leaves open is decided as `settled` says.
 
     Runs on one thread, so that the same arguments give the same weights on the same machine, interrupted or not. The
     global generators of Python, numpy and torch, and torch's number of threads, are left as they were.
@@ -103,7 +104,7 @@ def train(
             training that is interrupted leaves that of the last epoch it finished; one that is killed, of an epoch
             at most 10 seconds and an epoch older.
         progress: called after each epoch that is trained.
-        resumed: called before the first of them with the number of epochs that a checkpoint holds, if there is one.
+        resumed: called before the first of them with the last epoch that a checkpoint holds, if there is one.
 
     Raises:
         KeyboardInterrupt: as it came, once the checkpoint is written.
@@ -185,21 +186,22 @@ def _trained(
     teacher: Teacher | None,
     checkpoint: Path | None,
     progress: Callable[[Epoch], None] | None,
-    resumed: Callable[[int], None] | None,
+    resumed: Callable[[Epoch], None] | None,
 ) -> Trained:
     """Trains the network of a slot, where there is to be one, and then the network."""
     whole, slots, slot = _Training(card, network(card), *parts, recipe, teacher), slots_of(card, recipe), None
     if slots is not None:
         slot = _Training(dataclasses.replace(card, fold=1), slots.network, *parts, recipe, teacher)
-        whole.recipe = recipe.model_copy(update={"epochs": recipe.fold_epochs, "curriculum_share": 0.0})
+        slot.after = recipe.fold_epochs or 0
     if checkpoint is not None and checkpoint.exists():
         stages = {stage.id: stage for stage in (slot, whole) if stage is not None}
         id, plain, tensors = read_checkpoint(checkpoint, *stages)
         stages[id].restore(plain, tensors)
         if resumed:
-            resumed(len(stages[id].history))
+            resumed(stages[id].history[-1])
     if slots is not None and slot is not None and not whole.history:
-        whole.begin_as_copies(slots, slot.run(checkpoint, progress))
+        one = slot.run(checkpoint, progress)
+        whole.begin_after(one, slots if slot.has_learned() else None)
     return whole.run(checkpoint, progress)
 
 
@@ -237,16 +239,43 @@ class _Training:
         )
         self.held_out = grouped(validation.runs, card.fold, card.order, seed=recipe.seed)
         self.history: list[Epoch] = []
-        self.before = 0  # epochs of the history that another network was trained for
+        self.before = self.after = 0  # epochs for which the network of a slot or, after it, the folded one is trained
+        self.as_copies = False
         self.best_epoch, self.best_merit = 0, (-math.inf, -math.inf)
         self.best_state: dict[str, Tensor] = {}
 
-    def begin_as_copies(self, slots: Slots, one: Trained) -> None:
-        """Begins as copies of a slot that has learned. They may be kept, if no epoch brings anything better."""
-        slots.fill(self.module, one.state_dict)
-        self.average.load_state_dict(self.module.state_dict())
+    def begin_after(self, one: Trained, slots: Slots | None) -> None:
+        """Goes on after a slot: as its copies, or from random weights where there are to be none.
+
+        Copies may be kept, if no epoch brings anything better.
+        """
         self.history, self.before = [*one.history], len(one.history)
-        self._consider(one.best_epoch, *self._validate())
+        if slots is not None:
+            self._short()
+            slots.fill(self.module, one.state_dict)
+            self.average.load_state_dict(self.module.state_dict())
+            self._consider(one.best_epoch, *self._validate())
+
+    def _short(self) -> None:
+        """Copies have learned: they train for `fold_epochs`, and know all classes."""
+        self.as_copies = True
+        self.recipe = self.asked.model_copy(update={"epochs": self.asked.fold_epochs, "curriculum_share": 0.0})
+
+    def has_learned(self) -> bool:
+        """Whether the weights that are kept beat the best answer that is always the same, by the loss on validation."""
+        labels = torch.from_numpy(self.validation.labels_in_runs())
+        always = self._always().expand(len(labels), -1)
+        return self.history[self.best_epoch].validation_loss < self._loss(always, labels).item()
+
+    def _always(self) -> Tensor:
+        """The logits, (K,), with which one answer to all pictures of training has the least loss."""
+        labels = torch.from_numpy(self.training.labels_in_runs())
+        if self.card.task == "one_of":
+            counts = torch.bincount(labels, minlength=len(self.card.classes)).clamp(min=1).float()
+            return (counts if self.weights is None else counts * self.weights).log()
+        share = labels.mean(dim=0).clamp(1 / len(labels), 1 - 1 / len(labels))
+        odds = share / (1 - share)
+        return (odds if self.weights is None else odds * self.weights).log()
 
     def run(self, checkpoint: Path | None, progress: Callable[[Epoch], None] | None) -> Trained:
         saved = time.monotonic()
@@ -311,6 +340,7 @@ class _Training:
         validation_loss, accuracy = self._validate()
         return Epoch(
             number=len(self.history),
+            planned=self.before + self.recipe.epochs + self.after,
             fold=self.card.fold,
             loss=float(np.mean(losses)),
             validation_loss=validation_loss,
@@ -415,6 +445,7 @@ class _Training:
         plain = {
             "history": [dataclasses.asdict(epoch) for epoch in self.history],
             "before": self.before,
+            "as_copies": self.as_copies,
             "best_epoch": self.best_epoch,
             "best_merit": self.best_merit,
             "averaged": self.averaged,
@@ -433,6 +464,8 @@ class _Training:
     def restore(self, plain: dict[str, Any], tensors: dict[str, Any]) -> None:
         self.history = [Epoch(**epoch) for epoch in plain["history"]]
         self.before = plain["before"]
+        if plain["as_copies"]:
+            self._short()
         self.best_epoch, self.best_merit = plain["best_epoch"], tuple(plain["best_merit"])
         self.best_state = tensors["best"]
         self.averaged = plain["averaged"]
