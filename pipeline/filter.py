@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.batch import Counts, FoldedBatch, FrameBatch, Segment, SegmentEnd
 from pipeline.contracts import Engine, FilterStage, Handle
+from pipeline.times import Times
 
 __all__ = ["Filter", "folded_filter"]
 
@@ -38,8 +40,8 @@ class Filter:
         return reached
 
 
-def folded_filter(filters: Sequence[Filter]) -> FilterStage:
-    """Makes the filter stage. All filters see the same groups.
+def folded_filter(filters: Sequence[Filter], *, times: Times | None = None) -> FilterStage:
+    """Makes the filter stage. All filters see the same groups; `times` is told how long they take.
 
     For each FrameBatch that went into the groups it yields one batch per filter, with scores and without the rows that
     the filter's `keep` leaves out. One batch is in flight: on a GPU the next is uploaded while the last is computed.
@@ -48,31 +50,42 @@ def folded_filter(filters: Sequence[Filter]) -> FilterStage:
         raise ValueError("at least one filter is needed")
     if len({filter.name for filter in filters}) < len(filters):
         raise ValueError("filters need different names")
-    return lambda groups: _label(groups, filters)
+    times = times or Times()
+    return lambda groups: _label(groups, filters, times)
 
 
-def _label(groups: Iterator[FoldedBatch], filters: Sequence[Filter]) -> Iterator[FrameBatch]:
+def _label(groups: Iterator[FoldedBatch], filters: Sequence[Filter], times: Times) -> Iterator[FrameBatch]:
     tallies: dict[Segment, _Tally] = {}
     in_flight: tuple[FoldedBatch, list[list[Handle]]] | None = None
     for folded in groups:
-        submitted = [_submit(filter.engine, folded) for filter in filters]
+        submitted = [_submit(filter, folded, times) for filter in filters]
         if in_flight is not None:
-            yield from _collect(*in_flight, filters, tallies)
+            yield from _collect(*in_flight, filters, tallies, times)
         in_flight = folded, submitted
     if in_flight is not None:
-        yield from _collect(*in_flight, filters, tallies)
+        yield from _collect(*in_flight, filters, tallies, times)
 
 
-def _submit(engine: Engine, folded: FoldedBatch) -> list[Handle]:
+def _submit(filter: Filter, folded: FoldedBatch, times: Times) -> list[Handle]:
     """Starts as many forward passes as the groups need."""
-    return [
-        engine.submit(folded.frames[first : first + engine.groups])
-        for first in range(0, len(folded.frames), engine.groups)
-    ]
+    engine = filter.engine
+    with _span(times, "submit", filter, folded):
+        return [
+            engine.submit(folded.frames[first : first + engine.groups])
+            for first in range(0, len(folded.frames), engine.groups)
+        ]
+
+
+def _span(times: Times, what: str, filter: Filter, folded: FoldedBatch) -> AbstractContextManager[None]:
+    return times.span("compute", f"{what} {filter.name}", folded.parts[0].segment, sum(map(len, folded.parts)))
 
 
 def _collect(
-    folded: FoldedBatch, submitted: list[list[Handle]], filters: Sequence[Filter], tallies: dict[Segment, _Tally]
+    folded: FoldedBatch,
+    submitted: list[list[Handle]],
+    filters: Sequence[Filter],
+    tallies: dict[Segment, _Tally],
+    times: Times,
 ) -> Iterator[FrameBatch]:
     """Brings the scores of one batch of groups back to the batches that its pictures came from."""
     f = folded.frames.shape[1]
@@ -81,7 +94,10 @@ def _collect(
     to = folded.slot[real]
     fold_slot = np.empty(pictures, np.int16)
     fold_slot[to] = np.tile(np.arange(f, dtype=np.int16), len(folded.frames))[real]
-    scores_by_filter = [_in_order([handle.result() for handle in handles], real, to) for handles in submitted]
+    scores_by_filter = []
+    for filter, handles in zip(filters, submitted, strict=True):
+        with _span(times, "result", filter, folded):
+            scores_by_filter.append(_in_order([handle.result() for handle in handles], real, to))
     first = 0
     for part in folded.parts:
         here = slice(first, first + len(part))

@@ -19,26 +19,29 @@ import numpy.typing as npt
 
 from pipeline.batch import FoldedBatch, FrameBatch, Segment
 from pipeline.contracts import FoldStage
+from pipeline.times import Times
 from specialized.orders import ORDERS, WINDOW_GROUPS, Order, groups
 
 __all__ = ["fold"]
 
 
-def fold(f: int, order: Order, *, seed: int = 0) -> FoldStage:
+def fold(f: int, order: Order, *, seed: int = 0, times: Times | None = None) -> FoldStage:
     """Makes the folding stage.
 
     Args:
         f: Pictures per group; 1 means no folding.
         order: How groups are formed.
         seed: Of the order `shuffled`.
+        times: Told how long it takes.
     """
     if f < 1:
         raise ValueError(f"f must be at least 1, got {f}")
     if order not in ORDERS:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    times = times or Times()
     if order == "streams":
-        return lambda batches: _across(batches, f)
-    return lambda batches: _along(batches, f, order, seed)
+        return lambda batches: _across(batches, f, times)
+    return lambda batches: _along(batches, f, order, seed, times)
 
 
 @dataclass(slots=True)
@@ -49,7 +52,7 @@ class _Open:
     windows: int = 0
 
 
-def _along(batches: Iterator[FrameBatch], f: int, order: Order, seed: int) -> Iterator[FoldedBatch]:
+def _along(batches: Iterator[FrameBatch], f: int, order: Order, seed: int, times: Times) -> Iterator[FoldedBatch]:
     """Groups along time, within each segment."""
     unit = f if order == "consecutive" or f == 1 else f * WINDOW_GROUPS
     open_segments: dict[Segment, _Open] = {}
@@ -66,8 +69,11 @@ def _along(batches: Iterator[FrameBatch], f: int, order: Order, seed: int) -> It
             take, rest = _split(state.parts, n - n % unit)
             state.parts = rest
         if take:
-            yield _group(take, groups(sum(map(len, take)), f, order, seed=seed, first_window=state.windows))
-            state.windows += sum(map(len, take)) // (f * WINDOW_GROUPS)
+            pictures = sum(map(len, take))
+            with times.span("compute", "fold", batch.segment, pictures):
+                folded = _group(take, groups(pictures, f, order, seed=seed, first_window=state.windows))
+            yield folded
+            state.windows += pictures // (f * WINDOW_GROUPS)
 
 
 def _split(parts: list[FrameBatch], n: int) -> tuple[list[FrameBatch], list[FrameBatch]]:
@@ -83,7 +89,7 @@ def _split(parts: list[FrameBatch], n: int) -> tuple[list[FrameBatch], list[Fram
     return first, []
 
 
-def _across(batches: Iterator[FrameBatch], f: int) -> Iterator[FoldedBatch]:
+def _across(batches: Iterator[FrameBatch], f: int, times: Times) -> Iterator[FoldedBatch]:
     """Groups across the sources of a bundle: group k holds the k-th picture of each."""
     waiting: dict[tuple[str, ...], dict[int, FrameBatch]] = {}
     ended: dict[tuple[str, ...], set[int]] = {}
@@ -106,7 +112,9 @@ def _across(batches: Iterator[FrameBatch], f: int) -> Iterator[FoldedBatch]:
         arrived.clear()
         if len(over) == len(bundle):
             del waiting[bundle], ended[bundle]
-        yield _group(parts, positions)
+        with times.span("compute", "fold", batch.segment, first):
+            folded = _group(parts, positions)
+        yield folded
 
 
 def _group(parts: Sequence[FrameBatch], positions: npt.NDArray[np.int32]) -> FoldedBatch:

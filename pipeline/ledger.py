@@ -137,9 +137,9 @@ def bound_by(stages: Mapping[str, Mapping[str, float]]) -> Bound | None:
     """Which stage a run waited for most: `decode`, `transfer`, `compute` or `sink`; None before anything ran.
 
     One thread pulls batches from the decoders' channel, hands them to the device, waits for the scores and writes
-    them. So its wall time falls into four parts: waiting at the empty channel is decoding's, the rest is what the other
-    stages were busy. The largest part is the answer, on a tie the one that comes first. The decoders' own busy time
-    does not count: they run side by side with all of this.
+    them. So nearly all of its wall time falls into four parts: waiting at the empty channel is decoding's, the rest is
+    what the other stages were busy. The largest part is the answer, on a tie the one that comes first. The decoders'
+    own busy time does not count: they run side by side with all of this.
 
     Args:
         stages: Per stage `busy_s`, `waiting_in_s` (for what comes before it) and `waiting_out_s`; those of transfer,

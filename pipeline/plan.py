@@ -14,7 +14,8 @@ from pipeline.config import RunConfig
 from pipeline.fold import fold
 from pipeline.sources import pool
 from pipeline.sources.paths import passed_over
-from pipeline.threads import Stop, Waits
+from pipeline.threads import Stop
+from pipeline.times import Times
 from specialized.orders import Order
 
 __all__ = ["Plan", "make_plan"]
@@ -55,12 +56,13 @@ class Plan:
         workers: int,
         done: frozenset[tuple[str, int]] = frozenset(),
         stop: Stop | None = None,
-        waits: Waits | None = None,
+        times: Times | None = None,
     ) -> Generator[FrameBatch]:
-        return pool.decode(self.tasks(done), workers=workers, others=self.sources.others, stop=stop, waits=waits)
+        watch = None if times is None else times.watch
+        return pool.decode(self.tasks(done), workers=workers, others=self.sources.others, stop=stop, watch=watch)
 
-    def fold(self, batches: Iterator[FrameBatch]) -> Iterator[FoldedBatch]:
-        return fold(self.f, self.order, seed=self.seed)(self._compared(batches))
+    def fold(self, batches: Iterator[FrameBatch], *, times: Times | None = None) -> Iterator[FoldedBatch]:
+        return fold(self.f, self.order, seed=self.seed, times=times)(self._compared(batches))
 
     def _compared(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
         """Passes batches on, and warns once per source whose pictures lie otherwise in time than those of training."""

@@ -29,7 +29,8 @@ from pipeline.plan import Plan, make_plan
 from pipeline.runs import RunFolder, cores, write_json
 from pipeline.sinks.parts import PartsSink, committed, disk_errors
 from pipeline.telemetry import Telemetry
-from pipeline.threads import Stop, Waits, every
+from pipeline.threads import Stop, every
+from pipeline.times import TimedSink, Times
 
 __all__ = ["Outcome", "Watcher", "label", "run"]
 
@@ -199,9 +200,8 @@ class _Run:
     sha: str
     stop: Stop
     watcher: Watcher | None
-    waits: Waits = field(default_factory=Waits)
+    times: Times = field(default_factory=Times)
     padded: int = 0
-    sink_s: float = 0.0
     labelled: int = 0
     dropped: list[SegmentEnd] = field(default_factory=list)
     error: str | None = None
@@ -222,20 +222,24 @@ class _Run:
     def _label(self, done: frozenset[tuple[str, int]], order: _Order) -> None:
         """Labels what is not done. Afterwards every sink is closed, whatever happened."""
         names = self.plan.sources.names
-        sinks: list[Sink] = []
         with ExitStack() as cleanup:
             try:
-                sinks.append(PartsSink(self.folder.path, [model.labelling for model in self.models], identity=self.sha))
-                sinks += open_sinks(self.config, folder=self.folder.path, sources=names, stop=self.stop)
+                opened: list[Sink] = [
+                    PartsSink(self.folder.path, [model.labelling for model in self.models], identity=self.sha),
+                    *open_sinks(self.config, folder=self.folder.path, sources=names, stop=self.stop),
+                ]
+                kinds = ["parts", *(section.type for section in self.config.sinks)]
+                sinks = [TimedSink(kind, sink, self.times) for kind, sink in zip(kinds, opened, strict=True)]
                 for sink in sinks:
                     cleanup.callback(sink.close)
                 if self.watcher is not None:
                     self.watcher.begin(names)
                 workers = self.config.decode.workers or cores()
-                batches = self.plan.decode(workers=workers, done=done, stop=self.stop, waits=self.waits)
+                batches = self.plan.decode(workers=workers, done=done, stop=self.stop, times=self.times)
                 cleanup.enter_context(closing(batches))
-                groups = self.plan.fold(self._watched(batches))
-                labelled = folded_filter([model.filter for model in self.models])(self._counted(groups))
+                groups = self.plan.fold(self._watched(batches), times=self.times)
+                label = folded_filter([model.filter for model in self.models], times=self.times)
+                labelled = label(self._counted(groups))
                 for batch in labelled:
                     # Of a bundle or a source of the user's own, what is committed comes again on resuming.
                     if (batch.source, batch.segment.first_frame) not in done:
@@ -251,12 +255,10 @@ class _Run:
                 log.error("%s", error)
 
     def _write(self, sinks: Sequence[Sink], batch: FrameBatch, order: _Order) -> None:
-        began = time.perf_counter()
         for sink in sinks:
             sink.write(batch)
         if batch.end is not None:
             self._commit(sinks, order.ready(batch.end))
-        self.sink_s += time.perf_counter() - began
 
     def _commit(self, sinks: Sequence[Sink], ends: Iterable[SegmentEnd]) -> None:
         for end in ends:
@@ -290,19 +292,12 @@ class _Run:
         for problem in ledger.check():
             log.error("the ledger does not add up: %s", problem)
         state = run_state(ledger, interrupted=bool(self.stop), broken=self.error is not None)
-        transfer_s = sum(model.engine.transfer_s for model in self.models)
-        compute_s = max(0.0, seconds - self.waits.empty_s - transfer_s - self.sink_s)
         document = summary(
             ledger,
             state=state,
             seconds=seconds,
             labelled=self.labelled,
-            stages={
-                "decode": _times(busy=self.waits.producing_s, waiting_out=self.waits.full_s),
-                "transfer": _times(busy=transfer_s, waiting_in=self.waits.empty_s),
-                "compute": _times(busy=compute_s),
-                "sink": _times(busy=self.sink_s),
-            },
+            stages=self.times.stages(transfer_s=sum(model.engine.transfer_s for model in self.models)),
             fold={"frames": self.plan.f, "order": self.plan.order, "padded_slots": self.padded},
             filters={model.name: model.facts(frames=self.labelled, seconds=seconds) for model in self.models},
             gpu=telemetry.gpu(),
@@ -341,7 +336,3 @@ class _Order:
         for waiting in self._waiting.values():
             for number in sorted(waiting):
                 yield waiting.pop(number)
-
-
-def _times(*, busy: float, waiting_in: float = 0.0, waiting_out: float = 0.0) -> dict[str, float]:
-    return {"busy_s": busy, "waiting_in_s": waiting_in, "waiting_out_s": waiting_out}

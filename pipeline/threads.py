@@ -14,11 +14,19 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
-__all__ = ["Stop", "Waits", "every", "merge", "share", "stuck_threads"]
+__all__ = ["Activity", "Stop", "Watch", "every", "merge", "share", "stuck_threads"]
 
 T = TypeVar("T")
+
+Activity = Literal["produce", "full", "empty"]
+"""What a thread spent time on: a producer on an item, a producer waiting because the channel was full (what comes
+behind it is the slower part), the consumer waiting because it was empty (what comes before it is)."""
+
+Watch: TypeAlias = Callable[[Activity, int | None, float, float, T | None], None]
+"""Told of a stretch of time: activity, number of the producer (None: the consumer), from, to (`time.perf_counter`), and
+the item that was produced, if any. Called from the thread that it tells of."""
 
 JOIN_S = 2.0
 POLL_S = 0.2  # how long a wait lasts before it looks at `stop`: signal handlers run between two of them
@@ -40,21 +48,6 @@ class Stop:
         return self._set
 
 
-@dataclass
-class Waits:
-    """How long the two ends of a channel waited for each other, in seconds, summed over threads.
-
-    Attributes:
-        producing_s: Producers at work.
-        full_s: Producers waiting because the channel was full: what comes behind it is the slower part.
-        empty_s: The consumer waiting because the channel was empty: what comes before it is the slower part.
-    """
-
-    producing_s: float = 0.0
-    full_s: float = 0.0
-    empty_s: float = 0.0
-
-
 @dataclass(frozen=True)
 class _Failure:
     error: BaseException
@@ -63,63 +56,68 @@ class _Failure:
 class _Channel(Generic[T]):
     """A bounded queue that either end can close."""
 
-    def __init__(self, depth: int, waits: Waits) -> None:
+    def __init__(self, depth: int, watch: Watch[T] | None) -> None:
         self._items: deque[T | _Failure] = deque()
         self._depth = depth
         self._condition = threading.Condition()
         self._producers = 0
         self._closed = False
-        self._waits = waits
+        self._watch = watch
 
     @contextmanager
-    def producer(self) -> Generator[None]:
+    def producer(self, number: int) -> Generator[None]:
         """Counts one producer; the channel ends when the last has left."""
-        started = time.perf_counter()
         try:
             yield
         except BaseException as error:
-            self._put(_Failure(error))
+            self._put(_Failure(error), number)
         finally:
             with self._condition:
                 self._producers -= 1
-                self._waits.producing_s += time.perf_counter() - started
                 self._condition.notify_all()
 
     def expect_producers(self, n: int) -> None:
         self._producers = n
 
-    def put(self, item: T) -> bool:
-        """Waits for room; False when nobody wants the item any more."""
-        return self._put(item)
+    def put(self, item: T, number: int, *, since: float) -> bool:
+        """Waits for room; False when nobody wants the item any more. The producer worked on it `since` then."""
+        self.tell("produce", number, since, item)
+        return self._put(item, number)
 
-    def _put(self, item: T | _Failure) -> bool:
+    def tell(self, activity: Activity, number: int | None, since: float, item: T | None = None) -> None:
+        if self._watch is not None:
+            self._watch(activity, number, since, time.perf_counter(), item)
+
+    def _put(self, item: T | _Failure, number: int) -> bool:
+        began = time.perf_counter()
         with self._condition:
-            if len(self._items) >= self._depth and not self._closed:
-                waited = time.perf_counter()
-                while len(self._items) >= self._depth and not self._closed:
-                    self._condition.wait()
-                waited = time.perf_counter() - waited
-                self._waits.full_s += waited
-                self._waits.producing_s -= waited
-            if self._closed:
-                return False
-            self._items.append(item)
-            self._condition.notify_all()
-            return True
+            full = len(self._items) >= self._depth
+            while len(self._items) >= self._depth and not self._closed:
+                self._condition.wait()
+            wanted = not self._closed
+            if wanted:
+                self._items.append(item)
+                self._condition.notify_all()
+        if full:
+            self.tell("full", number, began)
+        return wanted
 
     def items(self, stop: Stop | None) -> Iterator[T]:
         """What the producers put, until all have left, one failed, or a stop is asked for."""
         while True:
+            began = time.perf_counter()
             with self._condition:
-                if not self._items and self._producers:
-                    waited = time.perf_counter()
-                    while not self._items and self._producers and not stop:
-                        self._condition.wait(POLL_S)
-                    self._waits.empty_s += time.perf_counter() - waited
-                if stop or not self._items:
-                    return
-                item = self._items.popleft()
-                self._condition.notify_all()
+                empty = not self._items
+                while not self._items and self._producers and not stop:
+                    self._condition.wait(POLL_S)
+                over = bool(stop) or not self._items
+                if not over:
+                    item = self._items.popleft()
+                    self._condition.notify_all()
+            if empty:
+                self.tell("empty", None, began)
+            if over:
+                return
             if isinstance(item, _Failure):
                 raise item.error
             yield item
@@ -136,7 +134,7 @@ def merge(
     *,
     depth: int = 4,
     stop: Stop | None = None,
-    waits: Waits | None = None,
+    watch: Watch[T] | None = None,
     name: str = "merge",
 ) -> Generator[T]:
     """Runs each iterable in a thread of its own and yields what they give as it comes.
@@ -148,20 +146,22 @@ def merge(
         iterables: What to run; each is iterated and closed by its thread alone.
         depth: How many items may wait, over all iterables.
         stop: Ends the iteration from outside, a signal handler say.
-        waits: Where to add up the waiting times.
+        watch: Told what each end spends its time on.
         name: Prefix of the threads' names.
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
-    channel: _Channel[T] = _Channel(depth, waits if waits is not None else Waits())
+    channel: _Channel[T] = _Channel(depth, watch)
 
-    def produce(iterable: Iterable[T]) -> None:
-        with channel.producer():
+    def produce(iterable: Iterable[T], number: int) -> None:
+        with channel.producer(number):
+            began = time.perf_counter()
             iterator = iter(iterable)
             try:
                 for item in iterator:
-                    if not channel.put(item):
+                    if not channel.put(item, number, since=began):
                         break
+                    began = time.perf_counter()
             finally:
                 close = getattr(iterator, "close", None)
                 if close is not None:
@@ -169,7 +169,7 @@ def merge(
 
     def consume() -> Generator[T]:
         threads = [
-            threading.Thread(target=produce, args=(iterable,), name=f"{name}-{i}")
+            threading.Thread(target=produce, args=(iterable, i), name=f"{name}-{i}")
             for i, iterable in enumerate(iterables)
         ]
         channel.expect_producers(len(threads))

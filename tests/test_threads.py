@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from pipeline.threads import Stop, Waits, every, merge, share, stuck_threads
+from pipeline.threads import Stop, every, merge, share, stuck_threads
 
 
 def names() -> set[str]:
@@ -81,20 +81,33 @@ def test_stop_ends_a_wait_for_a_silent_producer():
     release_later.join()
 
 
-def test_waits_tell_which_end_was_slower():
+def test_the_watch_is_told_which_end_was_slower():
+    def watched(iterable, *, pause_s=0.0, **options):
+        """What each activity took in total, and what was produced by whom."""
+        seconds, produced = {"produce": 0.0, "full": 0.0, "empty": 0.0}, []
+
+        def watch(activity, producer, began, ended, item):
+            seconds[activity] += ended - began
+            assert (producer is None) == (activity == "empty")
+            if activity == "produce":
+                produced.append((producer, item))
+
+        for _ in merge([iterable], watch=watch, **options):
+            time.sleep(pause_s)
+        return seconds, produced
+
     def slow():
         for i in range(4):
             time.sleep(0.02)
             yield i
 
-    starved = Waits()
-    list(merge([slow()], waits=starved))
-    assert starved.empty_s > 0.04 > starved.full_s
+    starved, produced = watched(slow())
+    assert starved["produce"] >= 0.08
+    assert starved["empty"] > 0.04 > starved["full"]
+    assert produced == [(0, i) for i in range(4)]
 
-    held = Waits()
-    for _ in merge([range(6)], depth=1, waits=held):
-        time.sleep(0.02)
-    assert held.full_s > 0.04 > held.empty_s
+    held, _ = watched(range(6), depth=1, pause_s=0.02)
+    assert held["full"] > 0.04 > held["empty"]
 
 
 def test_shared_iterator_gives_each_item_to_one_thread():

@@ -14,7 +14,7 @@ from pipeline.batch import FrameBatch
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.reader import Reader
-from pipeline.threads import Stop, Waits, merge, share
+from pipeline.threads import Stop, Watch, merge, share
 
 __all__ = ["Bundle", "Task", "bundles", "decode", "segments"]
 
@@ -31,7 +31,7 @@ def decode(
     workers: int,
     others: Sequence[Iterable[FrameBatch]] = (),
     stop: Stop | None = None,
-    waits: Waits | None = None,
+    watch: Watch[FrameBatch] | None = None,
 ) -> Generator[FrameBatch]:
     """Decodes tasks on `workers` threads, and runs `others` (sources that are no files) on a thread each.
 
@@ -44,7 +44,7 @@ def decode(
         [*(_work(shared) for _ in range(workers)), *others],
         depth=2 * (workers + len(others)),
         stop=stop,
-        waits=waits,
+        watch=watch,
         name="decode",
     )
 
