@@ -112,7 +112,7 @@ def _across(batches: Iterator[FrameBatch], f: int, times: Times) -> Iterator[Fol
         arrived.clear()
         if len(over) == len(bundle):
             del waiting[bundle], ended[bundle]
-        with times.span("compute", "fold", batch.segment, first):
+        with times.span("compute", "fold", parts[0].segment, first):
             folded = _group(parts, positions)
         yield folded
 

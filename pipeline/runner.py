@@ -25,12 +25,14 @@ from pipeline.errors import ConfigError, Interrupted, VpipeError
 from pipeline.filter import folded_filter
 from pipeline.identity import identity, identity_changes, stamp
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
+from pipeline.outputs import check_output
 from pipeline.plan import Plan, make_plan
 from pipeline.runs import RunFolder, cores, write_json
 from pipeline.sinks.parts import PartsSink, committed, disk_errors
 from pipeline.telemetry import Telemetry
 from pipeline.threads import Stop, every
 from pipeline.times import TimedSink, Times
+from pipeline.trace import Trace
 
 __all__ = ["Outcome", "Watcher", "label", "run"]
 
@@ -77,6 +79,7 @@ def run(
     mode: Literal["new", "overwrite", "resume"] = "new",
     stop: Stop | None = None,
     watcher: Watcher | None = None,
+    trace: Path | None = None,
 ) -> Outcome:
     """Labels every frame of the configuration's sources.
 
@@ -86,6 +89,8 @@ def run(
             with the segments that are not committed. `new` refuses files at the paths of sinks, too.
         stop: Set it to interrupt the run: what is committed stays, open segments are dropped.
         watcher: Told how it goes.
+        trace: A new file, `.json`, for a timeline of what every batch spent its time on, see `pipeline.trace`. The mode
+            `overwrite` replaces it; resuming makes one of its own.
 
     Raises:
         ConfigError: Nothing was started.
@@ -96,6 +101,8 @@ def run(
     stop = stop if stop is not None else Stop()
     if mode == "new":
         _refuse_taken(config)
+    if trace is not None:
+        _check_trace(trace, mode)
     models = open_models(config)
     plan = make_plan(config, models)
     if stop:
@@ -107,7 +114,8 @@ def run(
         logging.getLogger("pipeline").addHandler(handler)
         cleanup.callback(handler.close)
         cleanup.callback(logging.getLogger("pipeline").removeHandler, handler)
-        return _Run(config, models, plan, folder, sha, stop, watcher).work()
+        times = Times(None if trace is None else cleanup.enter_context(Trace(trace)).add)
+        return _Run(config, models, plan, folder, sha, stop, watcher, times).work()
 
 
 def label(
@@ -149,6 +157,13 @@ def _refuse_taken(config: RunConfig) -> None:
     RunFolder(Path(config.run.dir) / config.run.name).refuse_taken(overwrite=False, kind="run")
     if problems := taken_sinks(config):
         raise ConfigError(problems)
+
+
+def _check_trace(trace: Path, mode: Literal["new", "overwrite", "resume"]) -> None:
+    if mode == "resume" and trace.is_file():
+        told = "must not exist yet, as it would tell of what is done now alone; choose another --trace"
+        raise ConfigError([f"{trace}: {told}"])
+    check_output(trace, given_by="--trace", overwrite=mode == "overwrite", suffix=".json")
 
 
 def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[dict[str, object], str]:
@@ -200,7 +215,7 @@ class _Run:
     sha: str
     stop: Stop
     watcher: Watcher | None
-    times: Times = field(default_factory=Times)
+    times: Times
     padded: int = 0
     labelled: int = 0
     dropped: list[SegmentEnd] = field(default_factory=list)

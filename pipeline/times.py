@@ -103,7 +103,7 @@ class Times:
             self._record(span)
 
     def _sum(self, stage: StageName) -> float:
-        return sum(seconds for (_, name), seconds in self._seconds.copy().items() if name == stage)
+        return sum((seconds for (_, name), seconds in self._seconds.copy().items() if name == stage), 0.0)
 
 
 class TimedSink(Sink):

@@ -143,6 +143,17 @@ def test_a_signal_commits_what_is_whole_and_exits_within_5_seconds(number, model
     assert len(ds.dataset(tmp_path / "r" / "frames").to_table()) == summary["frames"]["labelled"] > 0
 
 
+def test_a_trace_is_written_where_it_is_asked_for_and_replaces_nothing_unasked(model, tmp_path):
+    run = ("run", clip("h264-closed.mp4"), "--model", model, "--set", f"run.dir={tmp_path}", "--trace")
+    assert vpipe(*run, tmp_path / "t.json")[0] == 0
+    names = {event["name"] for event in json.loads((tmp_path / "t.json").read_text())["traceEvents"]}
+    assert {"thread_name", "decode", "fold", "submit coral", "result coral", "write parts", "commit parts"} <= names
+    code, _, err = vpipe(*run, tmp_path / "t.json", "--name", "another")
+    assert (code, err) == (2, f"loading...\nvpipe: {tmp_path}/t.json: must not exist yet; --overwrite replaces it\n")
+    assert vpipe(*run, "")[0] == 2
+    assert vpipe(*run, tmp_path / "t.json", "--overwrite")[0] == 0
+
+
 def test_all_problems_of_a_configuration_are_named_at_once_with_file_and_line(model, tmp_path):
     config = tmp_path / "bad.yaml"
     config.write_text(

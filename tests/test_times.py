@@ -20,6 +20,7 @@ from pipeline.times import MAIN, TimedSink, Times
 from tests.models import BITS, NumberReader
 
 SLOW_S = 0.1  # per batch of the slow part: 0.6 s in all, beside less than 0.1 s of everything else
+SINK = "tests.test_times:SlowSink"
 
 
 class Pictures(ListSource):
@@ -71,16 +72,27 @@ class SlowUpload:
         return self._engine.submit(frames)
 
 
-def configured(folder: Path, *, source=(), model="tests.models:NumberReader", sink=None):
-    """Loads the configuration of a run over `Pictures`."""
-    mean_std = {"mean": [0, 0, 0], "std": [1, 1, 1], "dtype": "float32", "device": "cpu", "task": "any_of"}
+def configured(folder: Path, *, slow_s=0.0, model="tests.models:NumberReader", **sections):
+    """Loads the configuration of a run, over `Pictures` unless `sources` are given."""
     content = {
         "run": {"name": "r", "dir": str(folder), "torch_threads": 1},
-        "sources": [{"type": "tests.test_times:Pictures", **dict(source)}],
-        "filter": {"name": "reader", "model": model, "input": [24, 36], "classes": BITS, "batch": 16, **mean_std},
-        "sinks": [] if sink is None else [{"type": "tests.test_times:SlowSink", **sink}],
-    }
-    content["filter"] |= {"fold": 2, "order": "consecutive"}
+        "decode": {"segment_frames": 1, "workers": 2},
+        "sources": [{"type": "tests.test_times:Pictures", "slow_s": slow_s}],
+        "filter": {
+            "name": "reader",
+            "model": model,
+            "input": [24, 36],
+            "classes": BITS,
+            "task": "any_of",
+            "mean": [0, 0, 0],
+            "std": [1, 1, 1],
+            "fold": 2,
+            "order": "consecutive",
+            "batch": 16,
+            "dtype": "float32",
+            "device": "cpu",
+        },
+    } | sections
     path = folder / "run.yaml"
     with path.open("w") as file:
         YAML(typ="safe").dump(content, file)
@@ -96,10 +108,10 @@ def warm(tmp_path_factory):
 @pytest.mark.parametrize(
     ("bound", "slow"),
     [
-        ("decode", {"source": {"slow_s": SLOW_S}}),
+        ("decode", {"slow_s": SLOW_S}),
         ("compute", {"model": "tests.test_times:SlowReader"}),
-        ("sink", {"sink": {"write_s": SLOW_S}}),
-        ("sink", {"sink": {"finish_s": 6 * SLOW_S}}),
+        ("sink", {"sinks": [{"type": SINK, "write_s": SLOW_S}]}),
+        ("sink", {"sinks": [{"type": SINK, "finish_s": 6 * SLOW_S}]}),
     ],
 )
 def test_a_run_is_bound_by_its_slow_part(tmp_path, bound, slow):
@@ -117,7 +129,7 @@ def test_a_run_whose_pictures_reach_the_device_slowly_is_bound_by_transfer(tmp_p
             dataclasses.replace(model, engine=engine, filter=dataclasses.replace(model.filter, engine=engine))
         )
     folder = RunFolder.create(tmp_path, "r")
-    outcome = runs._Run(config, models, make_plan(config, models), folder, "sha", Stop(), None).work()
+    outcome = runs._Run(config, models, make_plan(config, models), folder, "sha", Stop(), None, Times()).work()
     stages = outcome.summary["stages"]
     assert outcome.summary["bound_by"] == "transfer"
     assert stages["transfer"]["busy_s"] >= 6 * SLOW_S
@@ -125,7 +137,7 @@ def test_a_run_whose_pictures_reach_the_device_slowly_is_bound_by_transfer(tmp_p
 
 
 def test_what_the_calling_thread_does_never_overlaps_and_adds_up_to_no_more_than_the_run(tmp_path):
-    config = configured(tmp_path, sink={"write_s": 0.001})
+    config = configured(tmp_path, sinks=[{"type": SINK, "write_s": 0.001}])
     models = open_models(config)
     spans = []
     times = Times(spans.append)
@@ -141,7 +153,7 @@ def test_what_the_calling_thread_does_never_overlaps_and_adds_up_to_no_more_than
 
 
 def test_every_step_of_a_batch_is_a_span_with_its_segment_and_frames(tmp_path):
-    config = configured(tmp_path, sink={})
+    config = configured(tmp_path, sinks=[{"type": SINK}])
     models = open_models(config)
     spans = []
     folder = RunFolder.create(tmp_path, "r")
@@ -150,13 +162,12 @@ def test_every_step_of_a_batch_is_a_span_with_its_segment_and_frames(tmp_path):
     for span in spans:
         frames.setdefault(span.name, []).append(span.frames)
     del frames["wait for a batch"]
-    own = "tests.test_times:SlowSink"
     assert frames == {
         **{
             name: [16] * 6
-            for name in ("decode", "fold", "submit reader", "result reader", "write parts", f"write {own}")
+            for name in ("decode", "fold", "submit reader", "result reader", "write parts", f"write {SINK}")
         },
-        **{f"{what} {name}": [0] for what in ("commit", "finish", "close") for name in ("parts", own)},
+        **{f"{what} {name}": [0] for what in ("commit", "finish", "close") for name in ("parts", SINK)},
     }
     assert {span.segment.source for span in spans if span.frames} == {"pictures"}
 

@@ -27,9 +27,17 @@ from pipeline.values import OBJECT
 @click.option("--model", type=click.Path(), help="A model file; the arguments are then videos.")
 @set_option
 @click.option("--resume", is_flag=True, help="Go on with the run of this name.")
-@click.option("--overwrite", is_flag=True, help="Replace the run of this name, and the files of its sinks.")
+@click.option(
+    "--overwrite", is_flag=True, help="Replace the run of this name, the files of its sinks, and that of --trace."
+)
 @click.option("--name", help="Name of the run.")
 @click.option("--limit", type=click.IntRange(min=1), help="Label at most so many frames of each source.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Write a timeline of every batch, for ui.perfetto.dev.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
 def run(
@@ -40,6 +48,7 @@ def run(
     overwrite: bool,
     name: str | None,
     limit: int | None,
+    trace: Path | None,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -80,10 +89,10 @@ def run(
 
         try:
             if quiet:
-                outcome = start(config, mode=mode, stop=stop)
+                outcome = start(config, mode=mode, stop=stop, trace=trace)
             else:
                 with RunProgress() as progress:
-                    outcome = start(config, mode=mode, stop=stop, watcher=progress)
+                    outcome = start(config, mode=mode, stop=stop, watcher=progress, trace=trace)
                 click.echo(report(outcome.summary, outcome.folder.path), err=True)
         except ModelError as error:  # one that a run meets on its way is part of its outcome
             raise ConfigError([str(error)]) from error
