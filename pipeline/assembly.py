@@ -184,6 +184,7 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
                 batch_frames=batch_frames,
                 selection=_selection(section, config.run.limit),
                 segment_frames=config.decode.segment_frames,
+                fast=config.decode.fast,
                 start=_start(section),
             )
             for name, path in found.videos

@@ -178,7 +178,7 @@ def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[d
     }
     return identity(
         {**files, **own},
-        decode={"segment_frames": config.decode.segment_frames},
+        decode={"segment_frames": config.decode.segment_frames, "fast": config.decode.fast},
         fold={"frames": plan.f, "order": plan.order, "seed": plan.seed},
         filters={model.name: model.identity(of_name[model.name]) for model in models},
     )

@@ -116,11 +116,16 @@ class SourceObject(Section):
 
 
 class DecodeSection(Section):
-    """Decoding. It changes how fast frames come, never which."""
+    """Decoding of video files. Labels never depend on `workers`."""
 
     workers: Count | None = Field(default=None, description="Decoders that work side by side. Default: one per core.")
     segment_frames: Count = Field(
         default=4096, description="A file is cut at the first clean keyframe after so many frames."
+    )
+    fast: bool = Field(
+        default=False,
+        description="Leave out the loop filter of H.264, HEVC and VP8, which smooths the edges of blocks: decoding is "
+        "faster, and pixels are not those that the model was trained on.",
     )
 
 

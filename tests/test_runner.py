@@ -202,6 +202,13 @@ def test_resuming_another_run_is_refused_with_what_changed(tmp_path):
         runs.run(configured(tmp_path, [{"path": path}], f=4), mode="resume")
 
 
+def test_a_run_without_the_loop_filter_is_another_run(tmp_path):
+    sources = [{"path": str(clip("h264-closed.mp4", FRAMES))}]
+    runs.run(configured(tmp_path, sources))
+    with pytest.raises(ConfigError, match=r"decode\.fast: must be False as in the run to resume, got True"):
+        runs.run(configured(tmp_path, sources, decode={"fast": True}), mode="resume")
+
+
 def test_a_model_that_fails_breaks_the_run_and_keeps_what_is_committed(tmp_path):
     config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
     data = YAML(typ="safe").load(config.path)

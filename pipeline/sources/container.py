@@ -51,7 +51,7 @@ def open_video(path: Path, source: str) -> tuple[av.container.InputContainer, av
 
 
 def open_decoder(
-    path: Path, source: str, *, reorder_depth: int = 0
+    path: Path, source: str, *, reorder_depth: int = 0, fast: bool = False
 ) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
     """Opens a file for decoding in one thread: vpipe's parallelism is one such decoder per core.
 
@@ -60,6 +60,7 @@ def open_decoder(
         source: Name of the source, for errors.
         reorder_depth: How many frames are decoded before one that is shown earlier, by the file's index. H.264 streams
             that do not say it themselves would lose frames at their start.
+        fast: Leave out the loop filter, where the codec has one that its decoder can leave out: other pixels, sooner.
     """
     container, stream = open_video(path, source)
     context = stream.codec_context
@@ -67,6 +68,8 @@ def open_decoder(
     context.thread_count = 1  # libdav1d heeds only this one
     if context.codec.name == "h264" and context.reorder_depth < reorder_depth <= 16:
         context.reorder_depth = reorder_depth
+    if fast:
+        context.options = {"skip_loop_filter": "all"}  # heeded only before the first packet
     return container, stream
 
 

@@ -37,6 +37,7 @@ class SegmentTask:
         selection: What `selected` was made from.
         picture: How the model wants its pictures.
         batch_frames: Pictures per batch.
+        fast: Decode without the loop filter.
         start_utc_s: UTC time of the file's first frame, or None.
         bundle, slot: See Segment.
     """
@@ -48,6 +49,7 @@ class SegmentTask:
     selection: Selection
     picture: PictureFormat
     batch_frames: int
+    fast: bool = False
     start_utc_s: float | None = None
     bundle: tuple[str, ...] = ()
     slot: int = 0
@@ -78,7 +80,7 @@ class SegmentTask:
         silent = 0  # frames decoded since something was yielded
         if tally.asks_for_any:
             try:
-                for frame in reader.frames(self.index, self.cut, self.source):
+                for frame in reader.frames(self.index, self.cut, self.source, fast=self.fast):
                     if isinstance(frame, av.error.FFmpegError):
                         if is_io_error(frame):
                             retry, error = True, f"{self.index.path}: {reason(frame, self.index.path)}"

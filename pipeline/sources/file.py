@@ -67,6 +67,7 @@ class FileSource:
         batch_frames: int = 256,
         selection: Selection | None = None,
         segment_frames: int = 4096,
+        fast: bool = False,
         start: Start = None,
     ) -> None:
         if batch_frames < 1 or segment_frames < 1:
@@ -77,6 +78,7 @@ class FileSource:
         self._batch_frames = batch_frames
         self.selection = selection or Selection()
         self._segment_frames = segment_frames
+        self._fast = fast
         self.start = start
 
     def __iter__(self) -> Iterator[FrameBatch]:
@@ -121,6 +123,7 @@ class FileSource:
                 selection=self.selection,
                 picture=self._picture,
                 batch_frames=self._batch_frames,
+                fast=self._fast,
                 start_utc_s=start_utc_s,
             )
             for cut in (whole_file(index) if whole else cut_file(index, segment_frames=self._segment_frames))

@@ -40,11 +40,22 @@ class Reader:
             self._container.close()
         self._index = self._container = self._stream = None
 
-    def frames(self, index: Index, cut: Cut, source: str) -> Iterator[av.VideoFrame | av.error.FFmpegError]:
-        """The frames that come out of the decoder for a cut, and the errors between them."""
+    def frames(
+        self, index: Index, cut: Cut, source: str, *, fast: bool = False
+    ) -> Iterator[av.VideoFrame | av.error.FFmpegError]:
+        """The frames that come out of the decoder for a cut, and the errors between them.
+
+        Args:
+            index: The file's; cuts of one index are all to be decoded alike.
+            cut: What to decode.
+            source: Name of the source, for errors.
+            fast: See `open_decoder`.
+        """
         if self._index is not index or cut.first == 0:
             self.close()
-            self._container, self._stream = open_decoder(index.path, source, reorder_depth=index.reorder_depth)
+            self._container, self._stream = open_decoder(
+                index.path, source, reorder_depth=index.reorder_depth, fast=fast
+            )
             self._index = index
         assert self._stream is not None
         decoder = self._stream.codec_context
