@@ -25,7 +25,7 @@ from pipeline.sources.file import FileSource, NamePattern, Start
 from pipeline.sources.own import OwnSource
 from pipeline.sources.paths import find_videos
 from pipeline.sources.scaler import PictureFormat
-from pipeline.sources.selection import Selection
+from pipeline.sources.selection import Frames, Selection
 from pipeline.threads import Stop
 from specialized.engines import Engine, open_engine
 from specialized.modelfile import ModelCard, file_hash, load_model, load_weights, network
@@ -182,7 +182,7 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
                 name=name,
                 picture=picture,
                 batch_frames=batch_frames,
-                selection=_selection(section, config.run.limit),
+                selection=_selection(section, config.run.limit, config.decode.frames),
                 segment_frames=config.decode.segment_frames,
                 fast=config.decode.fast,
                 start=_start(section),
@@ -215,8 +215,10 @@ def _own_source(section: SourceObject, picture: PictureFormat, batch_frames: int
     return source
 
 
-def _selection(section: FileSection, limit: int | None) -> Selection:
-    return Selection(every=section.every, fps=section.fps, from_s=section.from_, to_s=section.to, limit=limit)
+def _selection(section: FileSection, limit: int | None, frames: Frames) -> Selection:
+    return Selection(
+        every=section.every, fps=section.fps, from_s=section.from_, to_s=section.to, limit=limit, frames=frames
+    )
 
 
 def _start(section: FileSection) -> Start:

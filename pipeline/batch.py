@@ -54,7 +54,7 @@ class Counts:
 
     Attributes:
         indexed: Frames that the file holds, by its own packets or, where data is missing, by its index.
-        skipped: Left out on request (`every`, `fps`, `from`, `to`, `limit`).
+        skipped: Left out on request (`decode.frames`, `every`, `fps`, `from`, `to`, `limit`).
         corrupt: Lost to damage: their packets gave no picture.
         unread: Promised by the container's index, but their data is not there.
         decoded: Handed on to be labelled.

@@ -20,11 +20,14 @@ def probe(path: Path) -> dict[str, object]:
         JSON values; `error` alone where the file cannot be read.
     """
     try:
-        index = index_file(path, path.name)
+        index = index_file(path, path.name, disposable=True)
     except SourceError as error:
         return {"path": str(path), "error": str(error)}
     segments = cut_file(index)
     height, width = index.shown_size
+    unneeded = None  # frames that `decode.frames: reference` leaves out, where that can be told
+    if index.numbering == "pts" and index.disposable is not None:
+        unneeded = int(np.count_nonzero(index.disposable & ~index.silent))
     return {
         "path": str(path),
         "container": index.demuxer,
@@ -38,6 +41,7 @@ def probe(path: Path) -> dict[str, object]:
         "variable_rate": _varies(index),
         "keyframes": index.keys,
         "clean_entries": len(index.entries),
+        "disposable": unneeded,
         "reordered": index.reorder_depth,
         "turned": index.orientation.transposed or index.orientation.rows_reversed or index.orientation.columns_reversed,
         "numbering": index.numbering,

@@ -19,7 +19,11 @@ def report(summary: Mapping[str, object], folder: Path) -> str:
     if lost:
         lines.append("not labelled: " + ", ".join(lost))
     if frames["skipped"]:
-        nothing = "; every, fps, from, to and limit leave nothing" if frames["skipped"] == frames["indexed"] else ""
+        nothing = (
+            "; decode.frames, every, fps, from, to and limit leave nothing"
+            if frames["skipped"] == frames["indexed"]
+            else ""
+        )
         lines.append(f"left out on request: {frames['skipped']:,} of {frames['indexed']:,}{nothing}")
     of_these = {"filtered": "not kept", "damaged": "damaged, as the decoder repaired them"}
     passed = [f"{frames[key]:,} {words}" for key, words in of_these.items() if frames[key]]

@@ -122,6 +122,12 @@ class DecodeSection(Section):
     segment_frames: Count = Field(
         default=4096, description="A file is cut at the first clean keyframe after so many frames."
     )
+    frames: Literal["all", "reference", "key"] = Field(
+        default="all",
+        description="Which frames are decoded: `all`; `reference`, without those that no other frame refers to; `key`, "
+        "the keyframes alone. The rest is counted as skipped, and every frame keeps its number. `every`, `fps` and "
+        "`limit` count those that are left; `from` and `to` are times of the file.",
+    )
     fast: bool = Field(
         default=False,
         description="Leave out the loop filter of H.264, HEVC and VP8, which smooths the edges of blocks: decoding is "

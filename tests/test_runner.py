@@ -202,6 +202,32 @@ def test_resuming_another_run_is_refused_with_what_changed(tmp_path):
         runs.run(configured(tmp_path, [{"path": path}], f=4), mode="resume")
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_labels_of_keyframes_sit_on_their_frames_and_the_rest_is_skipped(tmp_path, order):
+    kinds = ["h264-bframes-opengop.mp4", "hevc.mkv", "h264-bframes.avi"]  # a keyframe in twelve
+    sources = [{"name": f"s{k}", "path": str(clip(kind, FRAMES, source=k))} for k, kind in enumerate(kinds)]
+    outcome = runs.run(configured(tmp_path, sources, f=2, order=order, decode={"frames": "key"}))
+    assert outcome.exit_code == 0
+    labels, _ = rows(outcome.folder)
+    assert labels == {(f"s{k}", n): (n, k) for k in range(3) for n in range(0, FRAMES, 12)}
+    ledger = json.loads((outcome.folder.path / "ledger.json").read_text())
+    assert ledger["problems"] == []
+    for source in ledger["sources"].values():
+        counts = source["counts"]
+        assert (counts["indexed"], counts["skipped"], counts["labelled"]) == (
+            FRAMES,
+            FRAMES - FRAMES // 12,
+            FRAMES // 12,
+        )
+
+
+def test_a_run_of_other_frames_is_another_run(tmp_path):
+    sources = [{"name": "s0", "path": str(clip("h264-closed.mp4", FRAMES))}]
+    runs.run(configured(tmp_path, sources, decode={"frames": "key"}))
+    with pytest.raises(ConfigError, match=r"s0\.selection\.frames: must be 'key' as in the run to resume, got 'all'"):
+        runs.run(configured(tmp_path, sources), mode="resume")
+
+
 def test_a_run_without_the_loop_filter_is_another_run(tmp_path):
     sources = [{"path": str(clip("h264-closed.mp4", FRAMES))}]
     runs.run(configured(tmp_path, sources))

@@ -17,6 +17,7 @@ from pipeline.sources.index import Index
 from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat, Scaler
 from pipeline.sources.selection import Selection
+from pipeline.sources.skipping import fed_packets
 from pipeline.sources.tally import Builder, Counted, Ranked
 
 __all__ = ["SegmentTask"]
@@ -77,10 +78,13 @@ class SegmentTask:
         scaler = Scaler(self.picture, self.index.orientation)
         error: str | None = None
         retry = False
+        frames = self.selection.frames
+        fed = fed_packets(frames, self.index, self.selected)
+        apart = frames == "key" and fed is not None and not fed.all()
         silent = 0  # frames decoded since something was yielded
         if tally.asks_for_any:
             try:
-                for frame in reader.frames(self.index, self.cut, self.source, fast=self.fast):
+                for frame in reader.frames(self.index, self.cut, self.source, fed=fed, apart=apart, fast=self.fast):
                     if isinstance(frame, av.error.FFmpegError):
                         if is_io_error(frame):
                             retry, error = True, f"{self.index.path}: {reason(frame, self.index.path)}"

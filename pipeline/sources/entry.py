@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["is_clean_entry", "nal_length_size"]
+__all__ = ["is_clean_entry", "nal_length_size", "nal_units"]
 
 _HEADER = 512  # bytes of a NAL unit that are looked at
 
@@ -32,7 +32,7 @@ def is_clean_entry(codec: str, packet: bytes, length_size: int) -> bool:
     """
     if codec == "h264":
         recovery: int | None = None
-        for nal in _nal_units(packet, length_size):
+        for nal in nal_units(packet, length_size):
             kind = nal[0] & 0x1F
             if kind == 5:  # a slice of an IDR picture
                 return True
@@ -42,7 +42,7 @@ def is_clean_entry(codec: str, packet: bytes, length_size: int) -> bool:
                 return recovery == 0
         return False
     if codec == "hevc":
-        for nal in _nal_units(packet, length_size):
+        for nal in nal_units(packet, length_size):
             kind = (nal[0] >> 1) & 0x3F
             if kind < 32:  # the first slice; 16 to 21 are the random access pictures
                 return 16 <= kind <= 21
@@ -50,7 +50,7 @@ def is_clean_entry(codec: str, packet: bytes, length_size: int) -> bool:
     return True
 
 
-def _nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
+def nal_units(data: bytes, length_size: int) -> Iterator[bytes]:
     """The first bytes of each NAL unit of a packet."""
     if length_size:
         at = 0

@@ -20,6 +20,7 @@ from pipeline.sources.index import TIMELESS_DEMUXERS, Index, index_file
 from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
+from pipeline.sources.skipping import check_frames, frames_on_offer
 
 __all__ = ["FileSource", "NamePattern", "Refusal", "Start"]
 
@@ -92,7 +93,8 @@ class FileSource:
         A file that cannot be read gives one Refusal, never an exception.
         """
         try:
-            tasks = self._tasks(index_file(self.path, self.name), whole)
+            index = index_file(self.path, self.name, disposable=self.selection.frames == "reference")
+            tasks = self._tasks(index, whole)
         except SourceError as error:
             yield Refusal(self.name, str(error), retry=isinstance(error.__cause__, OSError))
         except (OSError, ValueError, OverflowError) as error:
@@ -105,8 +107,10 @@ class FileSource:
             raise SourceError(self.name, f"{self.path}: {index.io_error}") from OSError(index.io_error)
         if index.frames == 0 and index.unread == 0:
             raise SourceError(self.name, f"{self.path}: holds a video stream without a single frame")
+        check_frames(self.selection.frames, index, self.name)
         if index.numbering == "pts":
-            selected = self.selection.mask(index.seconds(index.shown))
+            offered = frames_on_offer(self.selection.frames, index)
+            selected = self.selection.mask(index.seconds(index.shown), offered)
         elif self.selection.needs_times and index.counted_rate is None and index.demuxer in TIMELESS_DEMUXERS:
             raise SourceError(
                 self.name, f"{self.path}: stores neither times nor a frame rate; select frames with `every` instead"

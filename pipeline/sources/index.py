@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.sources.container import is_io_error, open_decoder, open_video, packets, reason
+from pipeline.sources.disposable import TELLING_CODECS, disposable_packets, is_referred_to
 from pipeline.sources.entry import is_clean_entry, nal_length_size
 from pipeline.sources.orientation import UPRIGHT, Orientation, orientation_of
 
@@ -59,6 +60,7 @@ class Index:
         pts, dts: int64, NO_PTS where the packet has none.
         size, pos: int64, bytes of the packet and where it lies in the file.
         silent: bool, the packet gives no picture of its own.
+        disposable: bool, no other picture refers to the packet's; None if that was not asked, or cannot be told.
         entries: Places of clean entry points (see `entry`), ascending.
         keys: How many packets the container flags as key.
         shown: int64, pts of the packets that give a picture, in presentation order. Empty if `numbering` is counted.
@@ -84,6 +86,7 @@ class Index:
     size: Int64s
     pos: Int64s
     silent: npt.NDArray[np.bool_]
+    disposable: npt.NDArray[np.bool_] | None
     entries: tuple[int, ...]
     keys: int
     shown: Int64s
@@ -123,21 +126,22 @@ class Index:
         return self.average_rate if self.demuxer in TIMELESS_DEMUXERS else None
 
 
-def index_file(path: Path, source: str) -> Index:
+def index_file(path: Path, source: str, *, disposable: bool = False) -> Index:
     """Reads all packets of a file's video stream, then decodes the first few to see whether frames match packets.
 
     Args:
         path: The file.
         source: Name of the source, for errors.
+        disposable: Find out which pictures no other refers to, too.
 
     Raises:
         SourceError: The file cannot be opened, or holds no video.
     """
-    scanned = _scan(path, source)
+    scanned = _scan(path, source, disposable)
     return _try_head(scanned, source)
 
 
-def _scan(path: Path, source: str) -> Index:
+def _scan(path: Path, source: str, disposable: bool) -> Index:
     container, stream = open_video(path, source)
     try:
         demuxer = container.format.name.split(",")[0]
@@ -145,6 +149,7 @@ def _scan(path: Path, source: str) -> Index:
         length_size = nal_length_size(codec, stream.codec_context.extradata)
         pts, dts, size, pos = array("q"), array("q"), array("q"), array("q")
         silent: list[int] = []
+        marks: list[tuple[bool, int]] | None = [] if disposable and codec in TELLING_CODECS else None
         entries: list[int] = []
         keys = corrupt = parameter_changes = 0
         last_end = 0  # in units of the time base
@@ -168,6 +173,8 @@ def _scan(path: Path, source: str) -> Index:
                 keys += 1
                 if is_clean_entry(codec, bytes(packet), length_size):
                     entries.append(place)
+            if marks is not None:
+                marks.append(is_referred_to(codec, bytes(packet), length_size))
             corrupt += packet.is_corrupt
             parameter_changes += packet.has_sidedata("new_extradata") or packet.has_sidedata("param_change")
         promised = 0
@@ -175,6 +182,9 @@ def _scan(path: Path, source: str) -> Index:
             promised = sum(not entry.is_discard and entry.size > 0 for entry in stream.index_entries)
         is_silent = np.zeros(len(pts), np.bool_)
         is_silent[silent] = True
+        unneeded = None if marks is None else disposable_packets(marks)
+        if disposable and keys == len(pts):
+            unneeded = np.zeros(keys, np.bool_)
         index = Index(
             path=path,
             demuxer=demuxer,
@@ -188,6 +198,7 @@ def _scan(path: Path, source: str) -> Index:
             size=np.array(size, np.int64),
             pos=np.array(pos, np.int64),
             silent=is_silent,
+            disposable=unneeded,
             entries=tuple(place for place in entries if not is_silent[place]),
             keys=keys,
             shown=np.empty(0, np.int64),

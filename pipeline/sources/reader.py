@@ -10,6 +10,8 @@ import av
 import av.container
 import av.error
 import av.video.stream
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.errors import SourceError
 from pipeline.sources.container import Packet, open_decoder, open_video, packets
@@ -41,7 +43,14 @@ class Reader:
         self._index = self._container = self._stream = None
 
     def frames(
-        self, index: Index, cut: Cut, source: str, *, fast: bool = False
+        self,
+        index: Index,
+        cut: Cut,
+        source: str,
+        *,
+        fed: npt.NDArray[np.bool_] | None = None,
+        apart: bool = False,
+        fast: bool = False,
     ) -> Iterator[av.VideoFrame | av.error.FFmpegError]:
         """The frames that come out of the decoder for a cut, and the errors between them.
 
@@ -49,6 +58,8 @@ class Reader:
             index: The file's; cuts of one index are all to be decoded alike.
             cut: What to decode.
             source: Name of the source, for errors.
+            fed: bool (packets of the file,), those that the decoder is given; None: all.
+            apart: No packet refers to another: the decoder is emptied behind each.
             fast: See `open_decoder`.
         """
         if self._index is not index or cut.first == 0:
@@ -59,15 +70,24 @@ class Reader:
             self._index = index
         assert self._stream is not None
         decoder = self._stream.codec_context
+        place = cut.first - 1
         for packet in self._packets(index, cut, source):
             if isinstance(packet, av.error.FFmpegError):
                 yield packet
                 continue
+            place += 1
+            if fed is not None and not fed[place]:
+                continue
             try:
                 decoded = decoder.decode(packet)
+                if apart:
+                    decoded += decoder.decode(None)
             except av.error.FFmpegError as error:
                 yield error
                 continue
+            finally:
+                if apart:
+                    decoder.flush_buffers()
             yield from decoded
         try:
             yield from decoder.decode(None)

@@ -1,28 +1,34 @@
-"""Which frames of a file are asked for: `every`, `fps`, `from`, `to`, `limit`."""
+"""Which frames of a file are asked for: `frames`, then `every`, `fps`, `from`, `to`, `limit`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Selection"]
+__all__ = ["Frames", "Selection"]
+
+Frames = Literal["all", "reference", "key"]
 
 ROUNDING_S = 1e-6  # times are rounded to the container's time base: a frame at a border belongs to what begins there
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Selects frames by number and time; every condition given must hold.
+    """Selects frames by the part that they play in their stream, number and time; every condition given must hold.
 
     Attributes:
-        every: Each n-th frame, by its number, beginning with frame 0.
-        fps: At most this many frames a second: the first frame of each 1/fps stretch, counted from the first frame.
-        from_s, to_s: Seconds from the first frame on; `to_s` itself is left out.
+        every: Each n-th of `frames`, beginning with the first.
+        fps: At most this many frames a second: the first of `frames` in each 1/fps stretch, counted from the file's
+            first frame.
+        from_s, to_s: Seconds from the file's first frame on; `to_s` itself is left out.
         limit: At most this many frames.
+        frames: What the others choose among: "all"; "reference": without those that no other frame refers to; "key":
+            those that decoding can begin with.
     """
 
     every: int = 1
@@ -30,6 +36,7 @@ class Selection:
     from_s: float | None = None
     to_s: float | None = None
     limit: int | None = None
+    frames: Frames = "all"
 
     @property
     def takes_all(self) -> bool:
@@ -44,18 +51,16 @@ class Selection:
         return (self.limit is not None and taken >= self.limit) or (self.to_s is not None and since_s >= self.to_s)
 
     def chooser(self) -> Callable[[int, float], bool]:
-        """A function to be asked about the frames of a file one by one, from the first, as (number, time in s)."""
-        first_s = math.nan
+        """A function to be asked about `frames` of a file one by one, from the first: (rank among them, seconds since
+        the file's first frame)."""
         last_stretch = -1
         left = math.inf if self.limit is None else self.limit
 
-        def choose(number: int, time_s: float) -> bool:
-            nonlocal first_s, last_stretch, left
-            if number == 0 or math.isnan(first_s):
-                first_s = time_s
-            if left <= 0 or number % self.every:
+        def choose(rank: int, since_s: float) -> bool:
+            nonlocal last_stretch, left
+            if left <= 0 or rank % self.every:
                 return False
-            since_s = time_s - first_s + ROUNDING_S
+            since_s += ROUNDING_S
             if self.from_s is not None and since_s < self.from_s:
                 return False
             if self.to_s is not None and since_s >= self.to_s:
@@ -70,11 +75,17 @@ class Selection:
 
         return choose
 
-    def mask(self, times_s: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """Which of a file's frames are selected, given the times of all of them in order."""
+    def mask(self, times_s: npt.NDArray[np.float64], offered: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Which of a file's frames are selected: bool (frames,).
+
+        Args:
+            times_s: Times of all of them, in order.
+            offered: bool (frames,), which of them are `frames`.
+        """
         if self.takes_all:
-            return np.ones(len(times_s), np.bool_)
+            return offered
         choose = self.chooser()
-        return np.fromiter(
-            (choose(number, time_s) for number, time_s in enumerate(times_s.tolist())), np.bool_, len(times_s)
-        )
+        since_s = (times_s - times_s[:1])[offered].tolist()
+        selected = np.zeros(len(times_s), np.bool_)
+        selected[offered] = [choose(rank, seconds) for rank, seconds in enumerate(since_s)]
+        return selected

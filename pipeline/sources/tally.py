@@ -106,6 +106,7 @@ class Counted:
         self._corrupt: list[int] = []
         self._skipped = self._decoded = self._damaged = self._unread = 0
         self._number = 0
+        self._keys = 0
         self._last_s = math.nan
         self.file_start_s = math.nan
 
@@ -120,12 +121,20 @@ class Counted:
         if math.isnan(self.file_start_s):
             self.file_start_s = time_s
         self._last_s = time_s
-        if self._choose is not None and not self._choose(number, time_s):
+        if not self._is_selected(frame, number, time_s - self.file_start_s):
             self._skipped += 1
             return -1, time_s
         self._decoded += 1
         self._damaged += frame.is_corrupt
         return number, time_s
+
+    def _is_selected(self, frame: av.VideoFrame, number: int, since_s: float) -> bool:
+        if self._selection.frames == "key":  # packets cannot be told from each other: all are decoded
+            if not frame.key_frame:
+                return False
+            number = self._keys
+            self._keys += 1
+        return self._choose is None or self._choose(number, since_s)
 
     def error(self) -> None:
         self._corrupt.append(self._number)
