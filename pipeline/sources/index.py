@@ -323,7 +323,8 @@ def _try_head(index: Index, source: str) -> Index:
     decoded: list[int | None] = []
     orientation: Orientation | None = None
     errors = 0
-    container, stream = open_decoder(index.path, source, reorder_depth=index.reorder_depth)
+    # Nobody looks at the pixels.
+    container, stream = open_decoder(index.path, source, reorder_depth=index.reorder_depth, fast=True)
     try:
         for place, packet in enumerate(packets(container, stream)):
             if place >= (stop if timed else TRIAL_PACKETS) or (not timed and orientation is not None):
