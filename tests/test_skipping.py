@@ -3,15 +3,19 @@
 import zlib
 
 import av
+import numpy as np
 import pytest
 
 from pipeline.batch import Counts
 from pipeline.probe import probe
+from pipeline.sources.cuts import whole_file
 from pipeline.sources.disposable import disposable_packets, is_referred_to
 from pipeline.sources.file import FileSource
 from pipeline.sources.index import index_file
+from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
+from pipeline.sources.skipping import fed_packets
 from pipeline.testing import check_source
 from tests.clips import KINDS, clip, read, write_clip
 
@@ -206,6 +210,39 @@ def test_only_the_highest_layer_holds_pictures_that_nothing_refers_to():
     assert disposable_packets([(True, 0), (False, 0)]).tolist() == [False, True]
     assert disposable_packets([(True, 0), (False, 0), (True, 1), (False, 1)]).tolist() == [False, False, False, True]
     assert disposable_packets([]).tolist() == []
+
+
+@pytest.mark.parametrize(
+    "selection", [{"every": 2}, {"every": 7}, {"fps": 10}, {"limit": 5}, {"from_s": 0.9, "to_s": 1.7}, {"every": 59}]
+)
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_packets_that_are_spared_change_no_picture_that_is_selected(kind, selection):
+    path = clip(kind, FRAMES)
+    everything, _ = decoded(path)
+    for cut in (True, False):
+        rows, counts = decoded(path, cut=cut, **selection)
+        assert rows
+        assert rows == {n: everything[n] for n in rows}
+        expect_accounted(counts, len(rows))
+
+
+def test_a_decoder_is_spared_what_no_selected_frame_needs():
+    index = index_file(clip("h264-bframes-opengop.mp4", FRAMES), "clip", disposable=True)
+    (whole,) = whole_file(index)
+    disposable = np.count_nonzero(index.disposable)
+    assert disposable > 20
+
+    def fed(numbers, frames="all"):
+        mask = fed_packets(frames, index, whole, np.isin(np.arange(FRAMES), numbers))
+        with Reader() as reader:
+            came = list(reader.frames(index, whole, "clip", fed=mask, apart=frames == "key"))
+        return len(came)
+
+    assert fed(range(FRAMES)) == FRAMES
+    assert fed([0]) == 1
+    assert fed([0, 12, 24], "key") == 3
+    place = int(np.flatnonzero(index.pts == index.shown[40])[0])
+    assert fed([40]) == np.count_nonzero(~index.disposable[:place]) + 1 < 30
 
 
 def test_probe_tells_how_many_frames_each_choice_decodes():

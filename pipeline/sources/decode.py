@@ -79,8 +79,8 @@ class SegmentTask:
         error: str | None = None
         retry = False
         frames = self.selection.frames
-        fed = fed_packets(frames, self.index, self.selected)
-        apart = frames == "key" and fed is not None and not fed.all()
+        fed = fed_packets(frames, self.index, self.cut, self.selected)
+        apart = frames == "key" and fed is not None
         silent = 0  # frames decoded since something was yielded
         if tally.asks_for_any:
             try:

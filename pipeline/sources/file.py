@@ -93,7 +93,7 @@ class FileSource:
         A file that cannot be read gives one Refusal, never an exception.
         """
         try:
-            index = index_file(self.path, self.name, disposable=self.selection.frames == "reference")
+            index = index_file(self.path, self.name, disposable=not self.selection.takes_all)
             tasks = self._tasks(index, whole)
         except SourceError as error:
             yield Refusal(self.name, str(error), retry=isinstance(error.__cause__, OSError))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import TracebackType
 from typing import TypeAlias
 
@@ -58,7 +59,7 @@ class Reader:
             index: The file's; cuts of one index are all to be decoded alike.
             cut: What to decode.
             source: Name of the source, for errors.
-            fed: bool (packets of the file,), those that the decoder is given; None: all.
+            fed: bool (cut.stop - cut.first,), the packets that the decoder is given; None: all.
             apart: No packet refers to another: the decoder is emptied behind each.
             fast: See `open_decoder`.
         """
@@ -70,13 +71,15 @@ class Reader:
             self._index = index
         assert self._stream is not None
         decoder = self._stream.codec_context
-        place = cut.first - 1
+        if fed is not None:
+            cut = replace(cut, stop=cut.first + int(np.flatnonzero(fed).max(initial=-1)) + 1)
+        at = -1
         for packet in self._packets(index, cut, source):
             if isinstance(packet, av.error.FFmpegError):
                 yield packet
                 continue
-            place += 1
-            if fed is not None and not fed[place]:
+            at += 1
+            if fed is not None and not fed[at]:
                 continue
             try:
                 decoded = decoder.decode(packet)

@@ -1,8 +1,9 @@
-"""Leaving out frames by the part that they play in their stream, with the packets that nothing else needs.
+"""Leaving out frames by the part that they play in their stream, and packets that no selected frame needs.
 
     packets, decode order     K    p    b'   b    b    p    ...       K: keyframe;  b: nothing refers to it
     frames: reference, fed    K    p    b'   -    -    p    ...       others' pixels do not change
     frames: key, fed          K |  -    -    -    -    -    ... K |   the decoder is emptied behind each (|)
+    limit: 2, fed             K    p    b'   b    -    -    ...       frames K and b, shown first
 
 Not emptied, a decoder of H.264 would take the distance between two keyframes for less than it is (the counter of its
 pictures wraps) and drop some. The number of a frame is its rank in the file's index, whatever is left out.
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SourceError
+from pipeline.sources.cuts import Cut
 from pipeline.sources.index import Index
 from pipeline.sources.selection import Frames
 
@@ -47,13 +49,25 @@ def frames_on_offer(frames: Frames, index: Index) -> Mask:
     return np.isin(index.shown, index.pts[places])
 
 
-def fed_packets(frames: Frames, index: Index, selected: Mask) -> Mask | None:
-    """Which packets a decoder needs for the selected frames, which must be on offer: bool (packets,); None: all."""
-    if frames == "all" or index.numbering == "counted":
+def fed_packets(frames: Frames, index: Index, cut: Cut, selected: Mask) -> Mask | None:
+    """Which packets of a cut its decoder needs for the selected frames, which must be on offer.
+
+    Args:
+        frames: What was on offer.
+        index: The file's.
+        cut: What is decoded.
+        selected: bool (frames of the file,).
+
+    Returns:
+        bool (cut.stop - cut.first,); None: all.
+    """
+    selected = selected[cut.first_frame : cut.last_frame]
+    if index.numbering == "counted" or selected.all():
         return None
-    if frames == "reference":
-        return None if index.disposable is None else ~index.disposable
-    places = np.array(index.entries, np.intp)
-    fed = np.zeros(len(index.pts), np.bool_)
-    fed[places] = selected[np.searchsorted(index.shown, index.pts[places])]
+    packets = slice(cut.first, cut.stop)
+    wanted = index.shown[cut.first_frame : cut.last_frame][selected]
+    fed: Mask = np.isin(index.pts[packets], wanted) & ~index.silent[packets]
+    if frames != "key":
+        last = np.flatnonzero(fed).max(initial=-1)
+        fed[: last + 1] |= True if index.disposable is None else ~index.disposable[packets][: last + 1]
     return fed
