@@ -45,7 +45,7 @@ CARD = (
     "mean",
     "std",
 )
-COPIES = 3  # version of the start as copies of a slot: cells that started as another one's are done again
+COPIES = 4  # version of the start as copies of a slot: cells that started as another one's are done again
 OF_FOLDING = {"scale_lr", "fold_epochs"}  # keys of a recipe that an unfolded network does not know
 
 Result = dict[str, Any]  # as it is written and read

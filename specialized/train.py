@@ -262,14 +262,13 @@ class _Training:
         self.recipe = self.asked.model_copy(update={"epochs": self.asked.fold_epochs, "curriculum_share": 0.0})
 
     def has_learned(self) -> bool:
-        """Whether the weights that are kept beat the best answer that is always the same, by the loss on validation."""
+        """Whether the weights that are kept have less loss on validation than any answer that is always the same."""
         labels = torch.from_numpy(self.validation.labels_in_runs())
-        always = self._always().expand(len(labels), -1)
-        return self.history[self.best_epoch].validation_loss < self._loss(always, labels).item()
+        always = self._loss(self._always(labels).expand(len(labels), -1), labels).item()
+        return self.history[self.best_epoch].validation_loss < always
 
-    def _always(self) -> Tensor:
-        """The logits, (K,), with which one answer to all pictures of training has the least loss."""
-        labels = torch.from_numpy(self.training.labels_in_runs())
+    def _always(self, labels: Tensor) -> Tensor:
+        """The logits, (K,), with which one answer to all pictures has the least loss; no class is ruled out."""
         if self.card.task == "one_of":
             counts = torch.bincount(labels, minlength=len(self.card.classes)).clamp(min=1).float()
             return (counts if self.weights is None else counts * self.weights).log()

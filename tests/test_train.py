@@ -505,17 +505,18 @@ def test_a_slot_has_learned_if_no_single_answer_would_do_better(card: ModelCard,
     examples = scene(card)
     parts = examples.only(SPLIT["training"]), examples.only(SPLIT["validation"])
     training = _Training(card, network(card), *parts, quick(balance=balance), None)
-    always = training._always().requires_grad_()
-    labels = torch.from_numpy(parts[0].labels_in_runs())
-    training._loss(always.expand(len(labels), -1), labels).backward()
+    labels = torch.from_numpy(parts[1].labels_in_runs())
+    always = training._always(labels).requires_grad_()
+    loss = training._loss(always.expand(len(labels), -1), labels)
+    loss.backward()
     assert always.grad is not None
     torch.testing.assert_close(always.grad, torch.zeros(2), atol=1e-6, rtol=0)  # it is the best of its kind
-    labels = torch.from_numpy(parts[1].labels_in_runs())
-    loss = training._loss(always.detach().expand(len(labels), -1), labels).item()
-    done = Epoch(number=0, planned=1, fold=1, loss=1.0, validation_loss=loss, validation_accuracy=0.9, seconds=0.0)
+    done = Epoch(
+        number=0, planned=1, fold=1, loss=1.0, validation_loss=loss.item(), validation_accuracy=0.9, seconds=0.0
+    )
     training.history = [done]
     assert not training.has_learned()
-    training.history = [dataclasses.replace(done, validation_loss=loss - 1e-4)]
+    training.history = [dataclasses.replace(done, validation_loss=loss.item() - 1e-4)]
     assert training.has_learned()
 
 
