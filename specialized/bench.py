@@ -22,7 +22,8 @@ import torch
 
 from specialized.cost import Cost
 from specialized.engines import Dtype, EngineName, Handle, open_engine
-from specialized.engines.torch import DTYPES, fastest_dtype, find_device, uuid_of
+from specialized.engines.scoring import DTYPES
+from specialized.engines.torch import fastest_dtype, find_device, uuid_of
 from specialized.errors import ModelError
 from specialized.forward import Mode, Setting, forward_loop, search
 from specialized.modelfile import ModelCard

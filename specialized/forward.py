@@ -13,7 +13,7 @@ import torch.compiler.config as compiler_config
 from torch import Tensor, nn
 
 from specialized.engines import Dtype
-from specialized.engines.torch import DTYPES
+from specialized.engines.scoring import DTYPES
 from specialized.errors import ModelError
 from specialized.objects import one_line
 

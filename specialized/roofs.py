@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from specialized.engines import Dtype
-from specialized.engines.torch import DTYPES
+from specialized.engines.scoring import DTYPES
 from specialized.errors import ModelError
 from specialized.forward import timed_loop
 from specialized.objects import one_line

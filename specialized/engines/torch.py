@@ -2,6 +2,7 @@
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,15 +13,9 @@ from torch import Tensor, nn
 
 from specialized.cost import Cost, cost
 from specialized.engines import Dtype
+from specialized.engines.scoring import DTYPES, Scoring, check_frames, checked, failure, padded
 from specialized.errors import ModelError
-from specialized.folding import Normalize, unfold
 from specialized.modelfile import ModelCard
-
-DTYPES: dict[Dtype, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @dataclass(slots=True)
@@ -39,14 +34,8 @@ class TorchHandle:
             try:
                 self._done.synchronize()
             except RuntimeError as exc:  # errors of CUDA kernels surface here
-                raise self._engine.failure(exc) from exc
-        scores: NDArray[np.float32] = self._scores[: self._groups].numpy().copy()
-        if np.isnan(scores).any():
-            raise ModelError(
-                f"{self._engine.card.architecture}: scores must be numbers, got NaN in {self._engine.dtype} on "
-                f"{self._engine.device}; use dtype float32, or train the model anew"
-            )
-        return scores
+                raise failure(exc, self._engine) from exc
+        return checked(self._scores[: self._groups].numpy(), self._engine)
 
 
 class TorchEngine:
@@ -75,8 +64,8 @@ class TorchEngine:
         self.transfer_s = 0.0
         module = copy.deepcopy(module).eval()
         self.cost: Cost = cost(module, fold=card.fold, input=card.input)
-        self._module = module.to(self._device, DTYPES[self.dtype]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._normalize = Normalize(f=card.fold, size=card.input, mean=card.mean, std=card.std, device=self._device)
+        module = module.to(self._device, DTYPES[self.dtype]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._forward: Callable[[Tensor], Tensor] = Scoring(card, module, dtype=self.dtype, device=self._device)
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -84,13 +73,8 @@ class TorchEngine:
 
     def submit(self, frames: NDArray[np.uint8]) -> TorchHandle:
         """Starts a forward of (b, f, H, W, 3) RGB pictures, 1 <= b <= B."""
+        check_frames(frames, self)
         b = len(frames)
-        shape = (self.card.fold, *self.card.input, 3)
-        if frames.dtype != np.uint8 or frames.shape[1:] != shape or not 1 <= b <= self.groups:
-            raise ValueError(
-                f"submit: frames must be uint8 (b, {', '.join(map(str, shape))}) with b in 1..{self.groups}, "
-                f"got {frames.dtype} {frames.shape}"
-            )
         try:
             with torch.inference_mode():
                 if self._stream is None:
@@ -103,15 +87,7 @@ class TorchEngine:
         except ModelError:
             raise
         except Exception as exc:  # the user's forward may raise anything
-            raise self.failure(exc) from exc
-
-    def failure(self, exc: Exception) -> ModelError:
-        """The error of a forward that failed, in one line."""
-        cause = str(exc).partition("\n")[0]
-        return ModelError(
-            f"{self.card.architecture}: must run {self.groups} groups in {self.dtype} on {self.device}, got {cause}; "
-            "try a smaller batch, or dtype float32"
-        )
+            raise failure(exc, self) from exc
 
     def _launch(self, pinned: Tensor, b: int, stream: torch.cuda.Stream) -> TorchHandle:
         scores = self._scores(pinned.to(self._device, non_blocking=True))
@@ -122,11 +98,9 @@ class TorchEngine:
         return TorchHandle(self, fetched, b, done, pinned)
 
     def _padded(self, frames: NDArray[np.uint8]) -> Tensor:
-        """The frames at full batch shape: a view if they fill it, else a copy whose last group is repeated."""
-        missing = self.groups - len(frames)
-        if missing or not frames.flags.writeable:  # torch warns of memory that it may not write to
-            frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
-        return torch.from_numpy(np.ascontiguousarray(frames))
+        """The frames at full batch shape: a view if they fill it."""
+        full = padded(frames, self.groups)
+        return torch.from_numpy(full if full.flags.writeable else full.copy())  # torch warns of what may not be written
 
     def _pinned(self, frames: NDArray[np.uint8]) -> Tensor:
         """Likewise as a copy in page-locked memory, from which an upload runs beside the CPU."""
@@ -140,15 +114,7 @@ class TorchEngine:
         """Maps uint8 (B, f, H, W, 3) to float32 (B, f, K)."""
         # Without this, float32 convolutions on CUDA run in TF32, with 10 bits of mantissa.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.dtype != "float32"):
-            logits: Tensor = self._module(self._normalize(pictures, DTYPES[self.dtype]))
-        expected = (self.groups, self.card.fold * len(self.card.classes))
-        if tuple(logits.shape) != expected:
-            raise ModelError(
-                f"{self.card.architecture}: output must have shape {expected}, (groups, fold·classes), "
-                f"got {tuple(logits.shape)}; change its last layer, fold or classes"
-            )
-        answers = unfold(logits.float(), self.card.fold) / self.card.temperature
-        return answers.softmax(-1) if self.card.task == "one_of" else answers.sigmoid()
+            return self._forward(pictures)
 
 
 def find_device(name: str) -> torch.device:
