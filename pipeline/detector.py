@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, ModelError, VpipeError
 from pipeline.runs import cores
 from pipeline.yamlfile import did_you_mean
 from specialized.objects import one_line
+from specialized.untracked import import_onnxruntime
 
 __all__ = ["COCO_NAMES", "Detections", "Detector", "open_detector"]
 
@@ -189,7 +190,7 @@ def open_detector(
 def _session(path: Path) -> Any:
     """Loads the file. onnxruntime has no types, so its session is Any; nothing of it leaves this module."""
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as exc:
         raise VpipeError("a detector needs onnxruntime, which is not installed; pip install 'vpipe[label]'") from exc
     if not path.is_file():

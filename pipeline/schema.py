@@ -34,6 +34,7 @@ from pipeline.values import (
     object_type,
 )
 from pipeline.yamlfile import Node, Step
+from specialized.engines import EngineName
 from specialized.modelfile import Fit, Resize, Task
 from specialized.orders import Order
 
@@ -160,7 +161,10 @@ class FilterSection(Section):
     device: Device = Field(
         default="auto", description="`cpu`, `cuda`, `cuda:1`, or `auto`: cuda if there is one, else cpu."
     )
-    engine: Literal["auto", "torch"] = Field(default="auto", description="What runs the model.")
+    engine: EngineName = Field(
+        default="auto",
+        description="What runs the model; `auto`: torch. The others are described in [models.md](models.md#engines).",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
         description="Type of the arithmetic; `auto`: 16 bits where the device has matrix units for them.",

@@ -3,6 +3,7 @@
 An engine always forwards the same shape, so a picture's scores do not depend on how full its batch was.
 """
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from specialized.cost import Cost
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-EngineName = Literal["auto", "torch"]
+EngineName = Literal["auto", "torch", "onnx"]
+_ON_CPU: tuple[EngineName, ...] = ("onnx",)
 
 
 class Handle(Protocol):
@@ -90,21 +92,50 @@ def open_engine(
     Args:
         card: what the module expects and answers.
         module: its weights are copied; maps (B, f·3, H, W) to (B, f·K) logits.
-        device: auto (cuda if there is one, else cpu), cpu, cuda, cuda:1.
+        device: auto (cuda if there is one and the engine runs on it, else cpu), cpu, cuda, cuda:1.
         batch: pictures per forward; B = max(1, batch // f) groups.
-        dtype: auto is float16 on CUDA, bfloat16 on CPUs with instructions for it, else float32.
-        engine: auto is torch.
+        dtype: auto is float16 on CUDA, bfloat16 on CPUs with instructions for it, else float32; with onnx float32.
+        engine: torch; onnx (ONNX Runtime, float32 on the CPU), which an extra of vpipe brings; auto is torch.
         threads: CPU threads of the whole process for forwards; None leaves torch's number, one per core. Where others
             want the cores too, two or more pay only with OMP_WAIT_POLICY=passive in the environment before torch is
             loaded: threads that wait for each other spin otherwise.
 
     Raises:
-        ModelError: the device is not there, or the model does not run on it.
+        ModelError: the device is not there, the engine's packages are not, or the model does not run so.
     """
     if engine not in get_args(EngineName):
         raise ModelError(f"engine: must be {' or '.join(get_args(EngineName))}, got {engine!r}; correct the name")
     if batch < 1 or (threads is not None and threads < 1):
         raise ValueError(f"open_engine: batch and threads must be at least 1, got {batch=}, {threads=}")
+    device = "cpu" if device == "auto" and engine in _ON_CPU else device
+    return _factory(engine)(
+        card,
+        module,
+        device=device,
+        groups=max(1, batch // card.fold),
+        dtype=auto_dtype(engine, device) if dtype == "auto" else dtype,
+        threads=threads,
+    )
+
+
+def auto_dtype(engine: EngineName, device: str) -> Dtype:
+    """What dtype `auto` means to an engine on a device.
+
+    Raises:
+        ModelError: the device is not there.
+    """
+    from specialized.engines.torch import fastest_dtype, find_device
+
+    found = find_device(device)
+    return "float32" if engine == "onnx" else fastest_dtype(found)
+
+
+def _factory(engine: EngineName) -> Callable[..., Engine]:
+    """The class of an engine; what it needs is imported only now."""
+    if engine == "onnx":
+        from specialized.engines.onnx import OnnxEngine
+
+        return OnnxEngine
     from specialized.engines.torch import TorchEngine
 
-    return TorchEngine(card, module, device=device, groups=max(1, batch // card.fold), dtype=dtype, threads=threads)
+    return TorchEngine

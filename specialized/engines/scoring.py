@@ -60,7 +60,8 @@ def check_frames(frames: NDArray[np.uint8], engine: Engine) -> None:
 
 def padded(frames: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
     """The frames at full batch shape: themselves if they fill it, else a copy whose last group is repeated."""
-    if missing := groups - len(frames):
+    missing = groups - len(frames)
+    if missing or not frames.flags.writeable:  # engines wrap memory only if it may be written to, though none does
         frames = np.concatenate([frames, np.repeat(frames[-1:], missing, axis=0)])
     return np.ascontiguousarray(frames)
 

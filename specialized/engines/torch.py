@@ -3,8 +3,8 @@
 import copy
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class TorchHandle:
 class TorchEngine:
     """See `Engine`. On CUDA a submit returns at once; any number may be under way."""
 
-    name = "torch"
+    name: str = "torch"
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class TorchEngine:
         *,
         device: str,
         groups: int,
-        dtype: Dtype | Literal["auto"],
+        dtype: Dtype,
         threads: int | None,
     ) -> None:
         if threads is not None:
@@ -59,7 +59,7 @@ class TorchEngine:
         self.card = card
         self.device = str(self._device)
         self.device_uuid = uuid_of(self._device)
-        self.dtype: Dtype = fastest_dtype(self._device) if dtype == "auto" else dtype
+        self.dtype: Dtype = dtype
         self.groups = groups
         self.transfer_s = 0.0
         module = copy.deepcopy(module).eval()
@@ -78,7 +78,7 @@ class TorchEngine:
         try:
             with torch.inference_mode():
                 if self._stream is None:
-                    return TorchHandle(self, self._scores(self._padded(frames)), b)
+                    return TorchHandle(self, self._scores(torch.from_numpy(padded(frames, self.groups))), b)
                 began = time.perf_counter()
                 pinned = self._pinned(frames)
                 self.transfer_s += time.perf_counter() - began
@@ -97,13 +97,8 @@ class TorchEngine:
         stream.record_event(done)
         return TorchHandle(self, fetched, b, done, pinned)
 
-    def _padded(self, frames: NDArray[np.uint8]) -> Tensor:
-        """The frames at full batch shape: a view if they fill it."""
-        full = padded(frames, self.groups)
-        return torch.from_numpy(full if full.flags.writeable else full.copy())  # torch warns of what may not be written
-
     def _pinned(self, frames: NDArray[np.uint8]) -> Tensor:
-        """Likewise as a copy in page-locked memory, from which an upload runs beside the CPU."""
+        """The frames at full batch shape in page-locked memory, from which an upload runs beside the CPU."""
         staging = torch.empty((self.groups, *frames.shape[1:]), dtype=torch.uint8, pin_memory=True)
         pixels = staging.numpy()
         pixels[: len(frames)] = frames
@@ -112,9 +107,12 @@ class TorchEngine:
 
     def _scores(self, pictures: Tensor) -> Tensor:
         """Maps uint8 (B, f, H, W, 3) to float32 (B, f, K)."""
-        # Without this, float32 convolutions on CUDA run in TF32, with 10 bits of mantissa.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=self.dtype != "float32"):
+        with self._arithmetic():
             return self._forward(pictures)
+
+    def _arithmetic(self) -> AbstractContextManager[None]:
+        # Without this, float32 convolutions on CUDA run in TF32, with 10 bits of mantissa.
+        return torch.backends.cudnn.flags(enabled=True, allow_tf32=self.dtype != "float32")
 
 
 def find_device(name: str) -> torch.device:

@@ -1,0 +1,111 @@
+"""What the engines of other libraries share: torch exports the forward once, they run it on the CPU."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.export import ExportedProgram
+
+from specialized.cost import Cost, cost
+from specialized.engines import Dtype
+from specialized.engines.scoring import Scoring, check_frames, checked, failure, padded
+from specialized.engines.torch import find_device
+from specialized.errors import ModelError
+from specialized.modelfile import ModelCard
+from specialized.objects import one_line
+
+WORDS = 200  # characters of a foreign message that are passed on
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (B, f, H, W, 3) to (B, f, K)
+Load = Callable[[ExportedProgram, NDArray[np.uint8], int], Run]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A forward that is done."""
+
+    _engine: "ExportedEngine"
+    _scores: NDArray[np.float32]
+
+    def result(self) -> NDArray[np.float32]:
+        """The scores, (b, f, K)."""
+        return checked(self._scores, self._engine)
+
+
+class ExportedEngine:
+    """See `Engine`. A submit returns when the forward is done.
+
+    Args:
+        name: of the engine.
+        card: what the module expects and answers.
+        module: its weights are copied.
+        device: cpu.
+        groups: B of each forward.
+        dtype: of the arithmetic, which `load` brings about: the graph is exported in float32.
+        threads: of a forward; None for as many as torch takes.
+        load: makes what runs the graph, from pictures of its shape and the number of threads.
+
+    Raises:
+        ModelError: the model cannot be exported, or not be run by this library.
+    """
+
+    device = "cpu"
+    device_uuid = None
+    transfer_s = 0.0
+
+    def __init__(
+        self,
+        name: str,
+        card: ModelCard,
+        module: nn.Module,
+        *,
+        device: str,
+        groups: int,
+        dtype: Dtype,
+        threads: int | None,
+        load: Load,
+    ) -> None:
+        if find_device(device).type != "cpu":
+            raise ModelError(f"engine {name}: device must be cpu or auto, got {device!r}; use engine: torch there")
+        self.name = name
+        self.card = card
+        self.groups = groups
+        self.dtype: Dtype = dtype
+        cpu = torch.device("cpu")
+        module = copy.deepcopy(module).eval().to(cpu, torch.float32)
+        self.cost: Cost = cost(module, fold=card.fold, input=card.input)
+        scoring = Scoring(card, module, dtype="float32", device=cpu).eval()
+        pictures = torch.zeros((groups, card.fold, *card.input, 3), dtype=torch.uint8)
+        try:
+            with torch.inference_mode():  # what is wrong with the model itself is told as the torch engine tells it
+                checked(scoring(pictures).numpy(), self)
+        except ModelError:
+            raise
+        except Exception as exc:  # the user's forward may raise anything
+            raise failure(exc, self) from exc
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                # Of torch, about its own code.
+                warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
+                program = torch.export.export(scoring, (pictures,))
+                self._run = load(program, pictures.numpy(), threads or torch.get_num_threads())
+            self._run(pictures.numpy())
+        except ModelError:
+            raise
+        except Exception as exc:  # these libraries raise exceptions of many kinds, and the user's forward any
+            raise ModelError(
+                f"engine {name}: must run {card.architecture}, got {one_line(exc)[:WORDS]}; use engine: torch"
+            ) from exc
+
+    def submit(self, frames: NDArray[np.uint8]) -> Done:
+        """Runs a forward of (b, f, H, W, 3) RGB pictures, 1 <= b <= B."""
+        check_frames(frames, self)
+        try:
+            return Done(self, self._run(padded(frames, self.groups))[: len(frames)])
+        except Exception as exc:  # as above
+            raise failure(exc, self) from exc

@@ -1,0 +1,87 @@
+"""The engine of ONNX Runtime: float32 on the CPU."""
+
+import importlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.export import ExportedProgram
+
+from specialized.engines import Dtype
+from specialized.engines.exported import ExportedEngine, Run
+from specialized.errors import ModelError
+from specialized.modelfile import ModelCard
+from specialized.untracked import import_onnxruntime
+
+
+class OnnxEngine(ExportedEngine):
+    """See `Engine`."""
+
+    def __init__(
+        self,
+        card: ModelCard,
+        module: nn.Module,
+        *,
+        device: str,
+        groups: int,
+        dtype: Dtype,
+        threads: int | None,
+    ) -> None:
+        if dtype != "float32":
+            raise ModelError(
+                f"engine onnx: dtype must be float32, the only one it has for convolutions on a CPU, got {dtype}; "
+                "use dtype: auto, or another engine"
+            )
+        try:
+            importlib.import_module("onnxscript")
+            runtime = import_onnxruntime()
+        except ImportError as exc:
+            raise ModelError(
+                f"engine onnx: needs {exc.name}, which is not installed; pip install 'vpipe[onnx]'"
+            ) from exc
+
+        def load(program: ExportedProgram, blank: NDArray[np.uint8], threads: int) -> Run:
+            with _quiet():  # not optimized, for the runtime does that
+                exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
+            if exported is None:
+                raise TypeError("torch.onnx.export made nothing")
+            return _session(runtime, exported.model_proto.SerializeToString(), threads)
+
+        super().__init__(
+            "onnx", card, module, device=device, groups=groups, dtype="float32", threads=threads, load=load
+        )
+
+
+def _session(runtime: Any, model: bytes, threads: int) -> Run:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Threads that wait for work must not take a core from the decoders.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3  # errors, which are raised too
+    session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    (pictures,) = (one.name for one in session.get_inputs())
+
+    def run(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+        scores: NDArray[np.float32]
+        (scores,) = session.run(None, {pictures: frames})
+        return scores
+
+    return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs at each export that torchvision is not there, whose operators no model here has."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
