@@ -33,12 +33,14 @@ setup(
     extras_require={
         "label": ["onnxruntime>=1.20"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.6"],
+        "openvino": ["openvino>=2025.0"],
         "dev": [
             "hypothesis>=6.100",
             "mypy>=1.15",
             "onnx>=1.18",
             "onnxruntime>=1.20",
             "onnxscript>=0.6",
+            "openvino>=2025.0",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.9",

@@ -163,7 +163,8 @@ class FilterSection(Section):
     )
     engine: EngineName = Field(
         default="auto",
-        description="What runs the model; `auto`: torch. The others are described in [models.md](models.md#engines).",
+        description="What runs the model; `auto`: torch. The others are described in "
+        "[models.md](models.md#engines), `onnx` and `openvino` are extras.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",

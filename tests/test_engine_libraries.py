@@ -18,9 +18,10 @@ from specialized.errors import ModelError
 from specialized.folding import Normalize
 from specialized.modelfile import ModelCard
 from specialized.models import MODELS, build
+from specialized.untracked import import_openvino
 
 ROOT = Path(__file__).parents[1]
-EXPORTED = ["onnx"]
+EXPORTED = ["onnx", "openvino"]
 NAMES = [*EXPORTED]
 
 # Without night, which is coral by another name.
@@ -55,7 +56,7 @@ def pictures(b: int, f: int, size: tuple[int, int] = (16, 16)) -> np.ndarray:
 
 def python(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Runs code in a process of its own, without the variables that say where libraries may write."""
-    unset = ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
+    unset = ("CI", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
     given = {name: value for name, value in os.environ.items() if name not in unset}
     given |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **environment}
     return subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, timeout=240)
@@ -98,6 +99,11 @@ def compare(name: str, engine: str, f: int, dtype: str, device: str = "cpu") -> 
 @pytest.mark.parametrize("engine", EXPORTED)
 def test_every_small_model_is_labelled_as_torch_does_in_float32(engine: str, name: str, f: int) -> None:
     compare(name, engine, f, "float32")
+
+
+@pytest.mark.parametrize(("name", "f"), [("coral", 1), *((name, 4) for name in DIFFERENT)])
+def test_what_openvino_chooses_by_itself_labels_as_float32_does(name: str, f: int) -> None:
+    compare(name, "openvino", f, "auto")
 
 
 @pytest.mark.parametrize("task", ["one_of", "any_of"])
@@ -214,7 +220,18 @@ def test_onnx_runtime_computes_in_float32() -> None:
         open_engine(card(1), Tiny(1), batch=2, dtype="bfloat16", engine="onnx")
 
 
-@pytest.mark.parametrize(("name", "package"), [("onnx", "onnxruntime"), ("onnx", "onnxscript")])
+def test_openvino_computes_in_what_it_says() -> None:
+    able = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "FP16" in able:
+        assert open_engine(card(1), Tiny(1), batch=2, dtype="float16", engine="openvino").dtype == "float16"
+    else:
+        with pytest.raises(ModelError, match="dtype must be one that this CPU has, got float16, for which it computes"):
+            open_engine(card(1), Tiny(1), batch=2, dtype="float16", engine="openvino")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("onnx", "onnxruntime"), ("onnx", "onnxscript"), ("openvino", "openvino")]
+)
 def test_a_package_that_is_missing_is_named_with_its_extra(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

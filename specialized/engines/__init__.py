@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from specialized.cost import Cost
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-EngineName = Literal["auto", "torch", "onnx"]
-_ON_CPU: tuple[EngineName, ...] = ("onnx",)
+EngineName = Literal["auto", "torch", "onnx", "openvino"]
+_ON_CPU: tuple[EngineName, ...] = ("onnx", "openvino")
 
 
 class Handle(Protocol):
@@ -95,7 +95,8 @@ def open_engine(
         device: auto (cuda if there is one and the engine runs on it, else cpu), cpu, cuda, cuda:1.
         batch: pictures per forward; B = max(1, batch // f) groups.
         dtype: auto is float16 on CUDA, bfloat16 on CPUs with instructions for it, else float32; with onnx float32.
-        engine: torch; onnx (ONNX Runtime, float32 on the CPU), which an extra of vpipe brings; auto is torch.
+        engine: torch; onnx (ONNX Runtime, float32) and openvino, both on the
+            CPU and brought by extras of vpipe; auto is torch.
         threads: CPU threads of the whole process for forwards; None leaves torch's number, one per core. Where others
             want the cores too, two or more pay only with OMP_WAIT_POLICY=passive in the environment before torch is
             loaded: threads that wait for each other spin otherwise.
@@ -136,6 +137,10 @@ def _factory(engine: EngineName) -> Callable[..., Engine]:
         from specialized.engines.onnx import OnnxEngine
 
         return OnnxEngine
+    if engine == "openvino":
+        from specialized.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine
     from specialized.engines.torch import TorchEngine
 
     return TorchEngine
