@@ -1,7 +1,6 @@
 """The forward of a model alone, ready to be timed: dtype, memory layout, and how its kernels are launched."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,10 +8,10 @@ from time import perf_counter
 from typing import Literal
 
 import torch
-import torch.compiler.config as compiler_config
 from torch import Tensor, nn
 
 from specialized.engines import Dtype
+from specialized.engines.compile import captured, compiled
 from specialized.engines.scoring import DTYPES
 from specialized.errors import ModelError
 from specialized.objects import one_line
@@ -24,7 +23,6 @@ _LAYOUTS: dict[Layout, torch.memory_format] = {
     "channels_last": torch.channels_last,
     "contiguous": torch.contiguous_format,
 }
-_COMPILATIONS = 256
 _WORDS = 200  # characters of a foreign message that are passed on
 
 
@@ -143,36 +141,14 @@ def _launched(module: nn.Module, x: Tensor, mode: Mode) -> Callable[[], object]:
         return lambda: module(x)
     if mode == "graph":
         return _graph(lambda: module(x), x.device)
-    compiled = torch.compile(module, fullgraph=True, dynamic=False)  # fails rather than leave a part in Python
-    # All models of a family share the code of one class, and torch compiles that only a few times over.
-    often = compiler_config.patch(recompile_limit=_COMPILATIONS)  # type: ignore[attr-defined]
-    with warnings.catch_warnings(), often, torch.inference_mode():
-        warnings.simplefilter("ignore")  # its advice is for who wrote the model
-        compiled(x)
-    return _graph(lambda: compiled(x), x.device) if x.device.type == "cuda" else lambda: compiled(x)
+    fused = compiled(module, x)
+    return _graph(lambda: fused(x), x.device) if x.device.type == "cuda" else lambda: fused(x)
 
 
 def _graph(call: Callable[[], object], device: torch.device) -> Callable[[], object]:
-    """Captures what `call` launches; the function that is returned launches it again, all at once."""
     if device.type != "cuda":
         raise ModelError(f"mode graph: must run on CUDA, got {device}; use eager")
-    with torch.cuda.device(device), torch.inference_mode():
-        # Before capture: kernels are chosen and workspaces taken, on a stream of its own as capture demands.
-        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                call()
-        torch.cuda.current_stream(device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = call()
-
-    # The graph knows addresses only: what lies there, weights, input and output, must live as long as it does.
-    def replay(alive: object = (call, output)) -> None:
-        graph.replay()
-
-    return replay
+    return captured(call, device)
 
 
 @contextmanager

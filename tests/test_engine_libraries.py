@@ -3,9 +3,11 @@
 import functools
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,11 @@ from specialized.untracked import import_openvino
 
 ROOT = Path(__file__).parents[1]
 EXPORTED = ["onnx", "openvino"]
-NAMES = [*EXPORTED]
+COMPILER = shutil.which(os.environ.get("CXX", "g++"))
+COMPILE = pytest.param(
+    "compile", marks=pytest.mark.skipif(COMPILER is None, reason="torch.compile needs a C++ compiler, there is none")
+)
+NAMES = [*EXPORTED, COMPILE]
 
 # Without night, which is coral by another name.
 SMALL = [name for name in MODELS if not name.endswith("-compound") and name not in ("resnet18", "night")]
@@ -37,7 +43,7 @@ def card(f: int, k: int = 3, size: tuple[int, int] = (16, 16), **changes: object
 
 
 class Tiny(nn.Module):
-    """A network that is exported quickly, with scores that differ."""
+    """A network that is exported and compiled quickly, with scores that differ."""
 
     def __init__(self, f: int, k: int = 3) -> None:
         super().__init__()
@@ -56,7 +62,7 @@ def pictures(b: int, f: int, size: tuple[int, int] = (16, 16)) -> np.ndarray:
 
 def python(code: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Runs code in a process of its own, without the variables that say where libraries may write."""
-    unset = ("CI", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY")
+    unset = ("CI", "XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "TORCHINDUCTOR_CACHE_DIR")
     given = {name: value for name, value in os.environ.items() if name not in unset}
     given |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **environment}
     return subprocess.run([sys.executable, "-c", code], env=given, capture_output=True, text=True, timeout=240)
@@ -67,6 +73,13 @@ def opened(name: str, task: str = "one_of") -> Engine:
     thresholds = (0.5,) * 3 if task == "any_of" else ()
     asked = card(2, task=task, thresholds=thresholds, temperature=1.5)
     return open_engine(asked, Tiny(2), batch=11, dtype="float32", engine=name, device="cpu")  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_anew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+        yield
 
 
 def compare(name: str, engine: str, f: int, dtype: str, device: str = "cpu") -> None:
@@ -104,6 +117,49 @@ def test_every_small_model_is_labelled_as_torch_does_in_float32(engine: str, nam
 @pytest.mark.parametrize(("name", "f"), [("coral", 1), *((name, 4) for name in DIFFERENT)])
 def test_what_openvino_chooses_by_itself_labels_as_float32_does(name: str, f: int) -> None:
     compare(name, "openvino", f, "auto")
+
+
+@pytest.mark.parametrize(("name", "f"), [("coral", 1), *((name, 4) for name in DIFFERENT)])
+@pytest.mark.parametrize("engine", [COMPILE])
+def test_what_torch_compiles_labels_as_it_does_itself(engine: str, name: str, f: int) -> None:
+    compare(name, engine, f, "float32")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+@pytest.mark.parametrize(("name", "f"), [("coral", 1), *((name, 4) for name in DIFFERENT)])
+def test_what_torch_compiles_for_a_gpu_labels_as_float32_does(name: str, f: int, dtype: str) -> None:
+    compare(name, "compile", f, dtype, "cuda")
+
+
+@pytest.mark.gpu
+def test_forwards_of_one_graph_keep_their_own_pictures() -> None:
+    engine = open_engine(card(4), Tiny(4), device="cuda", batch=64, engine="compile")
+    batches = [pictures(b, 4) for b in (16, 3, 9, 16)]
+    handles = [engine.submit(batch) for batch in batches]
+    for handle, batch in zip(handles, batches, strict=True):
+        assert np.array_equal(handle.result(), engine.submit(batch).result())
+
+
+@pytest.mark.skipif(COMPILER is None, reason="torch.compile needs a C++ compiler, there is none")
+def test_nothing_is_compiled_after_the_engine_is_open() -> None:
+    engine = opened("compile")
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for b in (1, 5):
+            engine.submit(pictures(b, 2)).result()
+
+
+def test_a_missing_compiler_is_named_and_what_is_compiled_lies_where_no_one_else_writes(tmp_path: Path) -> None:
+    code = (
+        "from tests.test_engine_libraries import Tiny, card, open_engine\n"
+        "open_engine(card(1), Tiny(1), batch=2, engine='compile', device='cpu')\n"
+    )
+    done = python(code, HOME=str(tmp_path), CXX=str(tmp_path / "g++"))
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("specialized.errors.ModelError: engine compile: must run coral, got ")
+    assert "No working C++ compiler found" in said
+    assert said.endswith("; install g++, or use engine: torch")
+    assert (tmp_path / ".cache" / "vpipe" / "torchinductor").stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.parametrize("task", ["one_of", "any_of"])

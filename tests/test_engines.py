@@ -233,7 +233,9 @@ def test_a_device_that_is_not_there_is_named(device: str) -> None:
 
 
 def test_an_unknown_engine_is_refused() -> None:
-    with pytest.raises(ModelError, match="engine: must be auto or torch or onnx or openvino, got 'tensorrt'"):
+    with pytest.raises(
+        ModelError, match="engine: must be auto or torch or compile or onnx or openvino, got 'tensorrt'"
+    ):
         open_engine(card(1), coral(1), engine="tensorrt")  # type: ignore[arg-type]
 
 

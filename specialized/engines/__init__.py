@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from specialized.cost import Cost
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-EngineName = Literal["auto", "torch", "onnx", "openvino"]
+EngineName = Literal["auto", "torch", "compile", "onnx", "openvino"]
 _ON_CPU: tuple[EngineName, ...] = ("onnx", "openvino")
 
 
@@ -95,7 +95,7 @@ def open_engine(
         device: auto (cuda if there is one and the engine runs on it, else cpu), cpu, cuda, cuda:1.
         batch: pictures per forward; B = max(1, batch // f) groups.
         dtype: auto is float16 on CUDA, bfloat16 on CPUs with instructions for it, else float32; with onnx float32.
-        engine: torch; onnx (ONNX Runtime, float32) and openvino, both on the
+        engine: torch; compile (torch.compile, on CUDA a graph); onnx (ONNX Runtime, float32) and openvino, both on the
             CPU and brought by extras of vpipe; auto is torch.
         threads: CPU threads of the whole process for forwards; None leaves torch's number, one per core. Where others
             want the cores too, two or more pay only with OMP_WAIT_POLICY=passive in the environment before torch is
@@ -133,6 +133,10 @@ def auto_dtype(engine: EngineName, device: str) -> Dtype:
 
 def _factory(engine: EngineName) -> Callable[..., Engine]:
     """The class of an engine; what it needs is imported only now."""
+    if engine == "compile":
+        from specialized.engines.compile import CompileEngine
+
+        return CompileEngine
     if engine == "onnx":
         from specialized.engines.onnx import OnnxEngine
 
