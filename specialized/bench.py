@@ -10,6 +10,7 @@ Two things are timed of each model at each f, and they are not the same:
 Both are set against f = 1 *tuned*: the fastest of all settings that were tried for it.
 """
 
+import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from specialized.cost import Cost
-from specialized.engines import Dtype, EngineName, Handle, open_engine
+from specialized.engines import Dtype, EngineName, Handle, auto_dtype, open_engine
 from specialized.engines.scoring import DTYPES
 from specialized.engines.torch import fastest_dtype, find_device, uuid_of
 from specialized.errors import ModelError
@@ -87,7 +88,7 @@ class Bench:
 
     Args:
         device: auto (cuda if there is one, else cpu), cpu, cuda, cuda:1.
-        dtypes: of the forwards; auto is what the engines choose on this device.
+        dtypes: of the forwards; auto is what the engine chooses on this device.
         pictures: in a batch, at least f; B = pictures // f.
         rounds: in which every case is measured once.
         seconds: of one measurement, if one forward does not take longer.
@@ -126,7 +127,8 @@ class Bench:
         if threads is not None:
             torch.set_num_threads(threads)
         auto = fastest_dtype(self._device)
-        self.dtypes: tuple[Dtype, ...] = tuple(dict.fromkeys(auto if d == "auto" else d for d in dtypes))
+        chosen = auto_dtype(engine, self.device)
+        self.dtypes: tuple[Dtype, ...] = tuple(dict.fromkeys(chosen if d == "auto" else d for d in dtypes))
         self._tuned_dtypes = _tuned_dtypes(self._device, auto, self.dtypes)
         self._pictures, self._rounds, self._seconds, self._threads = pictures, rounds, seconds, threads
         self._engine, self._tune_all, self._compiled = engine, tune_all, compiled
@@ -138,6 +140,7 @@ class Bench:
         on_cuda = self._device.type == "cuda"
         return {
             "torch": torch.__version__,
+            **{name: _version(name) for name in ("onnxruntime", "openvino")},
             "cuda": torch.version.cuda if on_cuda else None,
             "cudnn": torch.backends.cudnn.version() if on_cuda else None,  # type: ignore[no-untyped-call]
             "device": self.device,
@@ -316,6 +319,13 @@ def _tuned_dtypes(device: torch.device, auto: Dtype, asked: Sequence[Dtype]) -> 
     """What f = 1 may choose from: what is asked for, and all that the device computes rather than emulates."""
     able: tuple[Dtype, ...] = ("float16", "bfloat16", "float32") if device.type == "cuda" else (auto, "float32")
     return tuple(dict.fromkeys((*asked, *able)))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _intensity(subject: Subject, case: Case) -> float:

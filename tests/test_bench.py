@@ -17,6 +17,7 @@ from pipeline.cli import main
 from pipeline.errors import VpipeError
 from pipeline.roofline import roofline
 from specialized.bench import Bench, Case, Measured, stated
+from specialized.engines.torch import fastest_dtype
 from specialized.errors import ModelError
 from specialized.forward import Setting, forward_loop, search
 from specialized.modelfile import ModelCard, save_model
@@ -330,6 +331,17 @@ def stranger(*folds):
         architecture="tests.test_bench:Stranger", fold=1, order="consecutive", input=(4, 4), classes=("a", "b")
     )
     return Subject("stranger", card, folds)
+
+
+@pytest.mark.parametrize(("engine", "dtype"), [("onnx", "float32"), ("openvino", fastest_dtype(torch.device("cpu")))])
+def test_another_engine_is_measured_in_the_dtype_that_it_chooses(engine, dtype, small):
+    session = Bench(device="cpu", pictures=4, rounds=1, seconds=1e-3, engine=engine)
+    assert session.facts()["onnxruntime" if engine == "onnx" else engine]
+    found = session.measure(stranger(2))
+    assert found.notes == ()
+    assert session.dtypes == (dtype,)
+    assert found.cases[stated("engine", 2, 4, dtype)].rates
+    assert found.best("engine", 1) is not None
 
 
 @pytest.mark.parametrize("device", DEVICES)
