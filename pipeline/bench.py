@@ -17,7 +17,7 @@ from pipeline.threads import every
 if TYPE_CHECKING:
     from specialized.bench import Case, Measured
 
-__all__ = ["bench", "document"]
+__all__ = ["bench", "document", "unknown_names"]
 
 SETTLE_S, WATCH_S = 0.5, 0.5  # NVML's figure is that of the last 1/6 to 1 s
 
@@ -63,7 +63,7 @@ def bench(
     Raises:
         ConfigError: What is asked for cannot be measured; nothing was started.
     """
-    if problems := [*_unknown("dtype", dtypes), *_unknown("engine", [engine]), *_no_group(folds, pictures)]:
+    if problems := [*unknown_names("dtype", dtypes), *unknown_names("engine", [engine]), *_no_group(folds, pictures)]:
         raise ConfigError(problems)
     from specialized.bench import Bench
     from specialized.subjects import subjects
@@ -119,7 +119,8 @@ def bench(
     return so_far()
 
 
-def _unknown(what: Literal["dtype", "engine"], names: Iterable[str]) -> list[str]:
+def unknown_names(what: Literal["dtype", "engine"], names: Iterable[str]) -> list[str]:
+    """A line for each name that is none of a dtype or engine."""
     from specialized.engines import Dtype, EngineName
 
     known = ("auto", *get_args(Dtype)) if what == "dtype" else get_args(EngineName)

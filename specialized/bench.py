@@ -15,18 +15,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from specialized.cost import Cost
-from specialized.engines import Dtype, EngineName, Handle, auto_dtype, open_engine
+from specialized.engines import Dtype, EngineName, auto_dtype, open_engine
 from specialized.engines.scoring import DTYPES
 from specialized.engines.torch import fastest_dtype, find_device, uuid_of
 from specialized.errors import ModelError
-from specialized.forward import Mode, Setting, forward_loop, search
+from specialized.forward import Mode, Setting, engine_loop, forward_loop, search
 from specialized.modelfile import ModelCard
 from specialized.roofs import Roof, copy_arms, product_arms
 from specialized.subjects import Subject
@@ -246,7 +244,6 @@ class Bench:
         return Arm(case, pictures, run)
 
     def _engine_loop(self, card: ModelCard, module: torch.nn.Module, setting: Setting) -> Callable[[int], float]:
-        """Makes a function that labels so many full batches, one in flight while the next is handed over."""
         engine = open_engine(
             card,
             module,
@@ -256,22 +253,7 @@ class Bench:
             engine=self._engine,
             threads=self._threads,
         )
-        shape = (engine.groups, card.fold, *card.input, 3)
-        frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-
-        def run(calls: int) -> float:
-            began = perf_counter()
-            before: Handle | None = None
-            for _ in range(calls):
-                handle = engine.submit(frames)
-                if before is not None:
-                    before.result()
-                before = handle
-            if before is not None:
-                before.result()
-            return perf_counter() - began
-
-        return run
+        return engine_loop(engine)
 
     def _roof_arms(self, dtypes: set[Dtype], notes: list[str]) -> list[Arm[Roof]]:
         """The device's roofs, each at the size that was fastest when it was first needed."""

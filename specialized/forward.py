@@ -1,4 +1,4 @@
-"""The forward of a model alone, ready to be timed: dtype, memory layout, and how its kernels are launched."""
+"""Forwards ready to be timed: of an engine, and of a model alone by dtype, memory layout, and launch of its kernels."""
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from specialized.engines import Dtype
+from specialized.engines import Dtype, Engine, Handle
 from specialized.engines.compile import captured, compiled
 from specialized.engines.scoring import DTYPES
 from specialized.errors import ModelError
@@ -74,6 +75,29 @@ def forward_loop(
             return run(calls)
 
     return guarded
+
+
+def engine_loop(engine: Engine) -> Callable[[int], float]:
+    """Makes a function that labels so many full batches, one in flight while the next is handed over.
+
+    It returns the seconds until the last scores are there, and raises ModelError where the engine does.
+    """
+    shape = (engine.groups, engine.card.fold, *engine.card.input, 3)
+    frames = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+    def run(calls: int) -> float:
+        began = perf_counter()
+        before: Handle | None = None
+        for _ in range(calls):
+            handle = engine.submit(frames)
+            if before is not None:
+                before.result()
+            before = handle
+        if before is not None:
+            before.result()
+        return perf_counter() - began
+
+    return run
 
 
 def search(

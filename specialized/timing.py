@@ -84,14 +84,14 @@ def warm_up(arm: Arm[K], seconds: float) -> tuple[int, int]:
 
 
 def alternate(
-    arms: Sequence[Arm[K]], *, rounds: int, seconds: float, say: Callable[[str], None], seed: int = 0
+    arms: Sequence[Arm[K]], *, rounds: int, seconds: float | None, say: Callable[[str], None], seed: int = 0
 ) -> tuple[dict[K, Series], dict[K, str]]:
     """Measures every arm once per round, in an order that is drawn anew for each round.
 
     Args:
         arms: Their keys differ.
         rounds: At least 1.
-        seconds: What one measurement should take; one call may take longer.
+        seconds: What one measurement should take; one call may take longer. None: each is one call, without warm-up.
         say: Is told of each round.
         seed: Of the orders.
 
@@ -102,7 +102,7 @@ def alternate(
     failed: dict[K, str] = {}
     for arm in arms:
         try:
-            plan[arm.key] = warm_up(arm, seconds)
+            plan[arm.key] = (1, 0) if seconds is None else warm_up(arm, seconds)
         except VpipeError as exc:
             failed[arm.key] = str(exc)
     rates: Mapping[K, list[float]] = {key: [] for key in plan}

@@ -88,6 +88,13 @@ def test_a_slow_forward_is_called_once_per_measurement_after_two_to_warm_up():
     assert warm_up(Clockwork("a", 3.0, []).arm(), 0.2) == (1, 2)
 
 
+def test_without_a_time_each_measurement_is_one_call_and_nothing_is_warmed_up():
+    diary = []
+    series, _ = alternate([Clockwork("a", 0.5, diary).arm(work=8)], rounds=2, seconds=None, say=quiet)
+    assert diary == [("a", 1), ("a", 1)]
+    assert series["a"] == Series(calls=1, warm_up_calls=0, rates=(16.0, 16.0))
+
+
 @pytest.mark.parametrize("breaks_at", [0, 1, 3])
 def test_an_arm_that_fails_is_left_out_with_its_reason_and_the_others_go_on(breaks_at):
     diary = []
