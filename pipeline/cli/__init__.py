@@ -9,7 +9,7 @@ import os
 
 import click
 
-from pipeline.cli import bench, label, models, runs
+from pipeline.cli import bench, label, models, runs, tune
 from pipeline.cli.shell import Command
 
 # Read when torch is loaded. A thread pool that spins while it waits takes the cores from the decoders: with both cores
@@ -36,5 +36,6 @@ for command in (
     models.list_models,
     models.info,
     bench.bench,
+    tune.tune,
 ):
     main.add_command(command)
