@@ -223,11 +223,10 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ModelCard, "nn.Module"]:
         ModelError: names the file and what is wrong with it.
     """
     card = read_card(path)
+    search_beside(path, card.architecture)
     try:
-        if ":" in card.architecture:
-            search_beside(path, card.architecture)
         module = network(card)
-    except (ImportError, ModelError) as exc:
+    except ModelError as exc:
         raise ModelError(f"{path}: {exc}") from exc
     load_weights(module, path)
     return card, module

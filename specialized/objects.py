@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+from specialized.errors import ModelError
+
 __all__ = ["close_to", "code_hash", "load_object", "one_line", "search_beside", "search_in"]
 
 
@@ -45,23 +47,23 @@ def load_object(name: str) -> Callable[..., object]:
     return found
 
 
-def search_beside(path: str | os.PathLike[str], name: str) -> None:
-    """Lets `package.module:Name` be found beside a file as `search_in` does, and nothing else in its place.
+def search_beside(path: str | os.PathLike[str], architecture: str) -> None:
+    """Lets a model file's `package.module:Class` be found beside it as `search_in` does, and nothing else in its place.
 
     Raises:
-        ImportError: its module lies beside the file, but one of the same name and other code is found before it.
+        ModelError: its module lies beside the file, but one of the same name and other code is found before it.
     """
-    folder, module_name = Path(path).absolute().parent, name.partition(":")[0]
+    folder, module_name = Path(path).absolute().parent, architecture.partition(":")[0]
     place = folder.joinpath(*module_name.split("."))
     own = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
-    if own is None:
+    if ":" not in architecture or own is None:
         return
     search_in(folder)
     found = _file_of(module_name)
     if found is not None and found.read_bytes() != own.read_bytes():
-        raise ImportError(
-            f"module {module_name!r} must be {own}, which lies beside the model file, got {found}, which is found "
-            "before it; rename one of them, or use them in runs of their own"
+        raise ModelError(
+            f"{path}: module {module_name!r} must be {own}, which lies beside the model file, got {found}, which is "
+            "found before it; rename one of them, or use them in runs of their own"
         )
 
 

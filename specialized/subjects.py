@@ -80,9 +80,5 @@ def _subject(name: str, folds: tuple[int, ...]) -> Subject:
             f"{close_to(name, MODELS) or 'correct the name'}"
         )
     card = read_card(name)
-    if ":" in card.architecture:
-        try:
-            search_beside(name, card.architecture)
-        except ImportError as exc:
-            raise ModelError(f"{name}: {exc}") from exc
+    search_beside(name, card.architecture)
     return Subject(Path(name).stem, card, tuple(sorted({card.fold, *folds})))
