@@ -16,7 +16,8 @@ from specialized.examples import Examples, split_runs
 from specialized.modelfile import ModelCard, network
 from specialized.models import build
 from specialized.recipe import Recipe
-from specialized.train import Epoch, Teacher, Trained, _merit, _rate, _Training, settled, slots_of, train
+from specialized.stage import Stage, _merit, _rate
+from specialized.train import Epoch, Teacher, Trained, settled, slots_of, train
 
 CARD = ModelCard(
     architecture="coral",
@@ -136,7 +137,7 @@ def test_validation_is_measured_as_evaluation_measures_the_kept_weights() -> Non
 def test_every_setting_of_a_recipe_changes_the_weights(
     monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
 ) -> None:
-    monkeypatch.setattr(_Training, "has_learned", lambda self: True)
+    monkeypatch.setattr(Stage, "has_learned", lambda self: True)
     base = {"epochs": 2, "dtype": "bfloat16"}
     plain, changed = trained(recipe=quick(**base)), trained(recipe=quick(**base | changes))
     name = "features.0.weight"
@@ -236,7 +237,7 @@ RESTLESS = dataclasses.replace(CARD, architecture="tests.test_train:Restless", a
     ],
 )
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, monkeypatch, card, changes) -> None:
-    monkeypatch.setattr("specialized.train._CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("specialized.stage._CHECKPOINT_S", 0.0)
     recipe, path, reported = quick(**changes), tmp_path / "checkpoint.pt", []
 
     def killed(epoch: Epoch) -> None:
@@ -310,7 +311,7 @@ def test_without_averaging_the_weights_themselves_are_kept() -> None:
     examples = scene()
     parts = examples.only(SPLIT["training"]), examples.only(SPLIT["validation"])
     torch.manual_seed(0)
-    training = _Training(CARD, network(CARD), *parts, quick(average_epochs=0), None)
+    training = Stage(CARD, network(CARD), *parts, quick(average_epochs=0), None)
     training._epoch()
     now = training.module.state_dict()
     assert all(torch.equal(value, now[name]) for name, value in training.average.state_dict().items())
@@ -320,7 +321,7 @@ def test_the_average_follows_every_step_of_an_epoch() -> None:
     examples = scene()
     parts = examples.only(SPLIT["training"]), examples.only(SPLIT["validation"])
     torch.manual_seed(0)
-    training = _Training(CARD, network(CARD), *parts, quick(average_epochs=1.0), None)
+    training = Stage(CARD, network(CARD), *parts, quick(average_epochs=1.0), None)
     followed, taken, step = [], [], training._step
     training._follow = lambda steps, horizon: followed.append(steps)  # type: ignore[method-assign]
     training._step = lambda groups: taken.append(len(groups)) or step(groups)  # type: ignore[method-assign]
@@ -345,15 +346,15 @@ def test_patience_waits_for_all_classes_of_the_curriculum() -> None:
 
 def test_a_training_that_diverges_stops_and_keeps_what_was_good(monkeypatch: pytest.MonkeyPatch) -> None:
     good = trained(recipe=quick(epochs=2, schedule="constant"))
-    epoch = _Training._epoch
+    epoch = Stage._epoch
 
-    def diverging(training: _Training) -> Epoch:
+    def diverging(training: Stage) -> Epoch:
         if len(training.history) == 2:
             with torch.no_grad():
                 next(training.module.parameters()).fill_(float("nan"))
         return epoch(training)
 
-    monkeypatch.setattr(_Training, "_epoch", diverging)
+    monkeypatch.setattr(Stage, "_epoch", diverging)
     result = trained(recipe=quick(epochs=30, schedule="constant"))
     assert len(result.history) == 3
     assert not np.isfinite(result.history[2].validation_loss)
@@ -407,8 +408,8 @@ def test_no_part_of_validation_is_a_single_group() -> None:
 
 def test_a_short_clip_is_passed_over_several_times_in_an_epoch(monkeypatch) -> None:
     passes = []
-    whole = _Training._formed
-    monkeypatch.setattr(_Training, "_formed", lambda self, number: passes.append(number) or whole(self, number))
+    whole = Stage._formed
+    monkeypatch.setattr(Stage, "_formed", lambda self, number: passes.append(number) or whole(self, number))
     trained(recipe=quick(epochs=2, least_steps=21))  # a pass has 9 steps
     assert passes == [0, 0, 0, 1, 1, 1]
 
@@ -428,8 +429,8 @@ def test_the_curriculum_adds_classes_from_the_first_on() -> None:
 
 def test_groups_in_time_do_not_reach_across_what_the_curriculum_leaves_out(monkeypatch) -> None:
     formed = []
-    whole = _Training._formed
-    monkeypatch.setattr(_Training, "_formed", lambda self, number: formed.append(whole(self, number)) or formed[-1])
+    whole = Stage._formed
+    monkeypatch.setattr(Stage, "_formed", lambda self, number: formed.append(whole(self, number)) or formed[-1])
     card = dataclasses.replace(CARD, classes=("bright", "none", "other", "more"))
     examples = Examples(scene().pictures, np.arange(240) // 5 % 4, ((0, 240),))
     parts = examples.only(SPLIT["training"]), examples.only(SPLIT["validation"])
@@ -479,7 +480,7 @@ def test_a_folded_network_starts_as_copies_of_a_slot_that_has_learned() -> None:
 def test_a_recipe_that_says_nothing_starts_from_copies_where_a_slot_is_wide_enough(
     monkeypatch: pytest.MonkeyPatch, fold: int, epochs: int
 ) -> None:
-    monkeypatch.setattr(_Training, "has_learned", lambda self: True)
+    monkeypatch.setattr(Stage, "has_learned", lambda self: True)
     card = dataclasses.replace(CARD, fold=fold)
     recipe = settled(card, quick(fold_epochs=None))
     assert recipe == quick(fold_epochs=epochs)
@@ -504,7 +505,7 @@ def test_after_a_slot_that_has_learned_nothing_training_starts_from_random_weigh
 def test_a_slot_has_learned_if_no_single_answer_would_do_better(card: ModelCard, balance: bool) -> None:
     examples = scene(card)
     parts = examples.only(SPLIT["training"]), examples.only(SPLIT["validation"])
-    training = _Training(card, network(card), *parts, quick(balance=balance), None)
+    training = Stage(card, network(card), *parts, quick(balance=balance), None)
     labels = torch.from_numpy(parts[1].labels_in_runs())
     always = training._always(labels).requires_grad_()
     loss = training._loss(always.expand(len(labels), -1), labels)
@@ -521,7 +522,7 @@ def test_a_slot_has_learned_if_no_single_answer_would_do_better(card: ModelCard,
 
 
 def test_a_rate_of_nearly_nothing_leaves_the_copies_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_Training, "has_learned", lambda self: True)
+    monkeypatch.setattr(Stage, "has_learned", lambda self: True)
     card = dataclasses.replace(CARD, fold=4)
     recipe = quick(epochs=3, fold_epochs=1, scale_lr=False, lr=1e-3)
     slots = slots_of(card, recipe)
@@ -537,9 +538,9 @@ def test_a_rate_of_nearly_nothing_leaves_the_copies_as_they_are(monkeypatch: pyt
 def test_copies_are_kept_where_no_epoch_brings_anything_better(monkeypatch: pytest.MonkeyPatch) -> None:
     card = dataclasses.replace(CARD, fold=4)
     recipe = quick(epochs=20, fold_epochs=2, lr=5e-3)
-    step = _Training._step
+    step = Stage._step
 
-    def harmful(training: _Training, groups: NDArray[np.int32]) -> float:
+    def harmful(training: Stage, groups: NDArray[np.int32]) -> float:
         loss = step(training, groups)
         if training.card.fold > 1:
             with torch.no_grad():
@@ -547,7 +548,7 @@ def test_copies_are_kept_where_no_epoch_brings_anything_better(monkeypatch: pyte
                     parameter.normal_()
         return loss
 
-    monkeypatch.setattr(_Training, "_step", harmful)
+    monkeypatch.setattr(Stage, "_step", harmful)
     result = trained(card, recipe)
     assert [epoch.fold for epoch in result.history] == [1] * 20 + [4] * 2
     assert result.best_epoch < 20

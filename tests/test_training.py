@@ -26,7 +26,7 @@ from pipeline.runs import RunFolder
 from pipeline.training import train
 from pipeline.trainschema import TrainConfig
 from specialized.modelfile import ModelCard, file_hash, load_model, read_card
-from specialized.train import Epoch, _Training
+from specialized.stage import Epoch, Stage
 from tests.clips import write_clip
 
 ROOT = Path(__file__).parents[1]
@@ -383,13 +383,13 @@ def test_the_commands_print_the_table_and_refuse_in_one_line(scene, tmp_path):
 
 
 def test_a_training_that_diverges_late_keeps_what_was_good_and_says_so(load, monkeypatch):
-    epoch = _Training._epoch
+    epoch = Stage._epoch
 
-    def diverging(training: _Training) -> Epoch:
+    def diverging(training: Stage) -> Epoch:
         done = epoch(training)
         return dataclasses.replace(done, loss=math.nan) if training.history else done
 
-    monkeypatch.setattr(_Training, "_epoch", diverging)
+    monkeypatch.setattr(Stage, "_epoch", diverging)
     lines: list[str] = []
     train(load(), say=lines.append)
     (told,) = [line for line in lines if line.startswith("warning: training")]
@@ -415,7 +415,7 @@ def test_a_training_that_breaks_is_exit_code_1(scene, tmp_path):
 def stopped(folder: Path, number: signal.Signals, checkpoint_s: float) -> tuple[list[str], int, list[str]]:
     """A training that got a signal after its third epoch: its command, its return code, its last lines."""
     (folder / "train.yaml").write_text(CONFIG)
-    code = f"import specialized.train as t; t._CHECKPOINT_S = {checkpoint_s}; from pipeline.cli import main; main()"
+    code = f"import specialized.stage as s; s._CHECKPOINT_S = {checkpoint_s}; from pipeline.cli import main; main()"
     command = [sys.executable, "-c", code, "train", str(folder / "train.yaml")]
     command += ["--set", f"output={folder}/m.safetensors", "--set", f"run.dir={folder}", "--set", "train.epochs=20"]
     command += ["--set", "train.fold_epochs=20"]
