@@ -1,7 +1,8 @@
 # make demo    from nothing to labels: sets everything up in .venv, labels a clip, draws a picture of the result
 # make test    sets up likewise and runs all tests
 # make check   formatting, lint and types
-# make bench   how fast this machine labels an archive, beside what one would write by hand
+# make bench   how fast this machine labels, beside what else one would use: 40 minutes, goes on if stopped
+# make bench-check   whether speed fell against the results that are committed: ten minutes
 # make clean   removes what the others made; runs/ stays
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench system-deps clean setup
+.PHONY: demo test check bench bench-check system-deps clean setup
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -29,7 +30,10 @@ check: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python benchmarks/archive.py
+	$(BIN)/python -m benchmarks.suite
+
+bench-check: setup
+	$(BIN)/python -m benchmarks.suite --check
 
 system-deps:
 	@echo "system-deps: nothing to install, all that vpipe needs comes with its Python packages"

@@ -39,8 +39,8 @@ import numpy as np
 
 from benchmarks.accuracy_report import report
 from benchmarks.displays import DISPLAYS
+from benchmarks.facts import ROOT
 from benchmarks.study import (
-    ROOT,
     Result,
     counts,
     do,

@@ -31,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.displays import Display
+from benchmarks.facts import ROOT
 from benchmarks.study import (
-    ROOT,
     Result,
     counts,
     do,

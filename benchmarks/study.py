@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -19,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from benchmarks.displays import Display, sequence
+from benchmarks.facts import commit
 from pipeline.runs import machine, make_folder, versions, write_json
 from pipeline.training import stored
 from specialized.engines import Engine, open_engine
@@ -28,7 +28,6 @@ from specialized.modelfile import ModelCard, load_model
 from specialized.recipe import Recipe
 from specialized.train import Teacher, Trained, train
 
-ROOT = Path(__file__).parents[1]
 # What of a card decides what is learned.
 CARD = (
     "architecture",
@@ -126,14 +125,6 @@ def do(cells: Iterable[C], run_cell: Callable[[C], Result], *, workers: int, min
             write_json(cell.path, result | facts, indent=None)
             right, n = (sum(block[key] for block in result["blocks"]) for key in ("right", "n"))
             click.echo(f"{cell.name}: {right / n:.4f}, {result['seconds']} s; {len(waiting)} to go", err=True)
-
-
-def commit() -> str:
-    """The commit of the code, marked where files of the packages differ from it."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*"]
-    at = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-    changed = ["git", "-C", str(ROOT), "status", "--porcelain", "--", "pipeline", "specialized", "benchmarks/*.py"]
-    return at + ("-dirty" if subprocess.run(changed, capture_output=True, text=True, check=False).stdout else "")
 
 
 def write_summary(path: Path, cells: Iterable[Cell], summary: Mapping[str, object], *, of: str) -> None:

@@ -1,0 +1,21 @@
+"""What one would use instead of vpipe, each a program of its own:
+
+    python -m benchmarks.competitors.opencv --model MODEL VIDEO...       prints how many frames it labelled
+
+Each is written as somebody would who knows the library: frames are resized to the model's input as cheaply as the
+library can, then go in batches of 256 through the same network at f = 1, in bf16 and channels_last. Libraries keep
+their own number of threads, or get as many as there are cores where their default is one. Files are taken one after
+the other. `wall` labels nothing: it decodes, with one single-threaded decoder per core, and is the bound of all.
+
+Without a video a program only loads what it needs: that fails where something is not installed, and says why.
+"""
+
+# Program: how it is named, and the distributions that decide its speed.
+COMPETITORS = {
+    "opencv": ("OpenCV + torch", ("opencv-python-headless", "opencv-python")),
+    "pyav": ("PyAV + torch", ("av",)),
+    "torchcodec": ("torchcodec + torch", ("torchcodec",)),
+    "decord": ("decord2 + torch", ("decord2",)),
+    "ffmpeg": ("ffmpeg pipe + torch", ("imageio-ffmpeg",)),
+    "wall": ("wall", ("av",)),
+}

@@ -1,0 +1,62 @@
+"""What all competitors share: pictures in, scores out, through one network in torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from specialized.modelfile import load_model
+
+BATCH = 256
+
+Size = tuple[int, int]  # height, width
+# Batches of the pictures of a video: uint8 (n, 3, H, W), in whatever layout.
+Pictures = Callable[[Path, Size], Iterator[torch.Tensor]]
+
+
+def label(videos: Iterable[Path], model: Path, pictures: Pictures) -> torch.Tensor:
+    """Scores (N, K) of all frames of all videos, float32.
+
+    Args:
+        videos: Taken one after the other.
+        model: A model file, f = 1.
+        pictures: How frames become pictures of the model's input size.
+    """
+    card, network = load_model(model)
+    if card.fold != 1:
+        raise SystemExit(f"{model}: must be a model of f = 1, got f = {card.fold}")
+    network = network.to(torch.bfloat16).to(memory_format=torch.channels_last).eval()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.mean, card.std))
+    scores = [torch.empty(0, len(card.classes))]
+    with torch.inference_mode():
+        for video in videos:
+            for batch in pictures(video, card.input):
+                x = ((batch.float() / 255 - mean) / std).to(torch.bfloat16)
+                x = x.contiguous(memory_format=torch.channels_last)
+                scores.append(network(x).float().softmax(1))
+    return torch.cat(scores)
+
+
+def batched(pictures: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+    """Stacks pictures (H, W, 3) to batches."""
+    waiting = iter(pictures)
+    while batch := list(islice(waiting, BATCH)):
+        yield channels_first(np.stack(batch))
+
+
+def channels_first(batch: np.ndarray) -> torch.Tensor:
+    """(n, H, W, 3) as (n, 3, H, W), without a copy."""
+    return torch.from_numpy(batch).permute(0, 3, 1, 2)
+
+
+def main(pictures: Pictures) -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("videos", nargs="*", type=Path)
+    options = parser.parse_args()
+    print(len(label(options.videos, options.model, pictures)))

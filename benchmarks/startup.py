@@ -1,0 +1,59 @@
+"""From the command to the first label on stdout.
+
+    python -m benchmarks.startup                     a minute
+
+`vpipe run configs/lobby.yaml`, which prints a row per frame, beside a Python that only imports torch: no program that
+runs a network in torch can start faster.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+
+from benchmarks.facts import ROOT, facts
+from benchmarks.measuring import VPIPE, Failed, Figures, Result, alternate, result
+from benchmarks.part import options, run_part, say
+
+
+@click.command(help=(__doc__ or "").partition("\n")[0])
+@options
+def main(rounds: int, only: str, again: bool, out: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        cases = {"first label": partial(measured, Path(folder), rounds)} if only in "first label" else {}
+        run_part("startup", cases, origin=facts(), settings={"rounds": rounds}, out=out, again=again)
+
+
+def measured(folder: Path, rounds: int) -> Result:
+    run = [*VPIPE, "run", str(ROOT / "configs" / "lobby.yaml"), "--overwrite", "-q"]
+    run += ["--set", f"run.dir={folder}", "--set", "filters.0.device=cpu"]
+    torch = [sys.executable, "-c", "import torch; print('torch'); print(torch.__version__)"]
+    measures = {"vpipe": partial(first_line, run), "import torch": partial(first_line, torch)}
+    found, _ = alternate(measures, rounds, figure="first_label_s", say=say)
+    ratios = [("import torch / vpipe", "import torch", "vpipe", "first_label_s")]
+    return result(found, figure="first_label_s", ratios=ratios)
+
+
+def first_line(command: Sequence[str]) -> Figures:
+    """Seconds until a command has printed a line after its first, which is a heading."""
+    started = time.perf_counter()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        lines = process.stdout
+        heading, label = (lines.readline(), lines.readline()) if lines else ("", "")
+        seconds = time.perf_counter() - started
+        for _ in lines or ():
+            pass
+    if process.returncode or not (heading and label):
+        raise Failed(f"{' '.join(command)}: must print a heading and a line, got exit code {process.returncode}")
+    return {"first_label_s": seconds}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""The benchmark suite: its arithmetic, what it measures again, and what a check says."""
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import suite
+from benchmarks.archive import CASES, EVERY, program, reason_to_leave_out
+from benchmarks.check import compared, told
+from benchmarks.footage import clip, enlarge, frames, joined, rung
+from benchmarks.measuring import Failed, Program, Ran, Rate, alternate, files_of, ran, rates, ratio, result
+from benchmarks.models import case
+from benchmarks.part import are_alike, read, run_part, table
+from benchmarks.startup import first_line
+from tests.clips import write_clip
+
+ORIGIN = {"commit": "c", "machine": {"cpu": "x", "cores": 2}, "versions": {"torch": "2"}}
+FACTS = {**ORIGIN, "settings": {"rounds": 5}}
+
+
+def document(ratios, case="lobby", **others):
+    return {**FACTS, "cases": {case: {"ratios": {name: {"value": value} for name, value in ratios.items()}}}, **others}
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """A clip of 12 frames."""
+    return write_clip(tmp_path / "numbers.mp4", range(12), bframes=2, keyframe_every=6)
+
+
+# ------------------------------------------------------------------------------------------ rates and ratios
+
+
+def test_start_up_drops_out_of_a_rate() -> None:
+    found = rates(Ran(3.0, 4.0, 100, ""), Ran(5.0, 8.0, 150, ""), (1000, 3000))
+    assert found["frames_per_s"] == 1000
+    assert found["frames_per_cpu_s"] == 500
+    assert found["start_up_s"] == 2.0
+    assert (found["peak_bytes_short"], found["peak_bytes_long"]) == (100, 150)
+
+
+def test_a_longer_run_that_takes_no_longer_has_no_rate() -> None:
+    with pytest.raises(Failed, match=r"must take longer, got -1\.00 s"):
+        rates(Ran(3.0, 1.0, 1, ""), Ran(2.0, 2.0, 1, ""), (10, 20))
+
+
+def test_a_ratio_is_that_of_medians_with_the_extremes_within_rounds() -> None:
+    over, under = ([{"rate": rate} for rate in of] for of in ((10.0, 40.0, 20.0), (10.0, 10.0, 5.0)))
+    assert ratio(over, under, "rate") == {"value": 2.0, "lowest": 1.0, "highest": 4.0}
+
+
+def test_ratios_with_an_arm_that_was_left_out_are_left_out() -> None:
+    rounds = {"ours": [{"rate": 2.0}], "theirs": [{"rate": 1.0}]}
+    wanted = [("a", "ours", "theirs", "rate"), ("b", "ours", "others", "rate")]
+    found = result(rounds, figure="rate", ratios=wanted, left_out={"others": "not installed"})
+    assert list(found["ratios"]) == ["a"]
+    assert found["left_out"] == {"others": "not installed"}
+
+
+def test_all_arms_run_in_each_round_and_the_first_round_does_not_count() -> None:
+    calls = []
+
+    def measure(name):
+        calls.append(name)
+        return {"rate": float(len(calls))}
+
+    found, _ = alternate({name: lambda name=name: measure(name) for name in "abc"}, 2, figure="rate")
+    assert [sorted(calls[at : at + 3]) for at in (0, 3, 6)] == [["a", "b", "c"]] * 3
+    assert list(found) == ["a", "b", "c"]
+    assert sorted(one["rate"] for rounds in found.values() for one in rounds) == [4, 5, 6, 7, 8, 9]
+
+
+def test_what_may_fail_is_left_out_if_it_fails_at_first_and_never_later() -> None:
+    def fails():
+        raise Failed("broken")
+
+    works = {"ours": lambda: {"rate": 1.0}}
+    found, left_out = alternate({**works, "theirs": fails}, 1, figure="rate", optional=["theirs"])
+    assert (list(found), left_out) == (["ours"], {"theirs": "broken"})
+    with pytest.raises(Failed, match="ours: broken"):
+        alternate({"ours": fails}, 1, figure="rate", optional=["theirs"])
+    later = iter([{"rate": 1.0}])
+    with pytest.raises(Failed, match="theirs: broken"):
+        alternate({"theirs": lambda: next(later, None) or fails()}, 1, figure="rate", optional=["theirs"])
+
+
+# ------------------------------------------------------------------------------------------ processes
+
+
+def test_a_process_tells_its_time_its_memory_and_what_it_says() -> None:
+    found = ran(python("x = bytearray(200_000_000); print(7)"))
+    assert found.said == "7\n"
+    assert found.peak_bytes > 200_000_000
+    assert found.cpu_seconds > 0
+    assert found.seconds > 0
+
+
+def test_a_process_that_fails_is_named() -> None:
+    with pytest.raises(Failed, match=r"raise SystemExit\(3\): exit code 3"):
+        ran(python("raise SystemExit(3)"))
+
+
+def test_the_first_label_is_the_line_after_the_heading() -> None:
+    assert first_line(python("print('heading'); print('label')"))["first_label_s"] > 0
+    with pytest.raises(Failed, match="must print a heading and a line"):
+        first_line(python("print('heading')"))
+
+
+def test_a_program_that_loses_a_frame_has_no_rate(numbers, tmp_path) -> None:
+    loses = Program(lambda videos: python("print(35)"), lambda ran: int(ran.said))
+    with pytest.raises(Failed, match="must take 36 frames, got 35"):
+        Rate(loses, files_of(numbers, number=1, cache=tmp_path), lengths=(3, 4))()
+
+
+# ------------------------------------------------------------------------------------------ footage
+
+
+def test_a_clip_joined_to_itself_has_its_frames_so_many_times(numbers, tmp_path) -> None:
+    assert frames(joined(numbers, 3, cache=tmp_path / "cache")) == 36
+    assert (
+        program("wall", tmp_path).count(ran(program("wall", tmp_path).command([tmp_path / "cache/numbers-x3.mp4"])))
+        == 36
+    )
+
+
+def test_an_enlarged_clip_has_the_frames_and_the_other_size(numbers, tmp_path) -> None:
+    import av
+
+    for most, n in ((None, 12), (5, 5)):
+        enlarge(numbers, tmp_path / "larger.mp4", width=320, height=180, most=most)
+        with av.open(str(tmp_path / "larger.mp4")) as container:
+            assert [(frame.width, frame.height) for frame in container.decode(video=0)] == [(320, 180)] * n
+
+
+def test_several_files_are_one_by_several_names(numbers, tmp_path) -> None:
+    files = files_of(numbers, number=3, cache=tmp_path)(2)
+    assert len({path.name for path in files}) == 3
+    assert [frames(path) for path in files] == [24] * 3
+    assert files == files_of(numbers, number=3, cache=tmp_path)(2)
+
+
+def test_lengths_are_those_of_a_short_ladder() -> None:
+    assert [rung(times) for times in (0.2, 1, 1.5, 3, 5, 7, 9, 13)] == [1, 1, 2, 3, 6, 8, 12, 16]
+
+
+def test_the_clips_of_the_cases_are_there_or_can_be_made() -> None:
+    from benchmarks.footage import LARGER
+
+    assert all(name in LARGER or clip(name).is_file() for name, _, _ in CASES)
+    assert all(set(arms) <= set(EVERY) for _, _, arms in CASES)
+
+
+# ------------------------------------------------------------------------------------------ parts
+
+
+def one_case(figure=1.0):
+    return result({"a": [{"frames_per_s": figure}]}, figure="frames_per_s", ratios=[])
+
+
+def test_a_case_is_measured_once_for_a_commit_a_machine_and_settings(tmp_path) -> None:
+    done = []
+
+    def measure():
+        done.append(1)
+        return one_case()
+
+    def part(*, rounds=1, again=False):
+        run_part("speed", {"one": measure}, origin=ORIGIN, settings={"rounds": rounds}, out=tmp_path, again=again)
+        return len(done)
+
+    assert [part(), part(), part(again=True), part(rounds=2)] == [1, 1, 2, 3]
+    written = read(tmp_path / "speed.json")
+    assert (written["commit"], written["settings"]) == ("c", {"rounds": 2})
+    assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_part_that_breaks_keeps_the_cases_before(tmp_path) -> None:
+
+    def breaks():
+        raise Failed("broken")
+
+    with pytest.raises(Failed):
+        run_part("speed", {"one": one_case, "two": breaks}, origin=ORIGIN, settings={}, out=tmp_path, again=False)
+    assert list(read(tmp_path / "speed.json")["cases"]) == ["one"]
+
+
+@pytest.mark.parametrize(
+    "other", [{"commit": "d"}, {"machine": {"cpu": "y", "cores": 2}}, {"settings": {"rounds": 3}}, {"versions": {}}]
+)
+def test_results_of_another_state_are_measured_again(other) -> None:
+    assert are_alike(document({}), document({}))
+    assert not are_alike(document({}), document({}, **other))
+
+
+@pytest.mark.parametrize("commit", ["c-dirty", "unknown"])
+def test_code_that_is_not_committed_is_always_measured_again(commit) -> None:
+    assert not are_alike(document({}, commit=commit), document({}, commit=commit))
+
+
+def test_a_table_shows_medians_ratios_and_what_was_left_out() -> None:
+    rounds = {"ours": [{"frames_per_s": 2000.0}], "theirs": [{"frames_per_s": 500.0}]}
+    of = result(
+        rounds, figure="frames_per_s", ratios=[("o / t", "ours", "theirs", "frames_per_s")], left_out={"x": "y"}
+    )
+    assert table("lobby", of) == [
+        "lobby   frames/s",
+        "ours       2,000",
+        "theirs       500",
+        "o / t: 4.00 (4.00 to 4.00)",
+        "x: left out: y",
+    ]
+
+
+def test_a_model_is_told_against_its_tuned_f_1() -> None:
+    row = {"dtype": "bfloat16", "engine_images_per_s": 9.0, "engine_against_tuned_f1": 1.8, "against_tuned_f1": 2.0}
+    found = case({"tuned_f1": [{"engine_images_per_s": 5.0}], "models": [{"fold": 4, **row}, {"fold": 1, **row}]})
+    assert found["ratios"] == {
+        "f = 4, bfloat16 / f = 1, engine": {"value": 1.8},
+        "f = 4, bfloat16 / f = 1, model alone": {"value": 2.0},
+    }
+    assert found["arms"]["f = 1, tuned"]["medians"] == {"images_per_s": 5.0}
+
+
+# ------------------------------------------------------------------------------------------ the check
+
+
+def test_a_ratio_fell_if_it_lost_more_than_a_tenth() -> None:
+    before = document({"a": 1.0, "b": 1.0, "c": 1.0, "gone": 1.0})
+    after = document({"a": 0.89, "b": 0.91, "c": 1.5, "new": 1.0})
+    assert {change.name: change.fell for change in compared(before, after)} == {"a": True, "b": False, "c": False}
+    assert compared(before, document({"a": 0.1}, case="other")) == []
+
+
+def test_a_check_says_that_it_compares_two_machines() -> None:
+    before, after = document({"a": 1.0}), document({"a": 1.0}, machine={"cpu": "x", "cores": 4})
+    lines = told("archive", before, after, compared(before, after))
+    assert lines[-1] == ("archive: measured on another machine: cores was 2, is 4; ratios may differ for that")
+
+
+@pytest.mark.parametrize(("now", "code"), [(0.95, 0), (0.8, 1)])
+def test_a_check_ends_with_1_if_a_ratio_fell(now, code, tmp_path, capsys) -> None:
+    for folder, value in (("committed", 1.0), ("fresh", now)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "archive.json").write_text(json.dumps(document({"vpipe / wall": value})))
+    assert suite.checked(("archive", "growth"), tmp_path / "fresh", tmp_path / "committed") == code
+    said = capsys.readouterr().out
+    assert ("archive: fell by more than 10%: lobby: vpipe / wall" in said) == bool(code)
+    assert "growth: nothing to compare with" in said
+
+
+def test_the_suite_knows_its_parts() -> None:
+    asked = CliRunner().invoke(suite.main, ["nothing"])
+    assert asked.exit_code == 2
+    assert "'archive', 'growth', 'startup', 'models'" in asked.output
+
+
+def test_a_competitor_without_its_library_is_left_out_with_the_reason() -> None:
+    reason = reason_to_leave_out("nothing")
+    assert reason is not None
+    assert reason.endswith("No module named benchmarks.competitors.nothing")
