@@ -79,6 +79,11 @@ class Normalize:
     def __call__(self, pictures: Tensor, dtype: torch.dtype) -> Tensor:
         """Maps uint8 (B, f, H, W, C) to (B, f·C, H, W), channels_last in memory. Leaves its argument unchanged."""
         # Bytes move while they are bytes; for f = 1 the pictures already lie as channels_last wants them.
-        x = pictures[:, 0] if pictures.shape[1] == 1 else torch.cat(pictures.unbind(1), dim=3)  # (B, H, W, f·C)
+        if pictures.shape[1] == 1:
+            x = pictures[:, 0]
+        elif torch.compiler.is_exporting():  # other libraries have kernels for an axis moved, rather than for this cat
+            x = pictures.permute(0, 2, 3, 1, 4).flatten(3)
+        else:  # two to three times as quick in torch
+            x = torch.cat(pictures.unbind(1), dim=3)  # (B, H, W, f·C)
         # In float32 whatever the dtype: one rounding at the end, and quicker than bf16 arithmetic.
         return x.permute(0, 3, 1, 2).float().mul_(self._scale).add_(self._shift).to(dtype)
