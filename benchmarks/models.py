@@ -1,66 +1,117 @@
-"""The small models of the zoo at each f, by `vpipe bench`: docs/bench.md says what is timed.
+"""The small models of the zoo at each f: every engine in every dtype, each at its best batch.
 
-    python -m benchmarks.models                      five minutes on two cores
+    python -m benchmarks.models                      half an hour on two cores; goes on where it was stopped
+    python -m benchmarks.models --only coral
+    python -m benchmarks.models --engines torch,compile      torch.compile takes up to a minute per model and f
 
-The ratios are those over the fastest f = 1 that was found, within rounds; below 1 folding loses.
+Pictures go in as bytes and scores come out, as in a run (`specialized.forward.engine_loop`); no decoding, all cores.
+What the first ratios are over is f = 1 *tuned*: the fastest engine, dtype and batch at f = 1. Below 1 folding loses.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from benchmarks.facts import facts
-from benchmarks.measuring import VPIPE, Result, ran
-from benchmarks.part import options, run_part
+from benchmarks.measuring import Failed, Figures, Result, medians, result
+from benchmarks.part import options, run_part, say
 
-FOLDS = "1,2,3,4,8,16"
+if TYPE_CHECKING:
+    from specialized.engines import Dtype, EngineName
+    from specialized.subjects import Subject
+    from specialized.timing import Arm
+
+FOLDS = (1, 2, 3, 4, 8, 16)
+BATCHES = {"cpu": (64, 256), "cuda": (256, 1024, 4096)}  # pictures
+DTYPES: Mapping[str, Sequence[str]] = {"cpu": ("bfloat16", "float32"), "cuda": ("float16", "bfloat16", "float32")}
+ENGINES = ("torch", "openvino", "onnx")
+SECONDS = 0.15  # of a measurement; a trial takes a third
+
+Key = tuple[str, str, int]  # engine, dtype, f
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @options
-def main(rounds: int, only: str, again: bool, out: Path) -> None:
-    names = json.loads(ran([*VPIPE, "models", "--json"]).said)
-    settings = {"rounds": rounds, "fold": FOLDS}
-    asked = ["--json", "-q", "--fold", FOLDS, "--rounds", str(rounds)]
-    cases = {name: partial(measured, name, asked) for name in small(names) if only in name}
-    run_part("models", cases, origin=facts(), settings=settings, out=out, again=again)
+@click.option("--engines", default=",".join(ENGINES), show_default=True, metavar="NAME,...", help="Those to measure.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1.")
+def main(rounds: int, only: str, again: bool, out: Path, engines: str, device: str) -> None:
+    from specialized.subjects import subjects
+
+    chosen = engines.split(",")
+    measure = partial(measured, engines=chosen, device=device, rounds=rounds)
+    cases = {subject.name: partial(measure, subject) for subject in subjects([], FOLDS) if only in subject.name}
+    settings = {"rounds": rounds, "folds": FOLDS, "engines": chosen, "device": device}
+    run_part("models", cases, origin=facts(["openvino", "onnxruntime"]), settings=settings, out=out, again=again)
 
 
-def small(listing: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The models that folding is for, of those that `vpipe models` lists."""
-    names = [str(model["name"]) for model in listing]
-    return [name for name in names if name != "resnet18" and not name.endswith("-compound")]
+def measured(subject: Subject, *, engines: Sequence[str], device: str, rounds: int) -> Result:
+    """Tries the batches of every engine, dtype and f of a model, then measures the best of each in alternation."""
+    from specialized.errors import ModelError
+    from specialized.timing import alternate, fastest
+
+    arms, left_out = [], {}
+    for key in keys(engines, device):
+        try:
+            arms.append(fastest(_arms(subject, key, device), SECONDS / 3))
+        except ModelError as exc:  # not installed, or this device does not compute in this dtype
+            left_out[named(key)] = str(exc)
+    found, failed = alternate(arms, rounds=rounds, seconds=SECONDS, say=lambda line: say(f"{subject.name}: {line}"))
+    left_out |= {named(key): why for key, why in failed.items()}
+    if not found:
+        raise Failed(f"{subject.name}: nothing runs it: {'; '.join(left_out.values())}")
+    return case({key: [{"images_per_s": rate} for rate in series.rates] for key, series in found.items()}, left_out)
 
 
-def measured(name: str, asked: Sequence[str]) -> Result:
-    return case(json.loads(ran([*VPIPE, "bench", name, *asked]).said))
+def keys(engines: Sequence[str], device: str) -> Iterator[Key]:
+    for engine in engines:
+        for dtype in DTYPES[device.partition(":")[0]]:
+            if engine != "onnx" or dtype == "float32":  # all that it computes in
+                yield from ((engine, dtype, f) for f in FOLDS)
 
 
-def case(document: Result) -> Result:
-    """What `vpipe bench` found of one model, as a case."""
-    (tuned, *_), rows = document["tuned_f1"], document["models"]
-    arms = {"f = 1, tuned": {"images_per_s": tuned["engine_images_per_s"]}}
-    ratios = {}
-    for row in rows:
-        name = f"f = {row['fold']}, {row['dtype']}"
-        if row["engine_images_per_s"] is not None:
-            arms[name] = {"images_per_s": row["engine_images_per_s"]}
-        for key, what in (("engine_against_tuned_f1", "engine"), ("against_tuned_f1", "model alone")):
-            if row["fold"] > 1 and row[key] is not None:
-                ratios[f"{name} / f = 1, {what}"] = {"value": row[key]}
-    return {
-        "figure": "images_per_s",
-        "arms": {name: {"medians": figures, "rounds": []} for name, figures in arms.items()},
-        "ratios": ratios,
-        "left_out": {},
-        "bench": document,
-    }
+def _arms(subject: Subject, key: Key, device: str) -> Iterator[Arm[Key]]:
+    """An engine at each batch."""
+    from specialized.engines import open_engine
+    from specialized.forward import engine_loop
+    from specialized.timing import Arm
+
+    name, dtype, f = key
+    card, module = subject.build(f)
+    for pictures in BATCHES[device.partition(":")[0]]:
+        engine = open_engine(
+            card,
+            module,
+            device=device,
+            batch=pictures,
+            dtype=cast("Dtype", dtype),
+            engine=cast("EngineName", name),
+        )
+        yield Arm(key, engine.groups * f, engine_loop(engine))
+
+
+def case(rounds: Mapping[Key, Sequence[Figures]], left_out: Mapping[str, str]) -> Result:
+    """What was found of one model: the fastest of each f over that of f = 1, then each engine by itself."""
+    fastest: dict[int, Key] = {}
+    for key in sorted(rounds, key=lambda key: medians(rounds[key])["images_per_s"]):
+        fastest[key[2]] = key
+    pairs = [(f"f = {f} / f = 1, fastest of each", key, fastest[1]) for f, key in sorted(fastest.items()) if f > 1]
+    pairs += [(f"f = {f} / f = 1, {e} {d}", (e, d, f), (e, d, 1)) for e, d, f in rounds if f > 1]
+    return result(
+        {named(key): of for key, of in rounds.items()},
+        figure="images_per_s",
+        ratios=[(name, named(over), named(under), "images_per_s") for name, over, under in pairs],
+        left_out=left_out,
+    )
+
+
+def named(key: Key) -> str:
+    engine, dtype, f = key
+    return f"{engine} {dtype}, f = {f}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from benchmarks.archive import CASES, EVERY, program, reason_to_leave_out
 from benchmarks.check import compared, told
 from benchmarks.footage import clip, enlarge, frames, joined, rung
 from benchmarks.measuring import Failed, Program, Ran, Rate, alternate, files_of, ran, rates, ratio, result
-from benchmarks.models import case
+from benchmarks.models import case, keys
 from benchmarks.part import are_alike, read, run_part, table
 from benchmarks.startup import first_line
 from tests.clips import write_clip
@@ -217,14 +217,29 @@ def test_a_table_shows_medians_ratios_and_what_was_left_out() -> None:
     ]
 
 
-def test_a_model_is_told_against_its_tuned_f_1() -> None:
-    row = {"dtype": "bfloat16", "engine_images_per_s": 9.0, "engine_against_tuned_f1": 1.8, "against_tuned_f1": 2.0}
-    found = case({"tuned_f1": [{"engine_images_per_s": 5.0}], "models": [{"fold": 4, **row}, {"fold": 1, **row}]})
-    assert found["ratios"] == {
-        "f = 4, bfloat16 / f = 1, engine": {"value": 1.8},
-        "f = 4, bfloat16 / f = 1, model alone": {"value": 2.0},
+def test_a_model_is_told_against_the_fastest_at_f_1_and_each_engine_against_itself() -> None:
+    rates = {("torch", "bfloat16"): (5.0, 8.0), ("openvino", "bfloat16"): (10.0, 15.0)}
+    rounds = {
+        (*engine, f): [{"images_per_s": rate}]
+        for engine, of in rates.items()
+        for f, rate in zip((1, 4), of, strict=True)
     }
-    assert found["arms"]["f = 1, tuned"]["medians"] == {"images_per_s": 5.0}
+    found = case(rounds, {"onnx float32, f = 4": "not installed"})
+    assert {name: ratio["value"] for name, ratio in found["ratios"].items()} == {
+        "f = 4 / f = 1, fastest of each": 1.5,
+        "f = 4 / f = 1, torch bfloat16": 1.6,
+        "f = 4 / f = 1, openvino bfloat16": 1.5,
+    }
+    assert found["left_out"] == {"onnx float32, f = 4": "not installed"}
+
+
+def test_what_an_engine_does_not_compute_in_is_not_measured() -> None:
+    assert {key[:2] for key in keys(["torch", "onnx"], "cuda:0")} == {
+        ("torch", "float16"),
+        ("torch", "bfloat16"),
+        ("torch", "float32"),
+        ("onnx", "float32"),
+    }
 
 
 # ------------------------------------------------------------------------------------------ the check
