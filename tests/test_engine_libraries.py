@@ -243,6 +243,24 @@ def test_a_network_that_is_no_graph_is_refused_in_one_line(name: str) -> None:
     assert len(str(caught.value)) < 350
 
 
+class Growing(Tiny):
+    """Its forward does more than compute, which a graph cannot keep: each call answers otherwise than the last."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return 4 * super().forward(x).roll(self.calls, dims=1)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_a_graph_that_is_another_function_than_the_network_is_refused(name: str, dtype: str) -> None:
+    said = rf"^engine {name}: scores of coral must be those of torch within 0\.\d+, got [01]\S* off: its forward may do"
+    with pytest.raises(ModelError, match=said):
+        open_engine(card(1), Growing(1), batch=8, dtype=dtype, engine=name)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_wrong_with_the_model_is_told_as_torch_tells_it(name: str) -> None:
     with pytest.raises(ModelError, match=r"coral: output must have shape \(2, 2\), .*got \(2, 3\)"):

@@ -21,6 +21,10 @@ from specialized.objects import one_line
 
 WORDS = 200  # characters of a foreign message that are passed on
 
+# What scores may differ by from those of torch in float32. By far more than rounding costs: a graph that is another
+# function than the network is what must be found.
+_MOST: dict[Dtype, float] = {"float32": 0.001, "bfloat16": 0.25, "float16": 0.25}
+
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (B, f, H, W, 3) to (B, f, K)
 Load = Callable[[ExportedProgram, NDArray[np.uint8], int], Run]
 
@@ -80,10 +84,11 @@ class ExportedEngine:
         module = copy.deepcopy(module).eval().to(cpu, torch.float32)
         self.cost: Cost = cost(module, fold=card.fold, input=card.input)
         scoring = Scoring(card, module, dtype="float32", device=cpu).eval()
-        pictures = torch.zeros((groups, card.fold, *card.input, 3), dtype=torch.uint8)
+        shape = (groups, card.fold, *card.input, 3)
+        pictures = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         try:
             with torch.inference_mode():  # what is wrong with the model itself is told as the torch engine tells it
-                checked(scoring(pictures).numpy(), self)
+                expected = checked(scoring(pictures).numpy(), self)
         except ModelError:
             raise
         except Exception as exc:  # the user's forward may raise anything
@@ -94,13 +99,18 @@ class ExportedEngine:
                 warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
                 program = torch.export.export(scoring, (pictures,))
                 self._run = load(program, pictures.numpy(), threads or torch.get_num_threads())
-            self._run(pictures.numpy())
+            off = float(np.abs(self._run(pictures.numpy()) - expected).max())
         except ModelError:
             raise
         except Exception as exc:  # these libraries raise exceptions of many kinds, and the user's forward any
             raise ModelError(
                 f"engine {name}: must run {card.architecture}, got {one_line(exc)[:WORDS]}; use engine: torch"
             ) from exc
+        if not off <= _MOST[dtype]:  # NaN is not either
+            raise ModelError(
+                f"engine {name}: scores of {card.architecture} must be those of torch within {_MOST[dtype]}, got "
+                f"{off:.3g} off: its forward may do more than compute; use engine: torch"
+            )
 
     def submit(self, frames: NDArray[np.uint8]) -> Done:
         """Runs a forward of (b, f, H, W, 3) RGB pictures, 1 <= b <= B."""

@@ -45,7 +45,7 @@ class OnnxEngine(ExportedEngine):
                 f"engine onnx: needs {exc.name}, which is not installed; pip install 'vpipe[onnx]'"
             ) from exc
 
-        def load(program: ExportedProgram, blank: NDArray[np.uint8], threads: int) -> Run:
+        def load(program: ExportedProgram, pictures: NDArray[np.uint8], threads: int) -> Run:
             with _quiet():  # not optimized, for the runtime does that
                 exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
             if exported is None:

@@ -36,17 +36,17 @@ class OpenVinoEngine(ExportedEngine):
                 "engine openvino: needs openvino, which is not installed; pip install 'vpipe[openvino]'"
             ) from exc
 
-        def load(program: ExportedProgram, blank: NDArray[np.uint8], threads: int) -> Run:
-            return _compiled(openvino, program, blank, dtype, threads)
+        def load(program: ExportedProgram, pictures: NDArray[np.uint8], threads: int) -> Run:
+            return _compiled(openvino, program, pictures, dtype, threads)
 
         super().__init__(
             "openvino", card, module, device=device, groups=groups, dtype=dtype, threads=threads, load=load
         )
 
 
-def _compiled(openvino: Any, program: ExportedProgram, blank: NDArray[np.uint8], dtype: Dtype, threads: int) -> Run:
+def _compiled(openvino: Any, program: ExportedProgram, pictures: NDArray[np.uint8], dtype: Dtype, threads: int) -> Run:
     model = openvino.convert_model(program)
-    model.reshape(list(blank.shape))  # the length of each axis is lost on the way
+    model.reshape(list(pictures.shape))  # the length of each axis is lost on the way
     precision = _PRECISIONS[dtype]
     compiled = openvino.Core().compile_model(
         model,
@@ -65,7 +65,7 @@ def _compiled(openvino: Any, program: ExportedProgram, blank: NDArray[np.uint8],
             "use dtype: auto"
         )
     request = compiled.create_infer_request()
-    nothing = openvino.Tensor(blank, shared_memory=True)
+    nothing = openvino.Tensor(pictures, shared_memory=True)
 
     def run(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
         request.set_input_tensor(openvino.Tensor(frames, shared_memory=True))
