@@ -21,6 +21,8 @@ The recipe is the default one, the same for every f. *Variants* of it are tried 
 random weights where the default is copies of one slot (`fold_epochs: 0`), `copies` does the opposite
 (`fold_epochs: 10`), `longer` gives f = 1 the ten epochs more that the start as copies takes, `picture` varies each
 picture of a group by itself, `taught` learns from the unfolded model of the same seed too (`teacher: unfolded`).
+`fast_bilinear` and `point` train and test on frames that are resized so; `fast` trains as the recipe does and tests on
+frames that are decoded with `decode.fast`.
 
 Frames of a clip resemble each other: what an interval rests on is the number of blocks.
 """
@@ -51,11 +53,11 @@ from benchmarks.study import (
     trained_and_scored,
     write_summary,
 )
-from pipeline.footage import Footage, LabelledClip, read_footage
+from pipeline.footage import Footage, LabelledClip, read_clip, read_footage
 from pipeline.sources.scaler import PictureFormat
 from pipeline.training import stored
 from specialized.examples import Examples
-from specialized.modelfile import Ask, ModelCard, Task, file_hash, load_model
+from specialized.modelfile import Ask, ModelCard, Resize, Task, file_hash, load_model
 from specialized.models import MODELS
 from specialized.orders import Order
 from specialized.recipe import Recipe
@@ -68,6 +70,7 @@ SEEDS: Mapping[int, int] = {1: 5, 4: 5}  # of real tasks; others: 3
 DISPLAY_SEEDS: Mapping[int, int] = {2: 1, 3: 1}  # others: 3
 DISPLAY_FRAMES = {"training": 3000, "validation": 600, "test": 1500}
 
+RESIZES: tuple[Resize, ...] = ("fast_bilinear", "point")  # that cost less than the default
 VERSION = 1  # of training, measuring and rendering: cells of another one are done again
 
 
@@ -109,7 +112,7 @@ class Cell:
     order: Order
     f: int
     seed: int
-    variant: str = ""  # of the recipe: "" (as it is), random, copies, longer, picture, taught
+    variant: str = ""  # of the recipe: "" (as it is), random, copies, longer, picture, taught; or of pictures
 
     @property
     def name(self) -> str:
@@ -129,7 +132,8 @@ class Cell:
                 "split": {"blocks": BLOCKS, "rotations": ROTATIONS},
             }
         teacher = "unfolded" if self.variant == "taught" else None
-        return settings_of(card_of(self), recipe_of(self), teacher=teacher, version=VERSION, **of_task)
+        tested: Result = {"tested": "fast"} if self.variant == "fast" else {}
+        return settings_of(card_of(self), recipe_of(self), teacher=teacher, version=VERSION, **of_task, **tested)
 
 
 def cells() -> Iterator[Cell]:
@@ -147,6 +151,8 @@ def _tried(seed: int) -> Iterator[Cell]:
     solved, orders = ("lobby", "arm", "three-bottles"), ("lobby", "parking-mixed")
     yield from (Cell(task, "consecutive", 4, seed, "random") for task in solved)
     if seed < 3:
+        for variant in (*RESIZES, "fast"):
+            yield from (Cell(task, "consecutive", 4, seed, variant) for task in solved)
         for f in (2, 4):
             for order in ("strided", "shuffled", "streams"):
                 yield from (Cell(task, order, f, seed) for task in orders)
@@ -177,6 +183,10 @@ def recipe_of(cell: Cell) -> Recipe:
     return settled(card_of(cell), recipe)
 
 
+def resize_of(cell: Cell) -> Resize:
+    return next((resize for resize in RESIZES if resize == cell.variant), "area")
+
+
 def card_of(cell: Cell) -> ModelCard:
     """The model to train: coral for real tasks, the display's own network."""
     if cell.task in REAL:
@@ -190,6 +200,7 @@ def card_of(cell: Cell) -> ModelCard:
             classes=names if real.task == "any_of" else (*names, "none"),
             task=real.task,
             thresholds=(0.5,) * len(names) if real.task == "any_of" else (),
+            resize=resize_of(cell),
             asks=real.asks,
         )
     shown = DISPLAYS[cell.task]
@@ -199,15 +210,16 @@ def card_of(cell: Cell) -> ModelCard:
 # ---------------------------------------------------------------------------------------------- what a cell is made of
 
 
-@functools.lru_cache(maxsize=2)
-def footage(task: str) -> Footage:
+@functools.lru_cache(maxsize=3)
+def footage(task: str, resize: Resize = "area", fast: bool = False) -> Footage:
     real = REAL[task]
-    return read_footage(
-        [LabelledClip(*real.files)],
-        picture=PictureFormat(*MODELS["coral"].input),
-        asks=real.asks,
-        task=real.task,
-    )
+    video, labels = real.files
+    picture = PictureFormat(*MODELS["coral"].input, resize=resize)
+    film = read_footage([LabelledClip(video, labels)], picture=picture, asks=real.asks, task=real.task)
+    if not fast:
+        return film
+    pictures = read_clip(video, picture, fast=True).pictures
+    return dataclasses.replace(film, examples=dataclasses.replace(film.examples, pictures=pictures))
 
 
 @functools.lru_cache(maxsize=2)
@@ -215,19 +227,21 @@ def shown(task: str) -> dict[str, Examples]:
     return rendered(DISPLAYS[task], DISPLAY_FRAMES, blocks=BLOCKS)
 
 
-def splits(task: str) -> Iterator[tuple[tuple[int, ...], dict[str, Examples]]]:
+def splits(cell: Cell) -> Iterator[tuple[tuple[int, ...], dict[str, Examples]]]:
     """The numbers of the test blocks and the parts, for each rotation."""
-    if task not in REAL:
-        yield tuple(range(BLOCKS)), shown(task)
+    if cell.task not in REAL:
+        yield tuple(range(BLOCKS)), shown(cell.task)
         return
-    film = footage(task)
+    film = footage(cell.task, resize_of(cell))
+    tested = footage(cell.task, resize_of(cell), fast=True) if cell.variant == "fast" else film
     for rotation in range(ROTATIONS):
         test = (rotation, rotation + ROTATIONS)
         gap_s = round(float(film.pts_s[-1] - film.pts_s[0]) / BLOCKS / 4, 2)
-        yield (
-            test,
-            film.split(blocks=BLOCKS, validation=[_validation(film, rotation, test)], test=test, gap_s=gap_s),
+        parts, of_test = (
+            one.split(blocks=BLOCKS, validation=[_validation(film, rotation, test)], test=test, gap_s=gap_s)
+            for one in (film, tested)
         )
+        yield test, parts | {"test": of_test["test"]}
 
 
 def _validation(film: Footage, rotation: int, test: tuple[int, ...]) -> int:
@@ -250,7 +264,7 @@ def run_cell(cell: Cell) -> Result:
     """Trains, stores and measures."""
     began = time.perf_counter()
     card, recipe, blocks, epochs = card_of(cell), recipe_of(cell), {}, []
-    for test, parts in splits(cell.task):
+    for test, parts in splits(cell):
         teacher = _teacher(cell, parts) if cell.variant == "taught" else None
         trained, engine, found = trained_and_scored(card, parts, recipe, teacher=teacher)
         epochs.append(trained.best_epoch)

@@ -54,7 +54,12 @@ class LabelledClip:
 
 
 def read_clip(
-    video: Path, picture: PictureFormat, selection: Selection | None = None, *, workers: int | None = None
+    video: Path,
+    picture: PictureFormat,
+    selection: Selection | None = None,
+    *,
+    workers: int | None = None,
+    fast: bool = False,
 ) -> Clip:
     """Decodes the selected frames of a video into memory, as a run decodes them.
 
@@ -63,12 +68,13 @@ def read_clip(
         picture: What a model takes.
         selection: Which frames; None: all.
         workers: Decoders that work side by side; None: as many as a run has. The result does not depend on it.
+        fast: As `decode.fast` of a run.
 
     Raises:
         SourceError: The file cannot be read, or not every selected frame of it: a loss in the middle would join
             frames that are no neighbours.
     """
-    tasks = _tasks(video, picture, selection)
+    tasks = _tasks(video, picture, selection, fast=fast)
     batches: list[FrameBatch] = []
     ends: list[SegmentEnd] = []
     with closing(decode(tasks, workers=workers or cores())) as decoded:
@@ -108,8 +114,10 @@ def outline_clip(
     return Clip(_black(len(numbers), picture), numbers, pts_s, index.frames, index.shown_size)
 
 
-def _tasks(video: Path, picture: PictureFormat, selection: Selection | None) -> list[SegmentTask | Refusal]:
-    return list(FileSource(video, name=video.name, picture=picture, selection=selection).segments())
+def _tasks(
+    video: Path, picture: PictureFormat, selection: Selection | None, *, fast: bool = False
+) -> list[SegmentTask | Refusal]:
+    return list(FileSource(video, name=video.name, picture=picture, selection=selection, fast=fast).segments())
 
 
 def _black(n: int, picture: PictureFormat) -> Pixels:

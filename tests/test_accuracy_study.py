@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import accuracy, study
-from benchmarks.accuracy import BLOCKS, REAL, Cell, cells, recipe_of, splits
+from benchmarks.accuracy import BLOCKS, REAL, Cell, card_of, cells, recipe_of, splits
 from benchmarks.accuracy_report import report
 from benchmarks.displays import DISPLAYS
 from pipeline.footage import Footage
@@ -26,7 +26,7 @@ def footage(monkeypatch):
     labels[np.arange(N) * BLOCKS // N == 3] = 0
     examples = Examples(np.zeros((N, 2, 2, 3), np.uint8), labels, ((0, N),))
     film = Footage(examples, np.arange(N) / RATE, (Path("clip.mp4"),))
-    monkeypatch.setattr(accuracy, "footage", lambda task: film)
+    monkeypatch.setattr(accuracy, "footage", lambda task, resize: film)
     return film
 
 
@@ -36,7 +36,7 @@ def frames(runs: Runs) -> np.ndarray:
 
 def test_over_the_rotations_each_frame_is_tested_once_and_never_near_training(footage):
     tested, blocks = np.zeros(N, int), []
-    for numbers, parts in splits("lobby"):
+    for numbers, parts in splits(Cell("lobby", "consecutive", 1, 0)):
         training, validation, test = (frames(parts[name].runs) for name in ("training", "validation", "test"))
         tested[test] += 1
         blocks += numbers
@@ -50,7 +50,7 @@ def test_over_the_rotations_each_frame_is_tested_once_and_never_near_training(fo
 
 
 def test_parts_of_a_display_are_other_scenes():
-    ((blocks, parts),) = splits("squad-count")
+    ((blocks, parts),) = splits(Cell("squad-count", "consecutive", 1, 0))
     assert blocks == tuple(range(BLOCKS))
     assert [len(part) for part in parts.values()] == list(accuracy.DISPLAY_FRAMES.values())
     assert len(parts["test"].runs) == BLOCKS
@@ -81,6 +81,7 @@ def test_cells_are_all_that_was_promised():
         *((t, "consecutive", 1, "longer") for t in (*solved, *DISPLAYS)),
         *((t, "streams", f, "random") for t in orders for f in (2, 4)),
         *((t, "consecutive", 4, how) for t in ("lobby", "three-bottles") for how in ("picture", "taught")),
+        *((t, "consecutive", 4, how) for t in solved for how in ("fast_bilinear", "point", "fast")),
     }
 
 
@@ -88,6 +89,23 @@ def test_cells_are_all_that_was_promised():
 def test_variants_start_as_the_recipe_does_not(f):
     start = {how: recipe_of(Cell("lobby", "consecutive", f, 0, how)).fold_epochs for how in ("", "random", "copies")}
     assert start == {"": 10 if f in (2, 3, 4) else 0, "random": 0, "copies": 10}
+
+
+def test_a_cheaper_resize_is_that_of_the_model():
+    assert {how: card_of(Cell("lobby", "consecutive", 4, 0, how)).resize for how in ("", "fast", "point")} == {
+        "": "area",
+        "fast": "area",
+        "point": "point",
+    }
+
+
+def test_fast_decoding_is_tested_by_a_model_that_learned_without_it():
+    (_, plain), (_, fast) = (next(splits(Cell("lobby", "consecutive", 4, 0, how))) for how in ("", "fast"))
+    assert all((plain[part].pictures == fast[part].pictures).all() for part in ("training", "validation"))
+    assert (plain["test"].labels == fast["test"].labels).all()
+    off = np.abs(plain["test"].pictures.astype(int) - fast["test"].pictures)
+    assert 0 < off.mean() < 5
+    assert Cell("lobby", "consecutive", 4, 0, "fast").settings != Cell("lobby", "consecutive", 4, 0).settings
 
 
 def test_settings_of_a_cell_are_json_and_differ_by_what_it_is():
