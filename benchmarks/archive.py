@@ -5,9 +5,9 @@
     python -m benchmarks.archive --only lobby
 
 Every frame is labelled by coral at 50x50. vpipe's labels are committed to disk as in any run; the others
-(`benchmarks.competitors`) only hold them. *wall* decodes and does nothing else. *fast* leaves out the loop filter. The
-arms named after a resize run the same weights on that resize: their speed counts, their labels do not, for which a
-model has to be trained so.
+(`benchmarks.competitors`) only hold them. *wall* decodes and does nothing else. *fast* leaves out the loop filter,
+*openvino* is the engine, else torch. The arms named after a resize run the same weights on that resize: their speed
+counts, their labels do not, for which a model has to be trained so.
 
 Footage: `lobby-person` (768x432, B-frames), and the junction enlarged (`benchmarks.footage`), joined to itself until a
 run is long enough for each program. Eight files are eight names of one.
@@ -34,9 +34,16 @@ from pipeline.runs import cores
 
 WEIGHTS = ROOT / "specialized" / "weights"
 F1, F4 = (WEIGHTS / f"lobby-person-f{fold}.safetensors" for fold in (1, 4))
-RESIZES = ("fast_bilinear", "point")
+RESIZES = ("fast_bilinear", "point")  # that cost less than `area`, which the shipped models were trained on
 CLIPS = ("lobby-person", "intersection-1280x720", "intersection-1920x1080")
-OURS = ("vpipe f=4", "vpipe f=1", "vpipe f=4 fast", *(f"vpipe f=4 {resize}" for resize in RESIZES))
+OURS = (
+    "vpipe f=4",
+    "vpipe f=1",
+    "vpipe f=4 fast",
+    "vpipe f=4 openvino",
+    "vpipe f=4 openvino fast",
+    *(f"vpipe f=4 openvino {resize}" for resize in RESIZES),
+)
 THEIRS = tuple(name for name in COMPETITORS if name != "wall")
 EVERY = (*OURS, *THEIRS, "wall")
 # Clip, files, and what is measured unless all is asked for: half an hour has to do.
@@ -45,7 +52,7 @@ CASES = (
     ("lobby-person", 8, ("vpipe f=4", "vpipe f=1", "wall")),
     ("intersection-1280x720", 1, ("vpipe f=4", *THEIRS, "wall")),
     ("intersection-1280x720", 8, ()),
-    ("intersection-1920x1080", 1, ("vpipe f=4", "vpipe f=4 fast", *THEIRS, "wall")),
+    ("intersection-1920x1080", 1, ("vpipe f=4", "vpipe f=4 fast", "vpipe f=4 openvino", *THEIRS, "wall")),
     ("intersection-1920x1080", 8, ()),
 )
 
@@ -123,13 +130,10 @@ def program(arm: str, folder: Path) -> Program:
         model = [] if arm == "wall" else ["--model", str(F1)]
         start = [sys.executable, "-m", f"benchmarks.competitors.{arm}", *model]
         return Program(lambda videos: [*start, *map(str, videos)], lambda ran: int(ran.said))
-    if arm == "vpipe f=1":
-        return vpipe(folder, F1)
-    if arm == "vpipe f=4 fast":
-        return vpipe(folder, F4, "decode.fast=true")
-    if arm == "vpipe f=4":
-        return vpipe(folder, F4)
-    return vpipe(folder, with_resize(arm.split()[-1]))
+    _, fold, *how = arm.split()
+    model = F1 if fold == "f=1" else next((with_resize(resize) for resize in RESIZES if resize in how), F4)
+    settings = ["decode.fast=true"] if "fast" in how else []
+    return vpipe(folder, model, *settings, *(["filters.0.engine=openvino"] if "openvino" in how else []))
 
 
 def with_resize(resize: str) -> Path:
