@@ -30,6 +30,7 @@ from benchmarks.facts import ROOT, facts
 from benchmarks.footage import CACHE, clip
 from benchmarks.measuring import Program, Rate, Result, alternate, files_of, result, vpipe
 from benchmarks.part import options, run_part, say
+from pipeline.cli.shell import Finite
 from pipeline.runs import cores
 
 WEIGHTS = ROOT / "specialized" / "weights"
@@ -61,7 +62,7 @@ CASES = (
 @options
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0.1),
+    type=Finite(min=0.1),
     default=2.5,
     show_default=True,
     help="By which a long run is longer than a short one.",

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from glob import iglob
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import ModelError
 from pipeline.schema import (
@@ -58,6 +59,12 @@ class Report:
         """The value at these steps is allowed, and probably not meant."""
         node, missing = self.tree.reach(steps)
         self.warnings.append(node.problem(text, *missing))
+
+    def check_there(self, steps: Sequence[Step], path: str, kind: Literal["file", "folder"]) -> None:
+        """Reports a file or folder that is to be read and is not there, or is of the other kind."""
+        if not (os.path.isfile(path) if kind == "file" else os.path.isdir(path)):
+            got = "a folder" if os.path.isdir(path) else "a file" if os.path.isfile(path) else "none"
+            self.problem(steps, f"must be a {kind}, got {got} at {self.path(steps, path)}")
 
     def path(self, steps: Sequence[Step], path: str) -> str:
         """A path for a message: in full, unless the environment said part of it."""
@@ -194,9 +201,8 @@ def _check_filters(report: Report, config: RunConfig) -> None:
         at = ("filters", k)
         if OBJECT.fullmatch(section.model):
             check_model_class(report, (*at, "model"), (*at, "args"), section.model, section.args)
-            if section.weights is not None and not os.path.isfile(section.weights):
-                path = report.path((*at, "weights"), section.weights)
-                report.problem((*at, "weights"), f"must be a file, got none at {path}")
+            if section.weights is not None:
+                report.check_there((*at, "weights"), section.weights, "file")
         else:
             for key in _OWN_MODEL:
                 if key in section.model_fields_set:

@@ -45,8 +45,7 @@ def check_train_config(config: TrainConfig) -> list[str]:
     for k, clip in enumerate(config.clips):
         check_selection(report, ("clips", k), clip)
         for key, path in (("video", clip.video), ("labels", clip.labels)):
-            if not os.path.isfile(path):
-                report.problem(("clips", k, key), f"must be a file, got none at {report.path(('clips', k, key), path)}")
+            report.check_there(("clips", k, key), path, "file")
     if config.images is not None:
         _check_images(report, config, config.images)
     if "split" in config.model_fields_set:
@@ -76,8 +75,7 @@ def _check_images(report: Report, config: TrainConfig, images: ImagesSection) ->
         if "split" in config.model_fields_set:
             report.problem(("split",), "must be left out: the folders of images say what is for what")
     for key, path in folders.items():
-        if not os.path.isdir(path):
-            report.problem(("images", key), f"must be a folder, got none at {report.path(('images', key), path)}")
+        report.check_there(("images", key), path, "folder")
         if path in [folders[other] for other in folders if other < key]:
             report.problem(
                 ("images", key), f"must be another part's folder, got {report.path(('images', key), path)} again"

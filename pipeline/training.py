@@ -210,7 +210,13 @@ def _told_finished(folder: RunFolder, output: Path) -> str:
 
 
 def _reporter(card: ModelCard, say: Callable[[str], None]) -> Callable[[Epoch], None]:
+    slot: Epoch | None = None
+
     def report(epoch: Epoch) -> None:
+        nonlocal slot
+        if slot is not None and epoch.fold == card.fold and epoch.planned > slot.planned:  # as many as without a slot
+            say("one slot has learned no more than the commonest answer: the network starts from random weights")
+        slot = None if epoch.fold == card.fold else epoch
         of_what = "" if epoch.fold == card.fold else ", one slot"
         say(
             f"epoch {epoch.number + 1} of {epoch.planned}{of_what}: loss {epoch.loss:.4f}, "

@@ -115,7 +115,6 @@ class Search:
     def _best_of(self, model: Model, start: Choice) -> Choice | None:
         """The fastest way to run a model, as far as trials tell; None, and a note, if there is none."""
         name = os.path.basename(model.path)
-        self.say(f"{name}: alone")
         start = replace(start, model=model.path)
         try:
             opener = _opener(model, self.config.filters[0])
@@ -141,6 +140,7 @@ class Search:
 
         arms: dict[Choice, Arm[Choice]] = {}
         for choice in choices:
+            self.say(f"{os.path.basename(model.path)}: alone: {choice.engine}, {choice.dtype}, batch {choice.batch}")
             try:
                 engine = opener(choice)
             except ModelError as error:

@@ -497,6 +497,8 @@ def test_json_takes_the_place_of_the_table(small, tmp_path):
         ),
         (["gone.safetensors"], "gone.safetensors: must be a file"),
         (["coral", "--fold", "0"], "must be whole numbers in 1..1024, as 1,2,4"),
+        (["coral", "--seconds", "nan"], "must be a finite number, got nan"),
+        (["coral", "--seconds", "inf"], "must be a finite number, got inf"),
         (["coral", "--fold", "two"], "must be whole numbers in 1..1024, as 1,2,4"),
         (["coral", "--fold", "16", "--pictures", "8"], "fold: must be in 1..8"),
         (["coral", "--dtype", "float8"], "dtype: must be one of auto, float32, bfloat16, float16"),

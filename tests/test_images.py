@@ -389,6 +389,10 @@ def test_another_order_than_shuffled_is_a_warning(load):
             ["2: images.folder: must be a folder, got none at {}/gone"],
         ),
         (
+            CONFIG.replace("{folder: digits}", "{folder: train.yaml}"),
+            ["2: images.folder: must be a folder, got a file at {}/train.yaml"],
+        ),
+        (
             PARTS.replace("test: test", "test: val"),
             ["2: images.validation: must be another part's folder, got {}/val again"],
         ),

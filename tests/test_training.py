@@ -98,6 +98,17 @@ def test_training_writes_a_model_that_has_learned(load, tmp_path):
     assert [path.name for path in (tmp_path / "runs/new").iterdir()] == ["m.safetensors"]
 
 
+@pytest.mark.parametrize(("lr", "said"), [("1e-9", 1), ("0.01", 0)])
+def test_it_is_said_that_a_slot_has_learned_nothing(load, lr, said):
+    lines: list[str] = []
+    short = ["train.epochs=2", "train.fold_epochs=1", f"train.lr={lr}"]
+    train(load(*short), say=lines.append)
+    told = "one slot has learned no more than the commonest answer: the network starts from random weights"
+    assert lines.count(told) == said
+    if said:
+        assert lines[lines.index(told) + 1].startswith("epoch 3 of 4: ")
+
+
 def test_the_card_says_what_was_trained_and_nothing_of_this_machine(model, scene):
     card = read_card(model)
     assert (card.classes, card.fold, card.input, card.step_s) == (("person", "none"), 2, (8, 12), 1 / 25)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.shell import FAILED, INTERRUPTED, complain, fold_option, listed, overwrite_option
+from pipeline.cli.shell import FAILED, INTERRUPTED, Finite, complain, fold_option, listed, overwrite_option
 from pipeline.outputs import check_output
 
 
@@ -36,7 +36,7 @@ from pipeline.outputs import check_output
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=0.2,
     show_default=True,
     help="Of a measurement, if one forward does not take longer.",

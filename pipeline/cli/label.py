@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.shell import INTERRUPTED, complain, interrupt_on_signals, log_to_stderr, overwrite_option
+from pipeline.cli.shell import INTERRUPTED, Finite, complain, interrupt_on_signals, log_to_stderr, overwrite_option
 from pipeline.errors import SourceError, VpipeError
 
 if TYPE_CHECKING:
@@ -22,12 +22,10 @@ if TYPE_CHECKING:
 @click.option("--detector", type=click.Path(path_type=Path), required=True, help="An ONNX file of the YOLOX family.")
 @click.option("--names", type=click.Path(path_type=Path), help="Names of its classes, one a line. Default: COCO's 80.")
 @click.option("--classes", metavar="NAME,...", help="Keep only these. Default: all.")
-@click.option(
-    "--confidence", type=click.FloatRange(0, 1), default=0.3, show_default=True, help="Keep boxes from this score on."
-)
+@click.option("--confidence", type=Finite(0, 1), default=0.3, show_default=True, help="Keep boxes from this score on.")
 @click.option(
     "--iou",
-    type=click.FloatRange(0, 1),
+    type=Finite(0, 1),
     default=0.45,
     show_default=True,
     help="Of two boxes of a class that overlap by more than this, keep the surer one.",

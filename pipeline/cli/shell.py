@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import signal
 import sys
@@ -67,6 +68,16 @@ def complain(problems: object) -> None:
     """Says one line or several on stderr."""
     for problem in problems if isinstance(problems, (list, tuple)) else [problems]:
         click.echo(f"vpipe: {problem}", err=True)
+
+
+class Finite(click.FloatRange):
+    """A number in a range; neither nan nor inf, which a range alone lets pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"must be a finite number, got {value}", param, ctx)
+        return number
 
 
 set_option = click.option(

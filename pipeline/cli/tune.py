@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.cli.shell import FAILED, INTERRUPTED, complain, interrupt_on_signals, listed, overwrite_option
+from pipeline.cli.shell import FAILED, INTERRUPTED, Finite, complain, interrupt_on_signals, listed, overwrite_option
 
 
 @click.command()
@@ -19,7 +19,7 @@ from pipeline.cli.shell import FAILED, INTERRUPTED, complain, interrupt_on_signa
 @click.argument("models", nargs=-1, type=click.Path(), metavar="[MODEL...]")
 @click.option(
     "--max-accuracy-loss",
-    type=click.FloatRange(min=0, max=100),
+    type=Finite(min=0, max=100),
     default=0.5,
     show_default=True,
     metavar="POINTS",
@@ -43,7 +43,7 @@ from pipeline.cli.shell import FAILED, INTERRUPTED, complain, interrupt_on_signa
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Of the last measurements.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Finite(min=0, min_open=True),
     default=0.2,
     show_default=True,
     help="Of a measurement of a model alone.",
