@@ -226,6 +226,7 @@ def result(
     figure: str,
     ratios: Iterable[tuple[str, str, str, str]],
     left_out: Mapping[str, str] | None = None,
+    drawn: Iterable[str] | None = None,
 ) -> Result:
     """A case as it is written.
 
@@ -235,6 +236,7 @@ def result(
         ratios: For each its name, the arm over, the arm under, and the figure; those of arms left out are left out.
             A higher ratio must be the better one.
         left_out: Arms, and why.
+        drawn: Those that the picture shows; None is all.
     """
     return {
         "figure": figure,
@@ -245,6 +247,7 @@ def result(
             if over in rounds and under in rounds
         },
         "left_out": dict(left_out or {}),
+        "drawn": list(rounds if drawn is None else drawn),
     }
 
 

@@ -106,6 +106,7 @@ def case(rounds: Mapping[Key, Sequence[Figures]], left_out: Mapping[str, str]) -
         figure="images_per_s",
         ratios=[(name, named(over), named(under), "images_per_s") for name, over, under in pairs],
         left_out=left_out,
+        drawn=[named(key) for _, key in sorted(fastest.items())],
     )
 
 

@@ -121,7 +121,7 @@ def _shown(figures: Mapping[str, float], key: str) -> str:
 def picture(document: Result, out: Path, *, title: str) -> None:
     """A panel of bars per case; a thin line over each bar spans its rounds."""
     cases = document["cases"]
-    heights = [len(case["arms"]) + 1.5 for case in cases.values()]
+    heights = [len(case["drawn"]) + 1.5 for case in cases.values()]
     with drawn(out, (8.0, 0.8 + 0.24 * sum(heights)), given_by="--out", constrained=True) as figure:
         at, cpu = str(document["commit"])[:12], document["machine"]["cpu"]
         figure.suptitle(
@@ -129,7 +129,7 @@ def picture(document: Result, out: Path, *, title: str) -> None:
         )
         panels = figure.subplots(len(cases), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (name, case) in zip(panels, cases.items(), strict=True):
-            key, arms = case["figure"], case["arms"]
+            key, arms = case["figure"], {arm: case["arms"][arm] for arm in case["drawn"]}
             values = [arm["medians"][key] for arm in arms.values()]
             rounds = [
                 [one[key] for one in arm["rounds"]] or [value] for arm, value in zip(arms.values(), values, strict=True)

@@ -231,6 +231,7 @@ def test_a_model_is_told_against_the_fastest_at_f_1_and_each_engine_against_itse
         "f = 4 / f = 1, openvino bfloat16": 1.5,
     }
     assert found["left_out"] == {"onnx float32, f = 4": "not installed"}
+    assert found["drawn"] == ["openvino bfloat16, f = 1", "openvino bfloat16, f = 4"]
 
 
 def test_what_an_engine_does_not_compute_in_is_not_measured() -> None:
