@@ -25,6 +25,7 @@ import click
 from benchmarks.facts import ROOT
 from benchmarks.footage import CACHE, frames, joined, rung
 
+TRIES = 6  # of lengths
 LEAST = 480  # frames of a short run
 # Of vpipe, which then cuts a file into 8 segments of like length: with fewer, a decoder ends before the others, the
 # short run takes too long and the difference flatters.
@@ -115,8 +116,8 @@ class Rate:
         program: It.
         files: The files for so many repeats of the footage; a file may be named more than once.
         seconds: By which the long run is to be longer than the short one. How many repeats that takes is found by the
-            first call.
-        lengths: The repeats of the short and the long run, where they are known.
+            first calls, and found anew when it was less than half: start-ups differ by more than that would leave.
+        lengths: The repeats of the short and the long run, where they are given.
     """
 
     def __init__(
@@ -127,20 +128,22 @@ class Rate:
         seconds: float = 0.0,
         lengths: tuple[int, int] | None = None,
     ) -> None:
-        self._program, self._files, self._seconds, self._lengths = program, files, seconds, lengths
+        self._program, self._files, self._seconds = program, files, seconds
         self._frames = sum(map(frames, files(1)))
+        self._given = lengths is not None
+        short = rung(program.least / self._frames)
+        self._short, self._long = lengths or (short, rung(2 * short))
 
     def __call__(self) -> Figures:
-        if self._lengths is not None:
-            return self._measured(*self._lengths)
-        short = rung(self._program.least / self._frames)
-        found = self._measured(short, rung(2 * short))
-        self._lengths = short, rung(short + self._seconds * found["frames_per_s"] / self._frames)
-        return found
-
-    def _measured(self, short: int, long: int) -> Figures:
-        found = rates(self._ran(short), self._ran(long), (short * self._frames, long * self._frames))
-        return {**found, "frames_short": short * self._frames, "frames_long": long * self._frames}
+        for _ in range(TRIES):
+            short, long = self._ran(self._short), self._ran(self._long)
+            taken = self._short * self._frames, self._long * self._frames
+            took = long.seconds - short.seconds
+            if self._given or took >= self._seconds / 2:
+                return {**rates(short, long, taken), "frames_short": taken[0], "frames_long": taken[1]}
+            more = min(8.0, self._seconds / took) if took > 0 else 2.0
+            self._long = rung(self._short + max(2.0, more) * (self._long - self._short))
+        raise Failed(f"{taken[1] - taken[0]} frames more must take {self._seconds / 2} s, got {took:.2f} s")
 
     def _ran(self, times: int) -> Ran:
         of = ran(self._program.command(self._files(times)))

@@ -118,6 +118,17 @@ def test_a_program_that_loses_a_frame_has_no_rate(numbers, tmp_path) -> None:
         Rate(loses, files_of(numbers, number=1, cache=tmp_path), lengths=(3, 4))()
 
 
+def test_a_run_is_made_longer_until_its_length_counts(numbers, tmp_path) -> None:
+    code = "import sys, time; time.sleep(0.02 * len(sys.argv[1:])); print(12 * len(sys.argv[1:]))"
+    program = Program(lambda videos: [*python(code), *map(str, videos)], lambda ran: int(ran.said), least=12)
+    found = Rate(program, lambda times: times * [numbers], seconds=1.0)()
+    assert found["long_s"] - found["short_s"] >= 0.5
+    assert found["frames_long"] >= 12 * 24
+    never = Program(lambda videos: python(f"print(12 * {len(videos)})"), lambda ran: int(ran.said), least=12)
+    with pytest.raises(Failed, match=r"frames more must take 300\.0 s, got"):
+        Rate(never, lambda times: times * [numbers], seconds=600.0)()
+
+
 # ------------------------------------------------------------------------------------------ footage
 
 
