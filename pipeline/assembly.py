@@ -185,7 +185,6 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
                 selection=_selection(section, config.run.limit, config.decode.frames),
                 segment_frames=config.decode.segment_frames,
                 fast=config.decode.fast,
-                device=config.decode.device,
                 start=_start(section),
             )
             for name, path in found.videos

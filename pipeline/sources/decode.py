@@ -39,7 +39,6 @@ class SegmentTask:
         picture: How the model wants its pictures.
         batch_frames: Pictures per batch.
         fast: Decode without the loop filter.
-        device: Where to decode: cpu, cuda, cuda:1.
         start_utc_s: UTC time of the file's first frame, or None.
         bundle, slot: See Segment.
     """
@@ -52,7 +51,6 @@ class SegmentTask:
     picture: PictureFormat
     batch_frames: int
     fast: bool = False
-    device: str = "cpu"
     start_utc_s: float | None = None
     bundle: tuple[str, ...] = ()
     slot: int = 0
@@ -86,9 +84,7 @@ class SegmentTask:
         silent = 0  # frames decoded since something was yielded
         if tally.asks_for_any:
             try:
-                for frame in reader.frames(
-                    self.index, self.cut, self.source, fed=fed, apart=apart, fast=self.fast, device=self.device
-                ):
+                for frame in reader.frames(self.index, self.cut, self.source, fed=fed, apart=apart, fast=self.fast):
                     if isinstance(frame, av.error.FFmpegError):
                         if is_io_error(frame):
                             retry, error = True, f"{self.index.path}: {reason(frame, self.index.path)}"

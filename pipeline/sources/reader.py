@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from types import TracebackType
@@ -21,8 +20,6 @@ from pipeline.sources.cuts import Cut
 from pipeline.sources.index import NO_PTS, Index
 
 __all__ = ["Reader"]
-
-log = logging.getLogger(__name__)
 
 Packets: TypeAlias = "Iterator[Packet | av.error.FFmpegError]"
 
@@ -55,7 +52,6 @@ class Reader:
         fed: npt.NDArray[np.bool_] | None = None,
         apart: bool = False,
         fast: bool = False,
-        device: str = "cpu",
     ) -> Iterator[av.VideoFrame | av.error.FFmpegError]:
         """The frames that come out of the decoder for a cut, and the errors between them.
 
@@ -66,11 +62,12 @@ class Reader:
             fed: bool (cut.stop - cut.first,), the packets that the decoder is given; None: all.
             apart: No packet refers to another: the decoder is emptied behind each.
             fast: See `open_decoder`.
-            device: Likewise.
         """
         if self._index is not index or cut.first == 0:
             self.close()
-            self._container, self._stream = _opened(index, source, fast=fast, device=device)
+            self._container, self._stream = open_decoder(
+                index.path, source, reorder_depth=index.reorder_depth, fast=fast
+            )
             self._index = index
         assert self._stream is not None
         decoder = self._stream.codec_context
@@ -167,18 +164,6 @@ class Reader:
                     return
                 if dts != NO_PTS and packet.dts is not None and packet.dts > dts:
                     break  # landed too late
-
-
-def _opened(
-    index: Index, source: str, *, fast: bool, device: str
-) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
-    """A decoder on the GPU, if that has one left and is asked for, else on the CPU; both give the same pictures."""
-    if device != "cpu":
-        try:
-            return open_decoder(index.path, source, reorder_depth=index.reorder_depth, fast=fast, device=device)
-        except SourceError as error:
-            log.warning("%s; it goes on on the CPU", error)
-    return open_decoder(index.path, source, reorder_depth=index.reorder_depth, fast=fast)
 
 
 def _is_packet(packet: Packet, index: Index, place: int) -> bool:
