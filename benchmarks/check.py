@@ -56,4 +56,8 @@ def told(part: str, before: Result, after: Result, changes: Sequence[Change]) ->
     for key in ("cpu", "cores"):
         if (then := before["machine"][key]) != (now := after["machine"][key]):
             lines.append(f"{part}: measured on another machine: {key} was {then}, is {now}; ratios may differ for that")
+    then, now = before["versions"], after["versions"]
+    for name in sorted(then.keys() & now.keys()):
+        if then[name] != now[name]:
+            lines.append(f"{part}: measured with another {name}: was {then[name]}, is {now[name]}")
     return lines

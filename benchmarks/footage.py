@@ -54,7 +54,7 @@ def joined(source: Path, times: int, *, cache: Path = CACHE) -> Path:
 
 def rung(times: float) -> int:
     """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24 ...: few lengths, so that few files are made."""
-    return min(step for step in LADDER if step >= times)
+    return next((step for step in LADDER if step >= times), LADDER[-1])
 
 
 def frames(path: Path) -> int:

@@ -64,8 +64,12 @@ def run_part(
     path = out / f"{name}.json"
     document: Result = {"command": f"python -m benchmarks.{name}", **origin, "settings": dict(settings)}
     document["cases"] = {}
-    if (earlier := read(path)) is not None and are_alike(earlier, document):
-        document["cases"] = earlier["cases"]
+    if (earlier := read(path)) is not None:
+        if are_alike(earlier, document):
+            document["cases"] = earlier["cases"]
+        elif (lost := sorted(set(earlier["cases"]) - set(cases))) and not again:
+            told = f"holds cases of another state or other settings, {', '.join(lost)}, which would be lost"
+            raise click.ClickException(f"{path}: {told}; choose another --out, or replace it with --again")
     for case, measure in cases.items():
         if case in document["cases"] and not again:
             say(f"{name}: {case}: done before")
@@ -95,9 +99,9 @@ def read(path: Path) -> Result | None:
 
 def are_alike(one: Result, other: Result) -> bool:
     """Whether two documents come from one committed state of the code, one machine and the same settings."""
-    keys = ("commit", "machine", "versions", "settings")
+    keys = ("commit", "machine", "versions", "ffmpeg", "settings")
     known = one["commit"] != "unknown" and not one["commit"].endswith("-dirty")
-    return known and all(one.get(key) == json.loads(json.dumps(other[key])) for key in keys)
+    return known and all(one.get(key) == json.loads(json.dumps(other.get(key))) for key in keys)
 
 
 def table(case: str, of: Result) -> list[str]:

@@ -34,7 +34,7 @@ def main(rounds: int, only: str, again: bool, out: Path) -> None:
 def measured(folder: Path, rounds: int) -> Result:
     run = [*VPIPE, "run", str(ROOT / "configs" / "lobby.yaml"), "--overwrite", "-q"]
     run += ["--set", f"run.dir={folder}", "--set", "filters.0.device=cpu"]
-    torch = [sys.executable, "-c", "import torch; print('torch'); print(torch.__version__)"]
+    torch = [sys.executable, "-c", "import torch; print('torch'); print(torch.__version__, flush=True)"]
     measures = {"vpipe": partial(first_line, run), "import torch": partial(first_line, torch)}
     found, _ = alternate(measures, rounds, figure="first_label_s", say=say)
     ratios = [("import torch / vpipe", "import torch", "vpipe", "first_label_s")]

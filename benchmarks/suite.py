@@ -47,17 +47,18 @@ def main(parts: tuple[str, ...], check: bool, again: bool, out: Path) -> None:
 
 
 def checked(parts: tuple[str, ...], fresh: Path, committed: Path) -> int:
-    """Tells what became of the ratios; 1 if one fell."""
-    fell = False
+    """Tells what became of the ratios; 1 if one fell, or none of a part can be compared."""
+    wrong = False
     for part in parts:
         old, new = (read(folder / f"{part}.json") for folder in (committed, fresh))
         if old is None or new is None:
             click.echo(f"{part}: nothing to compare with in {committed}; `python -m benchmarks.{part}` makes it")
+            wrong = True
             continue
         changes = compared(old, new)
         click.echo("\n".join(told(part, old, new, changes)))
-        fell = fell or any(change.fell for change in changes)
-    return int(fell)
+        wrong = wrong or not changes or any(change.fell for change in changes)
+    return int(wrong)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -191,6 +192,21 @@ def test_a_case_is_measured_once_for_a_commit_a_machine_and_settings(tmp_path) -
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_cases_of_another_state_are_not_lost_unasked(tmp_path) -> None:
+    def part(commit, *cases, again=False):
+        origin = {**ORIGIN, "commit": commit}
+        run_part("speed", dict.fromkeys(cases, one_case), origin=origin, settings={}, out=tmp_path, again=again)
+        return sorted(read(tmp_path / "speed.json")["cases"])
+
+    assert part("c", "one", "two") == ["one", "two"]
+    with pytest.raises(
+        click.ClickException, match=r"speed\.json: holds cases of another state .*, two, which would be"
+    ):
+        part("d", "one")
+    assert part("d", "one", again=True) == ["one"]
+    assert part("e", "one", "two") == ["one", "two"]
+
+
 def test_a_part_that_breaks_keeps_the_cases_before(tmp_path) -> None:
 
     def breaks():
@@ -246,7 +262,7 @@ def test_a_model_is_told_against_the_fastest_at_f_1_and_each_engine_against_itse
 
 
 def test_what_an_engine_does_not_compute_in_is_not_measured() -> None:
-    assert {key[:2] for key in keys(["torch", "onnx"], "cuda:0")} == {
+    assert {key[:2] for key in keys(["torch", "onnx"], "cuda")} == {
         ("torch", "float16"),
         ("torch", "bfloat16"),
         ("torch", "float32"),
@@ -275,10 +291,20 @@ def test_a_check_ends_with_1_if_a_ratio_fell(now, code, tmp_path, capsys) -> Non
     for folder, value in (("committed", 1.0), ("fresh", now)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "archive.json").write_text(json.dumps(document({"vpipe / wall": value})))
-    assert suite.checked(("archive", "growth"), tmp_path / "fresh", tmp_path / "committed") == code
+    assert suite.checked(("archive",), tmp_path / "fresh", tmp_path / "committed") == code
     said = capsys.readouterr().out
     assert ("archive: fell by more than 10%: lobby: vpipe / wall" in said) == bool(code)
-    assert "growth: nothing to compare with" in said
+
+
+@pytest.mark.parametrize("committed", [None, {"another": 1.0}])
+def test_a_check_that_compares_nothing_does_not_pass(committed, tmp_path, capsys) -> None:
+    (tmp_path / "growth.json").write_text(json.dumps(document({"a": 1.0})))
+    if committed:
+        (tmp_path / "committed").mkdir()
+        (tmp_path / "committed" / "growth.json").write_text(json.dumps(document(committed)))
+    assert suite.checked(("growth",), tmp_path, tmp_path / "committed") == 1
+    said = capsys.readouterr().out
+    assert ("no ratio is in both documents" if committed else "growth: nothing to compare with") in said
 
 
 def test_the_suite_knows_its_parts() -> None:

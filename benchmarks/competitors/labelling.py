@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from specialized.folding import Normalize
 from specialized.modelfile import load_model
 
 BATCH = 256
@@ -31,12 +32,12 @@ def label(videos: Iterable[Path], model: Path, pictures: Pictures) -> torch.Tens
     if card.fold != 1:
         raise SystemExit(f"{model}: must be a model of f = 1, got f = {card.fold}")
     network = network.to(torch.bfloat16).to(memory_format=torch.channels_last).eval()
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (card.mean, card.std))
+    normalize = Normalize(f=1, size=card.input, mean=card.mean, std=card.std, device=torch.device("cpu"))
     scores = [torch.empty(0, len(card.classes))]
     with torch.inference_mode():
         for video in videos:
             for batch in pictures(video, card.input):
-                x = ((batch.float() / 255 - mean) / std).to(torch.bfloat16)
+                x = normalize(batch.permute(0, 2, 3, 1)[:, None], torch.bfloat16)
                 x = x.contiguous(memory_format=torch.channels_last)
                 scores.append(network(x).float().softmax(1))
     return torch.cat(scores)
