@@ -210,13 +210,13 @@ def _told_finished(folder: RunFolder, output: Path) -> str:
 
 
 def _reporter(card: ModelCard, say: Callable[[str], None]) -> Callable[[Epoch], None]:
-    slot: Epoch | None = None
+    told = False
 
     def report(epoch: Epoch) -> None:
-        nonlocal slot
-        if slot is not None and epoch.fold == card.fold and epoch.planned > slot.planned:  # as many as without a slot
+        nonlocal told
+        if epoch.anew and not told:
             say("one slot has learned no more than the commonest answer: the network starts from random weights")
-        slot = None if epoch.fold == card.fold else epoch
+            told = True
         of_what = "" if epoch.fold == card.fold else ", one slot"
         say(
             f"epoch {epoch.number + 1} of {epoch.planned}{of_what}: loss {epoch.loss:.4f}, "
@@ -242,7 +242,7 @@ def _write_record(folder: RunFolder, card: ModelCard, trained: Trained) -> None:
 def _told_epoch(epoch: Epoch) -> Document:
     """An epoch for JSON, counted from 1. There is no NaN: what diverged is null."""
     told = dataclasses.asdict(epoch) | {"number": epoch.number + 1}
-    del told["planned"]
+    del told["planned"], told["anew"]
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in told.items()}
 
 

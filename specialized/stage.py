@@ -53,6 +53,7 @@ class Epoch:
     validation_loss: float
     validation_accuracy: float
     seconds: float
+    anew: bool = False  # the network began with random weights, for the slot before it has learned nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +213,7 @@ class Stage:
             validation_loss=validation_loss,
             validation_accuracy=accuracy,
             seconds=time.perf_counter() - began,
+            anew=self.before > 0 and not self.as_copies,
         )
 
     def _follow(self, steps: int, horizon: float) -> None:

@@ -98,15 +98,17 @@ def test_training_writes_a_model_that_has_learned(load, tmp_path):
     assert [path.name for path in (tmp_path / "runs/new").iterdir()] == ["m.safetensors"]
 
 
-@pytest.mark.parametrize(("lr", "said"), [("1e-9", 1), ("0.01", 0)])
-def test_it_is_said_that_a_slot_has_learned_nothing(load, lr, said):
+@pytest.mark.parametrize(("lr", "patience", "said"), [("1e-9", 0, 1), ("1e-9", 1, 1), ("0.01", 0, 0)])
+def test_it_is_said_that_a_slot_has_learned_nothing(load, lr, patience, said):
     lines: list[str] = []
-    short = ["train.epochs=2", "train.fold_epochs=1", f"train.lr={lr}"]
+    short = ["train.epochs=4", "train.fold_epochs=2", f"train.lr={lr}", f"train.patience={patience}"]
     train(load(*short), say=lines.append)
     told = "one slot has learned no more than the commonest answer: the network starts from random weights"
     assert lines.count(told) == said
     if said:
-        assert lines[lines.index(told) + 1].startswith("epoch 3 of 4: ")
+        at = lines.index(told)
+        assert ", one slot: " in lines[at - 1]
+        assert ", one slot: " not in lines[at + 1]
 
 
 def test_the_card_says_what_was_trained_and_nothing_of_this_machine(model, scene):

@@ -45,12 +45,13 @@ class OnnxEngine(ExportedEngine):
                 f"engine onnx: needs {exc.name}, which is not installed; pip install 'vpipe[onnx]'"
             ) from exc
 
-        def load(program: ExportedProgram, pictures: NDArray[np.uint8], threads: int) -> Run:
+        def load(program: ExportedProgram, pictures: NDArray[np.uint8], threads: int) -> tuple[Run, Run]:
             with _quiet():  # not optimized, for the runtime does that
                 exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
             if exported is None:
                 raise TypeError("torch.onnx.export made nothing")
-            return _session(runtime, exported.model_proto.SerializeToString(), threads)
+            run = _session(runtime, exported.model_proto.SerializeToString(), threads)
+            return run, run
 
         super().__init__(
             "onnx", card, module, device=device, groups=groups, dtype="float32", threads=threads, load=load

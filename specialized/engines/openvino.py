@@ -36,17 +36,18 @@ class OpenVinoEngine(ExportedEngine):
                 "engine openvino: needs openvino, which is not installed; pip install 'vpipe[openvino]'"
             ) from exc
 
-        def load(program: ExportedProgram, pictures: NDArray[np.uint8], threads: int) -> Run:
-            return _compiled(openvino, program, pictures, dtype, threads)
+        def load(program: ExportedProgram, pictures: NDArray[np.uint8], threads: int) -> tuple[Run, Run]:
+            model = openvino.convert_model(program)
+            model.reshape(list(pictures.shape))  # the length of each axis is lost on the way
+            run = _compiled(openvino, model, pictures, dtype, threads)
+            return run, run if dtype == "float32" else _compiled(openvino, model, pictures, "float32", threads)
 
         super().__init__(
             "openvino", card, module, device=device, groups=groups, dtype=dtype, threads=threads, load=load
         )
 
 
-def _compiled(openvino: Any, program: ExportedProgram, pictures: NDArray[np.uint8], dtype: Dtype, threads: int) -> Run:
-    model = openvino.convert_model(program)
-    model.reshape(list(pictures.shape))  # the length of each axis is lost on the way
+def _compiled(openvino: Any, model: Any, pictures: NDArray[np.uint8], dtype: Dtype, threads: int) -> Run:
     precision = _PRECISIONS[dtype]
     compiled = openvino.Core().compile_model(
         model,
