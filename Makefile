@@ -1,7 +1,7 @@
 # make demo    from nothing to labels: sets everything up in .venv, labels a clip, draws a picture of the result
 # make test    sets up likewise and runs all tests
 # make check   formatting, lint and types
-# make bench   how fast this machine labels, beside what else one would use: 40 minutes, goes on if stopped
+# make bench   how fast this machine labels, beside what else one would use: 70 minutes, goes on if stopped
 # make bench-check   whether speed fell against the results that are committed: ten minutes
 # make clean   removes what the others made; runs/ stays
 

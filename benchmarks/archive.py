@@ -1,6 +1,6 @@
 """Labels archived footage end to end: vpipe beside what people use, and beside the wall that decoding sets.
 
-    python -m benchmarks.archive                     half an hour on two cores; goes on where it was stopped
+    python -m benchmarks.archive                     35 minutes on two cores; goes on where it was stopped
     python -m benchmarks.archive --full              every program on every case: twice that
     python -m benchmarks.archive --only lobby
 
@@ -46,7 +46,7 @@ OURS = (
 )
 THEIRS = tuple(name for name in COMPETITORS if name != "wall")
 EVERY = (*OURS, *THEIRS, "wall")
-# Clip, files, and what is measured unless all is asked for: half an hour has to do.
+# Clip, files, and what is measured unless all is asked for: 35 minutes have to do.
 CASES = (
     ("lobby-person", 1, EVERY),
     ("lobby-person", 8, ("vpipe f=4", "vpipe f=4 openvino", "wall")),

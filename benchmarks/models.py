@@ -1,6 +1,6 @@
 """The small models of the zoo at each f: every engine in every dtype, each at the better of a few batches.
 
-    python -m benchmarks.models                      half an hour on two cores; goes on where it was stopped
+    python -m benchmarks.models                      20 minutes on two cores; goes on where it was stopped
     python -m benchmarks.models --only coral
     python -m benchmarks.models --engines torch,compile      torch.compile takes up to a minute per model and f
 
