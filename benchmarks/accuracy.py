@@ -237,11 +237,9 @@ def splits(cell: Cell) -> Iterator[tuple[tuple[int, ...], dict[str, Examples]]]:
     for rotation in range(ROTATIONS):
         test = (rotation, rotation + ROTATIONS)
         gap_s = round(float(film.pts_s[-1] - film.pts_s[0]) / BLOCKS / 4, 2)
-        parts, of_test = (
-            one.split(blocks=BLOCKS, validation=[_validation(film, rotation, test)], test=test, gap_s=gap_s)
-            for one in (film, tested)
-        )
-        yield test, parts | {"test": of_test["test"]}
+        split = {"blocks": BLOCKS, "validation": [_validation(film, rotation, test)], "test": test, "gap_s": gap_s}
+        parts = film.split(**split)
+        yield test, parts if tested is film else parts | {"test": tested.split(**split)["test"]}
 
 
 def _validation(film: Footage, rotation: int, test: tuple[int, ...]) -> int:

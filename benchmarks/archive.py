@@ -35,7 +35,6 @@ from pipeline.runs import cores
 WEIGHTS = ROOT / "specialized" / "weights"
 F1, F4 = (WEIGHTS / f"lobby-person-f{fold}.safetensors" for fold in (1, 4))
 RESIZES = ("fast_bilinear", "point")  # that cost less than `area`, which the shipped models were trained on
-CLIPS = ("lobby-person", "intersection-1280x720", "intersection-1920x1080")
 OURS = (
     "vpipe f=4",
     "vpipe f=1",
@@ -80,7 +79,7 @@ def main(rounds: int, seconds: float, only: str, again: bool, out: Path, full: b
             if measured and only in case:
                 cases[case] = Case(name, number, tuple(measured), Path(folder), rounds, seconds)
         settings = {"rounds": rounds, "seconds": seconds, "full": full, "arms": chosen}
-        others = sorted({name for _, names in COMPETITORS.values() for name in names})
+        others = sorted({name for names in COMPETITORS.values() for name in names})
         run_part(
             "archive",
             cases,

@@ -22,6 +22,7 @@ from pipeline.plan import make_plan
 from pipeline.runner import run
 from pipeline.runs import cores
 from pipeline.schema import AnySource
+from pipeline.sources.cuts import LEAST_FRAMES
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource as File
 from pipeline.sources.paths import find_videos
@@ -29,7 +30,6 @@ from specialized.modelfile import ModelCard
 
 __all__ = ["Passed", "Stretch", "decode", "label", "stretch_of"]
 
-LEAST_CUT = 300  # frames: no segment is made shorter, see `pipeline.sources.cuts`
 CUTS_PER_CORE = 8  # so that at the end of the stretch no decoder works alone for long
 
 
@@ -53,7 +53,7 @@ class Stretch:
 
     def of(self, config: RunConfig) -> RunConfig:
         """The configuration for this footage in place of its own, without sinks."""
-        cut = max(LEAST_CUT, self.frames // (CUTS_PER_CORE * cores()))
+        cut = max(LEAST_FRAMES, self.frames // (CUTS_PER_CORE * cores()))
         decoding = {"segment_frames": min(config.decode.segment_frames, cut)}
         return config.model_copy(
             update={

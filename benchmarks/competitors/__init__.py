@@ -11,12 +11,12 @@ per core, and is the bound of all.
 Without a video a program only loads what it needs: that fails where something is not installed, and says why.
 """
 
-# Program: how it is named, and the distributions that decide its speed.
+# Program: the distributions that decide its speed.
 COMPETITORS = {
-    "opencv": ("OpenCV + torch", ("opencv-python-headless", "opencv-python")),
-    "pyav": ("PyAV + torch", ("av",)),
-    "torchcodec": ("torchcodec + torch", ("torchcodec",)),
-    "decord": ("decord2 + torch", ("decord2",)),
-    "ffmpeg": ("ffmpeg pipe + torch", ("imageio-ffmpeg",)),
-    "wall": ("wall", ("av",)),
+    "opencv": ("opencv-python-headless", "opencv-python"),
+    "pyav": ("av",),
+    "torchcodec": ("torchcodec",),
+    "decord": ("decord2",),
+    "ffmpeg": ("imageio-ffmpeg",),
+    "wall": ("av",),
 }

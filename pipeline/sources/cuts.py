@@ -15,7 +15,7 @@ import numpy as np
 
 from pipeline.sources.index import Index
 
-__all__ = ["Cut", "cut_file", "whole_file"]
+__all__ = ["LEAST_FRAMES", "Cut", "cut_file", "whole_file"]
 
 MOST_SHORT_SEGMENTS = 8
 LEAST_FRAMES = 300  # shorter ones cost more in seeks than they gain in parallelism
