@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,9 @@ from pipeline.times import Times
 
 __all__ = ["Filter", "folded_filter"]
 
+LONGEST_WAIT_S = 0.5  # of a group for others to share its forward: as long as nobody notices
+
+Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
 
 
@@ -40,72 +46,150 @@ class Filter:
         return reached
 
 
-def folded_filter(filters: Sequence[Filter], *, times: Times | None = None) -> FilterStage:
+def folded_filter(
+    filters: Sequence[Filter], *, times: Times | None = None, clock: Callable[[], float] = time.monotonic
+) -> FilterStage:
     """Makes the filter stage. All filters see the same groups; `times` is told how long they take.
 
     For each FrameBatch that went into the groups it yields one batch per filter, with scores and without the rows that
-    the filter's `keep` leaves out. One batch is in flight: on a GPU the next is uploaded while the last is computed.
+    the filter's `keep` leaves out, in the order in which they came.
+
+    A forward costs the same however many of its groups are padding, so groups wait for others, of whatever segment,
+    until they fill one; a tick, or a group that waits for more than `LONGEST_WAIT_S` by `clock`, sends off what is
+    there. One forward is in flight: on a GPU the next is uploaded while the last is computed.
     """
     if not filters:
         raise ValueError("at least one filter is needed")
     if len({filter.name for filter in filters}) < len(filters):
         raise ValueError("filters need different names")
     times = times or Times()
-    return lambda groups: _label(groups, filters, times)
+    return lambda groups: _label(groups, filters, times, clock)
 
 
-def _label(groups: Iterator[FoldedBatch], filters: Sequence[Filter], times: Times) -> Iterator[FrameBatch]:
-    tallies: dict[Segment, _Tally] = {}
-    in_flight: tuple[FoldedBatch, list[list[Handle]]] | None = None
-    for folded in groups:
-        submitted = [_submit(filter, folded, times) for filter in filters]
-        if in_flight is not None:
-            yield from _collect(*in_flight, filters, tallies, times)
-        in_flight = folded, submitted
-    if in_flight is not None:
-        yield from _collect(*in_flight, filters, tallies, times)
-
-
-def _submit(filter: Filter, folded: FoldedBatch, times: Times) -> list[Handle]:
-    """Starts as many forward passes as the groups need."""
-    engine = filter.engine
-    with _span(times, "submit", filter, folded):
-        return [
-            engine.submit(folded.frames[first : first + engine.groups])
-            for first in range(0, len(folded.frames), engine.groups)
-        ]
-
-
-def _span(times: Times, what: str, filter: Filter, folded: FoldedBatch) -> AbstractContextManager[None]:
-    return times.span("compute", f"{what} {filter.name}", folded.parts[0].segment, sum(map(len, folded.parts)))
-
-
-def _collect(
-    folded: FoldedBatch,
-    submitted: list[list[Handle]],
-    filters: Sequence[Filter],
-    tallies: dict[Segment, _Tally],
-    times: Times,
+def _label(
+    groups: Iterator[FoldedBatch], filters: Sequence[Filter], times: Times, clock: Callable[[], float]
 ) -> Iterator[FrameBatch]:
-    """Brings the scores of one batch of groups back to the batches that its pictures came from."""
+    tallies: dict[Segment, _Tally] = {}
+    lanes = [_Lane(filter, times) for filter in filters]
+    waiting: deque[tuple[FoldedBatch, float]] = deque()
+
+    def scored() -> Iterator[FrameBatch]:
+        while waiting and all(lane.has(len(waiting[0][0].frames)) for lane in lanes):
+            folded, _ = waiting.popleft()
+            scores = [lane.take(len(folded.frames)) for lane in lanes]
+            yield from _handed_back(folded, scores, filters, tallies)
+
+    for folded in groups:
+        now_s = clock()
+        waiting.append((folded, now_s))
+        for lane in lanes:
+            lane.add(folded)
+        yield from scored()
+        if waiting and (_is_tick(folded) or now_s - waiting[0][1] > LONGEST_WAIT_S):
+            for lane in lanes:
+                lane.flush()
+            yield from scored()
+    for lane in lanes:
+        lane.flush()
+    yield from scored()
+
+
+def _is_tick(folded: FoldedBatch) -> bool:
+    return not len(folded.frames) and all(part.end is None for part in folded.parts)
+
+
+class _Piece(NamedTuple):
+    """Some groups of a batch."""
+
+    folded: FoldedBatch
+    first: int
+    stop: int
+
+    @property
+    def frames(self) -> Pixels:
+        return self.folded.frames[self.first : self.stop]
+
+    @property
+    def pictures(self) -> int:
+        """How many there are, without padding."""
+        f = self.folded.frames.shape[1]
+        return int(np.count_nonzero(self.folded.slot[self.first * f : self.stop * f] >= 0))
+
+
+class _Lane:
+    """The forwards of one filter: groups go in, and their scores come out in the same order."""
+
+    def __init__(self, filter: Filter, times: Times) -> None:
+        self._filter = filter
+        self._times = times
+        self._pieces: list[_Piece] = []  # of the next forward
+        self._in_flight: tuple[Handle, list[_Piece]] | None = None
+        self._scores = np.empty((0, 1, 1), np.float32)  # (groups, f, K), that nobody has taken yet
+
+    def add(self, folded: FoldedBatch) -> None:
+        """Takes the groups of a batch, and starts the forwards that they fill."""
+        first = 0
+        while first < len(folded.frames):
+            room = self._filter.engine.groups - sum(piece.stop - piece.first for piece in self._pieces)
+            stop = min(len(folded.frames), first + room)
+            self._pieces.append(_Piece(folded, first, stop))
+            if stop - first == room:
+                self._submit()
+            first = stop
+
+    def flush(self) -> None:
+        """Brings the scores of all that was added."""
+        if self._pieces:
+            self._submit()
+        self._collect()
+
+    def has(self, groups: int) -> bool:
+        return groups <= len(self._scores)
+
+    def take(self, groups: int) -> Scores:
+        """The scores (groups, f, K) of the next groups."""
+        taken, self._scores = self._scores[:groups], self._scores[groups:]
+        return taken
+
+    def _submit(self) -> None:
+        pieces, self._pieces = self._pieces, []
+        with self._span("submit", pieces):
+            frames = pieces[0].frames if len(pieces) == 1 else np.concatenate([piece.frames for piece in pieces])
+            handle = self._filter.engine.submit(frames)
+        self._collect()
+        self._in_flight = handle, pieces
+
+    def _collect(self) -> None:
+        if self._in_flight is None:
+            return
+        (handle, pieces), self._in_flight = self._in_flight, None
+        with self._span("result", pieces):
+            scores = handle.result()
+        self._scores = np.concatenate([self._scores, scores]) if len(self._scores) else scores
+
+    def _span(self, what: str, pieces: Sequence[_Piece]) -> AbstractContextManager[None]:
+        segment = pieces[0].folded.parts[0].segment
+        return self._times.span("compute", f"{what} {self._filter.name}", segment, sum(p.pictures for p in pieces))
+
+
+def _handed_back(
+    folded: FoldedBatch, scores_by_filter: Sequence[Scores], filters: Sequence[Filter], tallies: dict[Segment, _Tally]
+) -> Iterator[FrameBatch]:
+    """Brings the scores (B, f, K) of one batch of groups back to the batches that its pictures came from."""
     f = folded.frames.shape[1]
-    pictures = sum(map(len, folded.parts))
     real = folded.slot >= 0
     to = folded.slot[real]
-    fold_slot = np.empty(pictures, np.int16)
+    fold_slot = np.empty(len(to), np.int16)
     fold_slot[to] = np.tile(np.arange(f, dtype=np.int16), len(folded.frames))[real]
-    scores_by_filter = []
-    for filter, handles in zip(filters, submitted, strict=True):
-        with _span(times, "result", filter, folded):
-            scores_by_filter.append(_in_order([handle.result() for handle in handles], real, to))
+    ordered = [_in_order(scores, real, to) for scores in scores_by_filter]
     first = 0
     for part in folded.parts:
         here = slice(first, first + len(part))
         first += len(part)
         tally = tallies.setdefault(part.segment, _Tally({filter.name: 0 for filter in filters}))
-        kept = [filter.keeps(scores[here]) for filter, scores in zip(filters, scores_by_filter, strict=True)]
+        kept = [filter.keeps(scores[here]) for filter, scores in zip(filters, ordered, strict=True)]
         tally.add(filters, kept)
-        for filter, scores, keep in zip(filters, scores_by_filter, kept, strict=True):
+        for filter, scores, keep in zip(filters, ordered, kept, strict=True):
             end = None
             if filter is filters[-1] and part.end is not None:
                 end = tallies.pop(part.segment).close(part.end)
@@ -113,14 +197,11 @@ def _collect(
             yield scored if keep.all() else scored.rows(keep)
 
 
-def _in_order(results: Sequence[Scores], real: npt.NDArray[np.bool_], to: npt.NDArray[np.int32]) -> Scores:
+def _in_order(scores: Scores, real: npt.NDArray[np.bool_], to: npt.NDArray[np.int32]) -> Scores:
     """Scores (N, K) in the order of the pictures, without those of padding."""
-    if not results:
-        return np.empty((0, 1), np.float32)
-    scores = np.concatenate(results)
-    scores = scores.reshape(-1, scores.shape[2])
-    ordered = np.empty((len(to), scores.shape[1]), np.float32)
-    ordered[to] = scores[real]
+    flat = scores.reshape(len(real), scores.shape[2])
+    ordered = np.empty((len(to), flat.shape[1]), np.float32)
+    ordered[to] = flat[real]
     return ordered
 
 

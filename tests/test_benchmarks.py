@@ -120,7 +120,8 @@ def test_a_program_that_loses_a_frame_has_no_rate(numbers, tmp_path) -> None:
 
 
 def test_a_run_is_made_longer_until_its_length_counts(numbers, tmp_path) -> None:
-    code = "import sys, time; time.sleep(0.02 * len(sys.argv[1:])); print(12 * len(sys.argv[1:]))"
+    # It works rather than sleeps, for its CPU time must be longer too.
+    code = "import sys, time\nwhile time.process_time() < 0.02 * len(sys.argv[1:]): pass\nprint(12 * len(sys.argv[1:]))"
     program = Program(lambda videos: [*python(code), *map(str, videos)], lambda ran: int(ran.said), least=12)
     found = Rate(program, lambda times: times * [numbers], seconds=1.0)()
     assert found["long_s"] - found["short_s"] >= 0.5

@@ -11,6 +11,7 @@ from specialized.engines import Dtype, Engine, open_engine
 from specialized.errors import ModelError
 from specialized.modelfile import ModelCard
 from specialized.models import build
+from specialized.subjects import subjects
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -83,6 +84,18 @@ def test_a_short_submit_equals_a_full_one_bit_for_bit(f: int, dtype: Dtype, devi
     assert full.shape == (9, f, 2)
     for b in range(1, 10):
         assert np.array_equal(engine.submit(frames[:b]).result(), full[:b])
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("f", [1, 4])
+@pytest.mark.parametrize("dtype", ["float32", "auto"])
+def test_scores_do_not_depend_on_the_place_in_a_forward_bit_for_bit(f: int, dtype: Dtype, device: str) -> None:
+    for subject in subjects([], [f]):
+        made, module = subject.build(f)
+        engine = open_engine(made, module, device=device, batch=37 * f, dtype=dtype)
+        frames = np.random.default_rng(f).integers(0, 256, (37, f, *made.input, 3), dtype=np.uint8)
+        places = np.random.default_rng(f).permutation(37)
+        assert np.array_equal(engine.submit(frames[places]).result(), engine.submit(frames).result()[places])
 
 
 @pytest.mark.parametrize("task", ["one_of", "any_of"])

@@ -210,3 +210,45 @@ def test_one_batch_is_in_flight():
     for n, _ in enumerate(stage(watched(fold(4, "consecutive")(iter(numbered_batches("a", [16] * 3)))))):
         seen.append(("labelled", n))
     assert seen == [("folded", 0), ("folded", 1), ("labelled", 0), ("folded", 2), ("labelled", 1), ("labelled", 2)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(0, 40), min_size=1, max_size=12), f=st.integers(1, 4), groups=st.integers(1, 9))
+def test_short_segments_share_forwards(lengths, f, groups):
+    batches = [batch for k, n in enumerate(lengths) for batch in numbered_batches("a", [n], segment=k)]
+    labelled, (engine,) = label(batches, f, "consecutive", groups=groups)
+    assert [batch.segment.number for batch in labelled] == list(range(len(lengths)))
+    assert [numbers_in(batch.scores).tolist() for batch in labelled] == [list(range(n)) for n in lengths]
+    formed = sum(-(-n // f) for n in lengths)
+    assert engine.passes == -(-formed // groups)
+
+
+def labelled_as_it_comes(batches, *, now_s=lambda n: 0.0):
+    """What the filter has given after each batch, in forwards of 4 groups; at last after the end."""
+    given, labelled, n = [], [], 0
+
+    def watched():
+        nonlocal n
+        for n, batch in enumerate(batches):
+            if n:
+                given.append(len(labelled))
+            yield batch
+
+    stage = folded_filter([Filter("mean", MeanEngine(4))], clock=lambda: now_s(n))
+    labelled += stage(fold(1, "consecutive")(watched()))
+    return [*given, len(labelled)]
+
+
+def test_groups_that_wait_too_long_are_sent_off_as_they_are():
+    batches = [batch for k in range(4) for batch in numbered_batches("a", [1], segment=k)]
+    assert labelled_as_it_comes(batches) == [0, 0, 0, 4]
+    assert labelled_as_it_comes(batches, now_s=lambda n: 0.3 * n) == [0, 0, 3, 4]  # the first had waited for 0.6 s
+    assert labelled_as_it_comes(batches, now_s=lambda n: 2.0 * n) == [0, 2, 2, 4]
+
+
+def test_a_tick_sends_off_what_waits():
+    first, second = (batch for k in range(2) for batch in numbered_batches("a", [1], segment=k))
+    tick = FrameBatch.tick(Segment("b"), size=(2, 3))
+    assert labelled_as_it_comes([first, tick, second]) == [0, 2, 3]
+    ended = FrameBatch.tick(Segment("b"), size=(2, 3), end=SegmentEnd(Segment("b")))
+    assert labelled_as_it_comes([first, ended, second]) == [0, 0, 3]
