@@ -84,6 +84,7 @@ class Model:
             "device": self.engine.device,
             "dtype": self.engine.dtype,
             "engine": self.engine.name,
+            "quantized": bool(self.card.ranges),
             "achieved_flops": cost.flops_per_picture * frames / seconds if seconds else None,
             "share_of_peak": None,
         }

@@ -215,6 +215,8 @@ def _check_filters(report: Report, config: RunConfig) -> None:
     for k, section, card in cards:
         _check_fold(report, config, section, card)
         _check_keep(report, ("filters", k, "keep"), section, card)
+        if card.ranges:
+            _check_quantized(report, ("filters", k), section)
     _check_agreement(report, config, cards)
 
 
@@ -236,6 +238,20 @@ def _check_keep(report: Report, at: tuple[Step, ...], section: FilterSection, ca
             f"should give thresholds by class: the model file stores none for {', '.join(missing)}, got auto; "
             f"frames of {'these' if missing[1:] else 'this'} alone are left out",
         )
+
+
+def _check_quantized(report: Report, at: tuple[Step, ...], section: FilterSection) -> None:
+    """Of a model whose layers are computed in 8 bits."""
+    if section.engine == "openvino":
+        return
+    if section.dtype not in ("auto", "float32"):
+        text = f"must be auto or float32 for a quantized model in engine {section.engine}, got {section.dtype}"
+        report.problem((*at, "dtype"), f"{text}; 8 bits are fast with engine: openvino")
+    report.warning(
+        (*at, "engine"),
+        f"should be openvino, got {section.engine}: the model is quantized, and others imitate its 8 bits in float32, "
+        "which is slower than the model it was made of",
+    )
 
 
 def _check_fold(report: Report, config: RunConfig, section: FilterSection, card: ModelCard) -> None:

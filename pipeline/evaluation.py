@@ -31,7 +31,7 @@ from specialized.metrics import thinned_curve
 from specialized.modelfile import ModelCard, file_hash, read_card
 from specialized.orders import ORDERS, Order
 
-__all__ = ["Measured", "evaluate", "measured"]
+__all__ = ["Measured", "evaluate", "fitting_card", "measured"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ def measured(models: Sequence[Path], config: TrainConfig, *, part: str, order: s
     known: dict[str, Order] = {name: name for name in ORDERS}
     if order is not None and order not in known:
         raise ConfigError([f"--order: must be one of {', '.join(known)}, got {order!r}"])
-    cards = [_fitting(model, config) for model in models]
+    cards = [fitting_card(model, config) for model in models]
     found: dict[int, Measured] = {}
     kinds = [(card.input, card.resize, card.fit) for card in cards]
     for kind in dict.fromkeys(kinds):  # footage is read once for all models that see it alike
@@ -97,8 +97,8 @@ def measured(models: Sequence[Path], config: TrainConfig, *, part: str, order: s
     return [found[k] for k in range(len(models))]
 
 
-def _fitting(model: Path, config: TrainConfig) -> ModelCard:
-    """The card of a model that answers what the configuration asks."""
+def fitting_card(model: Path, config: TrainConfig) -> ModelCard:
+    """The card of a model. Raises ConfigError unless it answers what the configuration asks."""
     card = read_card(model)
     expected = (config.task, classes_of(config))
     if (card.task, card.classes) != expected:

@@ -67,7 +67,8 @@ def _headline(summary: Mapping[str, object], frames: Mapping[str, int]) -> str:
 
 
 def _model(facts: Mapping[str, object]) -> str:
-    return f"{Path(str(facts['model'])).name} on {facts['device']} ({facts['engine']}, {facts['dtype']})"
+    dtype = f"{facts['dtype']} and 8 bits" if facts["quantized"] else facts["dtype"]
+    return f"{Path(str(facts['model'])).name} on {facts['device']} ({facts['engine']}, {dtype})"
 
 
 def _fold(summary: Mapping[str, object]) -> str:

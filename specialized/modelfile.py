@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Task = Literal["one_of", "any_of"]
 Resize = Literal["area", "bilinear", "fast_bilinear", "bicubic", "point"]
 Fit = Literal["stretch", "letterbox"]
+Ranges = Mapping[str, tuple[float, float]]
 
 _CARD_KEY = "vpipe-model-v1"
 _ANY_CARD_KEY = re.compile(r"vpipe-model-v\d+")
@@ -75,6 +76,7 @@ class ModelCard:
     std: tuple[float, float, float] = (0.25, 0.25, 0.25)
     step_s: float | None = None  # seconds between successive selected frames in training; None: unknown
     asks: tuple[Ask, ...] = ()  # the questions behind the classes; empty: unknown
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # layer: least and greatest input; 8 bits each
     accuracy: dict[str, object] | None = None  # measured on the stored weights; None: not measured
     training: dict[str, object] = field(default_factory=dict)  # provenance: recipe, footage, versions
 
@@ -109,6 +111,8 @@ class ModelCard:
         _must(len(self.std) == 3 and all(0 < s < math.inf for s in self.std), "std must be 3 numbers over 0", self.std)
         step_s = math.inf if self.step_s is None else self.step_s
         _must(step_s > 0, "step_s must be over 0, or null where it is unknown", self.step_s)
+        for layer, (low, high) in self.ranges.items():
+            _must(-math.inf < low <= 0 <= high < math.inf, f"ranges of {layer} must be finite and hold 0", (low, high))
 
     @property
     def sought(self) -> tuple[str, ...]:
@@ -216,6 +220,8 @@ def network(card: ModelCard) -> "nn.Module":
 def load_model(path: str | os.PathLike[str]) -> tuple[ModelCard, "nn.Module"]:
     """Reads the card, builds its architecture and loads its weights, in float32 on the CPU and in evaluation mode.
 
+    With `ranges` in the card its layers round to 8 bits, see `specialized.quantize`.
+
     A class of one's own is looked for where Python finds modules, and last beside the model file. If its module lies
     there and another one is found first, the file is refused: it may be a network of the same shapes.
 
@@ -229,7 +235,14 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ModelCard, "nn.Module"]:
     except ModelError as exc:
         raise ModelError(f"{path}: {exc}") from exc
     load_weights(module, path)
-    return card, module
+    if not card.ranges:
+        return card, module
+    from specialized.quantize import quantized
+
+    try:
+        return card, quantized(module, card.ranges)
+    except ModelError as exc:
+        raise ModelError(f"{path}: {exc}") from exc
 
 
 def load_weights(module: "nn.Module", path: str | os.PathLike[str]) -> None:

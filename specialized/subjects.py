@@ -53,7 +53,7 @@ def subjects(names: Sequence[str], folds: Sequence[int]) -> list[Subject]:
         folds: each f.
 
     Raises:
-        ModelError: there is no such model, or it cannot be built at one of the f.
+        ModelError: there is no such model, it is quantized, or it cannot be built at one of the f.
     """
     found = [_subject(name, tuple(folds)) for name in dict.fromkeys(names or filter(_is_specialized, MODELS))]
     for subject in found:
@@ -80,5 +80,9 @@ def _subject(name: str, folds: tuple[int, ...]) -> Subject:
             f"{close_to(name, MODELS) or 'correct the name'}"
         )
     card = read_card(name)
+    if card.ranges:
+        raise ModelError(
+            f"{name}: must not be quantized, got one that is; take the file that it was made of, or vpipe tune"
+        )
     search_beside(name, card.architecture)
     return Subject(Path(name).stem, card, tuple(sorted({card.fold, *folds})))

@@ -430,6 +430,10 @@ def test_models_are_named_or_files_and_a_file_is_measured_at_its_own_f_too(tmp_p
     named, file = subjects(["coral", str(path), "coral"], [1, 4])
     assert (named.name, named.folds) == ("coral", (1, 4))
     assert (file.name, file.folds, file.card.input) == ("mine", (1, 2, 4), (20, 20))
+    quantized = replace(card, ranges={"features.0": (-1.0, 1.0)})
+    save_model(path, quantized, build("coral", args={}, classes=3, fold=2, input=(20, 20)).state_dict())
+    with pytest.raises(ModelError, match=r"mine\.safetensors: must not be quantized"):
+        subjects([str(path)], [1])
     assert file.build(4)[0].fold == 4
 
 

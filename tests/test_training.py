@@ -21,6 +21,7 @@ from pipeline.config import load_run_config, load_train_config
 from pipeline.errors import ConfigError, ModelError, VpipeError
 from pipeline.evaluation import evaluate
 from pipeline.labelled import footage_of
+from pipeline.quantization import quantize
 from pipeline.runner import run
 from pipeline.runs import RunFolder
 from pipeline.training import train
@@ -354,6 +355,62 @@ def test_evaluation_measures_each_part_and_order(model, load):
     assert told["training"]["blocks"] == [0, 1, 3, 5]
     seen = "the model was trained or chosen on this footage"
     assert [one["warnings"] for one in told.values()] == [[], [seen], [seen], [seen]]
+
+
+def test_a_quantized_model_is_written_with_its_own_accuracy(model, scene, load, tmp_path):
+    load()
+    command = ["quantize", str(model), str(scene / "train.yaml"), "--out", str(tmp_path / "q.safetensors")]
+    told = click.testing.CliRunner().invoke(main, [*command, "--set", f"output={tmp_path}/m.safetensors"])
+    assert told.exit_code == 0, told.output
+    made, before = read_card(tmp_path / "q.safetensors"), read_card(model)
+    assert made.ranges.keys() == {"features.0", "features.2", "classifier.1", "classifier.3"}
+    assert made.ranges["features.0"] == pytest.approx((-2.0, 2.0), abs=0.2)  # pictures from black to white
+    assert made.accuracy["dtype"] == "float32"
+    assert made.accuracy["accuracy"] == pytest.approx(before.accuracy["accuracy"], abs=0.05)
+    assert f"q.safetensors: accuracy {made.accuracy['accuracy']:.4f} on 30 pictures" in told.output
+    assert f"before, model.safetensors: accuracy {before.accuracy['accuracy']:.4f}" in told.output
+    assert made.training["quantized"]["model_sha256"] == file_hash(model)
+    assert dataclasses.replace(made, ranges={}, accuracy=before.accuracy, training=before.training) == before
+    assert evaluate(tmp_path / "q.safetensors", load(), as_json=False).startswith("q.safetensors: accuracy")
+
+
+def test_what_cannot_be_quantized_is_refused_and_nothing_is_replaced(model, scene, load, tmp_path):
+    load()
+    out = tmp_path / "q.safetensors"
+
+    def quantized(path, *options):
+        command = ["quantize", str(path), str(scene / "train.yaml"), "--out", str(out)]
+        options = ["--set", f"output={tmp_path}/m.safetensors", *options]
+        return click.testing.CliRunner().invoke(main, [*command, *options])
+
+    assert quantized(model, "--set", "split.validation=[]").exit_code == 2
+    assert not out.exists()
+    untested = quantized(model, "--set", "split.test=[]")
+    assert untested.exit_code == 0
+    assert "q.safetensors: accuracy not measured" in untested.output
+    assert read_card(out).accuracy is None
+    taken = quantized(model)
+    assert (taken.exit_code, "must not exist yet; --overwrite replaces it" in taken.output) == (2, True)
+    again = quantized(out, "--overwrite")
+    assert (again.exit_code, "must not be quantized yet" in again.output) == (2, True)
+    other = quantized(model, "--overwrite", "--set", "classes.0.name=dog")
+    assert (other.exit_code, "must be those of" in other.output) == (2, True)
+
+
+def test_a_run_of_a_quantized_model_says_which_engine_it_is_for(model, scene, load, tmp_path):
+    quantize(model, load(), tmp_path / "q.safetensors")
+    (tmp_path / "run.yaml").write_text(
+        f"run: {{dir: {tmp_path}/runs}}\nsources: [{{path: {scene}/scene.mp4}}]\n"
+        f"filter: {{model: q.safetensors, engine: openvino}}\n"
+    )
+    config = load_run_config(tmp_path / "run.yaml")
+    assert config.warnings == ()
+    assert run(config).exit_code == 0
+    slow = load_run_config(tmp_path / "run.yaml", overrides=["filters.0.engine=torch"])
+    [warning] = slow.warnings
+    assert "filter.engine: should be openvino, got torch: the model is quantized" in warning
+    with pytest.raises(ConfigError, match=r"dtype: must be auto or float32 for a quantized model in engine onnx"):
+        load_run_config(tmp_path / "run.yaml", overrides=["filters.0.engine=onnx", "filters.0.dtype=bfloat16"])
 
 
 def test_evaluation_warns_of_frames_that_may_have_been_trained_on(model, load):

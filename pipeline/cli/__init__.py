@@ -33,6 +33,7 @@ for command in (
     label.label,
     models.train,
     models.evaluate,
+    models.quantize,
     models.list_models,
     models.info,
     bench.bench,

@@ -1,4 +1,4 @@
-"""The commands about models: train, eval, models, info."""
+"""The commands about models: train, eval, quantize, models, info."""
 
 from __future__ import annotations
 
@@ -116,6 +116,28 @@ def evaluate(
 
     click.echo(side_by_side(models, loaded, out=out, part=part, order=order, as_json=as_json))
     click.echo(out, err=True)
+
+
+@click.command()
+@click.argument("model", type=click.Path())
+@click.argument("config", type=click.Path())
+@set_option
+@click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The model file to write.")
+@overwrite_option
+def quantize(model: str, config: str, overrides: tuple[str, ...], out: Path, overwrite: bool) -> None:
+    """Make MODEL a model file of 8 bits, which engine openvino runs in about half the time.
+
+    The ranges of its layers come from the validation part of CONFIG (one for `vpipe train`), its accuracy from the test
+    part.
+    """
+    from pipeline.config import load_train_config
+
+    loaded = load_train_config(config, overrides=overrides)
+    check_output(out, given_by="--out", overwrite=overwrite, suffix=".safetensors")
+    log_to_stderr(logging.WARNING)
+    from pipeline.quantization import quantize as made
+
+    click.echo(made(model, loaded, out))
 
 
 @click.command(name="models")

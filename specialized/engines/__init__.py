@@ -94,7 +94,9 @@ def open_engine(
         module: its weights are copied; maps (B, f·3, H, W) to (B, f·K) logits.
         device: auto (cuda if there is one and the engine runs on it, else cpu), cpu, cuda, cuda:1.
         batch: pictures per forward; B = max(1, batch // f) groups.
-        dtype: auto is float16 on CUDA, bfloat16 on CPUs with instructions for it, else float32; with onnx float32.
+        dtype: auto is float16 on CUDA, bfloat16 on CPUs with instructions for it, else float32; with onnx float32. The
+            layers of a quantized model (`card.ranges`) are computed in 8 bits by openvino; the others imitate that in
+            float32, their only dtype for it.
         engine: torch; compile (torch.compile, on CUDA a graph); onnx (ONNX Runtime, float32) and openvino, both on the
             CPU and brought by extras of vpipe; auto is torch.
         threads: CPU threads of the whole process for forwards; None leaves torch's number, one per core. Where others
@@ -109,6 +111,13 @@ def open_engine(
     if batch < 1 or (threads is not None and threads < 1):
         raise ValueError(f"open_engine: batch and threads must be at least 1, got {batch=}, {threads=}")
     device = "cpu" if device == "auto" and engine in _ON_CPU else device
+    if card.ranges and engine != "openvino":
+        if dtype not in ("auto", "float32"):
+            raise ModelError(
+                f"engine {engine}: dtype of a quantized model must be float32 or auto, got {dtype}; 8 bits are fast "
+                "with engine: openvino"
+            )
+        dtype = "float32"
     return _factory(engine)(
         card,
         module,

@@ -23,6 +23,8 @@ WORDS = 200  # characters of a foreign message that are passed on
 
 # What scores in float32 may be off those of torch, by rounding. More: the graph is another function than the network.
 _RELATIVE, _ABSOLUTE = 0.02, 0.0001
+# Of a quantized model they may be more, on the mean: a sum that rounds otherwise in its last bit falls on another step.
+_ROUNDED = 0.005
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (B, f, H, W, 3) to (B, f, K)
 # Makes what runs a graph, from pictures of its shape and the number of threads: in the dtype, and in float32.
@@ -108,7 +110,12 @@ class ExportedEngine:
             raise ModelError(
                 f"engine {name}: must run {card.architecture}, got {one_line(exc)[:WORDS]}; use engine: torch"
             ) from exc
-        if not np.allclose(got, expected, rtol=_RELATIVE, atol=_ABSOLUTE):
+        same = (
+            np.abs(got - expected).mean() < _ROUNDED
+            if card.ranges
+            else np.allclose(got, expected, _RELATIVE, _ABSOLUTE)
+        )
+        if not same:
             off = float(np.abs(got - expected).max())
             raise ModelError(
                 f"engine {name}: scores of {card.architecture} in float32 must be those of torch, got {off:.3g} off: "
