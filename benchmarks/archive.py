@@ -6,8 +6,8 @@
 
 Every frame is labelled by coral at 50x50. vpipe's labels are committed to disk as in any run; the others
 (`benchmarks.competitors`) only hold them. *wall* decodes and does nothing else. *fast* leaves out the loop filter,
-*openvino* is the engine, else torch. The arms named after a resize run the same weights on that resize: their speed
-counts, their labels do not, for which a model has to be trained so.
+*openvino* is the engine, else torch; *8bit* is openvino with the model quantized. The arms named after a resize run the
+same weights on that resize: their speed counts, their labels do not, for which a model has to be trained so.
 
 Footage: `lobby-person` (768x432, B-frames), and the junction enlarged (`benchmarks.footage`), joined to itself until a
 run is long enough for each program. Eight files are eight names of one.
@@ -28,7 +28,7 @@ import click
 from benchmarks.competitors import COMPETITORS
 from benchmarks.facts import ROOT, facts
 from benchmarks.footage import CACHE, clip
-from benchmarks.measuring import Program, Rate, Result, alternate, files_of, result, vpipe
+from benchmarks.measuring import VPIPE, Program, Rate, Result, alternate, files_of, result, vpipe
 from benchmarks.part import options, run_part, say
 from pipeline.runs import cores
 
@@ -40,18 +40,20 @@ OURS = (
     "vpipe f=1",
     "vpipe f=4 fast",
     "vpipe f=4 openvino",
-    "vpipe f=4 openvino fast",
-    *(f"vpipe f=4 openvino {resize}" for resize in RESIZES),
+    "vpipe f=1 8bit",
+    "vpipe f=4 8bit",
+    "vpipe f=4 8bit fast",
+    *(f"vpipe f=4 8bit {resize}" for resize in RESIZES),
 )
 THEIRS = tuple(name for name in COMPETITORS if name != "wall")
 EVERY = (*OURS, *THEIRS, "wall")
 # Clip, files, and what is measured unless all is asked for: 35 minutes have to do.
 CASES = (
     ("lobby-person", 1, EVERY),
-    ("lobby-person", 8, ("vpipe f=4", "vpipe f=4 openvino", "wall")),
-    ("intersection-1280x720", 1, ("vpipe f=4 openvino", "opencv", "ffmpeg", "wall")),
+    ("lobby-person", 8, ("vpipe f=4", "vpipe f=4 8bit", "wall")),
+    ("intersection-1280x720", 1, ("vpipe f=4 8bit", "opencv", "ffmpeg", "wall")),
     ("intersection-1280x720", 8, ()),
-    ("intersection-1920x1080", 1, ("vpipe f=4 openvino", "vpipe f=4 openvino fast", "opencv", "ffmpeg", "wall")),
+    ("intersection-1920x1080", 1, ("vpipe f=4 8bit", "vpipe f=4 8bit fast", "opencv", "ffmpeg", "wall")),
     ("intersection-1920x1080", 8, ()),
 )
 
@@ -131,8 +133,11 @@ def program(arm: str, folder: Path) -> Program:
         return Program(lambda videos: [*start, *map(str, videos)], lambda ran: int(ran.said))
     _, fold, *how = arm.split()
     model = F1 if fold == "f=1" else next((with_resize(resize) for resize in RESIZES if resize in how), F4)
+    if "8bit" in how:
+        model = in_8_bits(model)
     settings = ["decode.fast=true"] if "fast" in how else []
-    return vpipe(folder, model, *settings, *(["filters.0.engine=openvino"] if "openvino" in how else []))
+    settings += ["filters.0.engine=openvino"] if {"openvino", "8bit"} & set(how) else []
+    return vpipe(folder, model, *settings)
 
 
 def with_resize(resize: str) -> Path:
@@ -146,6 +151,15 @@ def with_resize(resize: str) -> Path:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run([sys.executable, "-c", code, str(F4), str(path), resize], cwd=ROOT, check=True)
+    return path
+
+
+def in_8_bits(model: Path) -> Path:
+    path = CACHE / f"{model.stem}-8bit.safetensors"
+    config = ROOT / "configs" / "train-lobby-f4.yaml"  # its clip, at any f
+    command = [*VPIPE, "quantize", str(model), str(config), "--out", str(path), "--overwrite"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     return path
 
 

@@ -11,6 +11,7 @@ What the first ratios are over is the fastest engine, dtype and batch at f = 1. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -22,13 +23,18 @@ from benchmarks.measuring import Failed, Figures, Result, medians, result
 from benchmarks.part import options, run_part, say
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from specialized.engines import Dtype, EngineName
+    from specialized.modelfile import ModelCard
     from specialized.subjects import Subject
     from specialized.timing import Arm
 
 FOLDS = (1, 2, 3, 4, 8, 16)
 BATCHES = {"cpu": (64, 256), "cuda": (256, 1024, 4096)}  # pictures
+EIGHT_BITS = "8 bits"  # a quantized model
 DTYPES: Mapping[str, Sequence[str]] = {"cpu": ("bfloat16", "float32"), "cuda": ("float16", "bfloat16", "float32")}
+DTYPES_OF: Mapping[str, Sequence[str]] = {"onnx": ("float32",), "openvino": (EIGHT_BITS, "bfloat16", "float32")}
 ENGINES = ("torch", "openvino", "onnx")
 SECONDS = 0.15  # of a measurement; a trial takes a third
 
@@ -69,9 +75,8 @@ def measured(subject: Subject, *, engines: Sequence[str], device: str, rounds: i
 
 def keys(engines: Sequence[str], device: str) -> Iterator[Key]:
     for engine in engines:
-        for dtype in DTYPES[device]:
-            if engine != "onnx" or dtype == "float32":  # all that it computes in
-                yield from ((engine, dtype, f) for f in FOLDS)
+        for dtype in DTYPES_OF.get(engine, DTYPES[device]):
+            yield from ((engine, dtype, f) for f in FOLDS)
 
 
 def _arms(subject: Subject, key: Key, device: str) -> Iterator[Arm[Key]]:
@@ -86,8 +91,8 @@ def _arms(subject: Subject, key: Key, device: str) -> Iterator[Arm[Key]]:
     from specialized.timing import Arm
 
     name, dtype, f = key
-    card, module = subject.build(f)
-    found = False
+    card, module = quantized_to_noise(subject, f) if dtype == EIGHT_BITS else subject.build(f)
+    found, refused = False, None
     for pictures in BATCHES[device]:
         try:
             engine = open_engine(
@@ -95,15 +100,30 @@ def _arms(subject: Subject, key: Key, device: str) -> Iterator[Arm[Key]]:
                 module,
                 device=device,
                 batch=pictures,
-                dtype=cast("Dtype", dtype),
+                dtype="auto" if dtype == EIGHT_BITS else cast("Dtype", dtype),
                 engine=cast("EngineName", name),
             )
-        except ModelError:
-            if found or pictures < max(BATCHES[device]):
-                continue
-            raise
+        except ModelError as exc:
+            refused = exc
+            continue
         found = True
         yield Arm(key, engine.groups * f, engine_loop(engine))
+    if refused is not None and not found:
+        raise refused
+
+
+def quantized_to_noise(subject: Subject, f: int) -> tuple[ModelCard, nn.Module]:
+    """A model in 8 bits, whose speed does not depend on the ranges."""
+    import numpy as np
+
+    from specialized.examples import Examples
+    from specialized.quantize import quantized, ranges_of
+
+    card, module = subject.build(f)
+    pictures = np.random.default_rng(0).integers(0, 256, (8 * f, *card.input, 3), dtype=np.uint8)
+    labels = np.zeros(8 * f, np.int64)
+    ranges = ranges_of(card, module, Examples(pictures, labels, ((0, 8 * f),)))
+    return replace(card, ranges=dict(ranges)), quantized(module, ranges)
 
 
 def case(rounds: Mapping[Key, Sequence[Figures]], left_out: Mapping[str, str]) -> Result:

@@ -9,6 +9,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -315,7 +316,7 @@ def test_a_package_that_is_missing_is_named_with_its_extra(
         open_engine(card(1), Tiny(1), engine=name)  # type: ignore[arg-type]
 
 
-def test_nothing_is_written_to_the_home_folder(tmp_path: Path) -> None:
+def test_nothing_but_graphs_is_written_to_the_home_folder(tmp_path: Path) -> None:
     code = (
         "from tests.test_engine_libraries import EXPORTED, opened, pictures\n"
         "for name in EXPORTED:\n"
@@ -323,4 +324,111 @@ def test_nothing_is_written_to_the_home_folder(tmp_path: Path) -> None:
     )
     done = python(code, HOME=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert list(tmp_path.rglob("*")) == []
+    graphs = tmp_path / ".cache" / "vpipe" / "graphs"
+    assert [path.name for path in tmp_path.iterdir()] == [".cache"]
+    assert [path.name for path in (tmp_path / ".cache").iterdir()] == ["vpipe"]
+    assert list((tmp_path / ".cache" / "vpipe").iterdir()) == [graphs]
+    assert graphs.stat().st_mode & 0o777 == 0o700
+    assert sorted(path.name for path in graphs.rglob("graph.*")) == ["graph.bin", "graph.onnx", "graph.xml"]
+
+
+# ------------------------------------------------------------------------------------ graphs that are kept
+
+
+@pytest.fixture
+def graphs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where graphs are kept in this test: nothing is there yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "vpipe" / "graphs"
+
+
+@pytest.fixture
+def exports(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """What was exported in this test."""
+    done: list[object] = []
+    export = torch.export.export
+
+    def counted(*args: Any) -> object:
+        done.append(args)
+        return export(*args)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    return done
+
+
+def scores_of(name: str, module: nn.Module, **changes: object) -> np.ndarray:
+    engine = open_engine(card(2, **changes), module, batch=8, dtype="float32", engine=name)  # type: ignore[arg-type]
+    return engine.submit(pictures(4, 2)).result()
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_graph_is_made_once_for_all_that_it_depends_on(name: str, graphs: Path, exports: list[object]) -> None:
+    first = scores_of(name, Tiny(2))
+    assert np.array_equal(scores_of(name, Tiny(2), training={"seed": 3}), first)
+    assert (len(exports), len(list(graphs.iterdir()))) == (1, 1)
+    other = Tiny(2)
+    nn.init.constant_(other.last.bias, 0.5)
+    np.testing.assert_allclose(scores_of(name, other), scores_of("torch", other), atol=1e-5)
+    np.testing.assert_allclose(
+        scores_of(name, Tiny(2), temperature=2.0), scores_of("torch", Tiny(2), temperature=2.0), atol=1e-5
+    )
+    assert (len(exports), len(list(graphs.iterdir()))) == (3, 3)
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize("harm", ["cut short", "emptied", "of another network"])
+def test_a_graph_that_does_not_fit_any_more_is_made_anew(
+    name: str, harm: str, graphs: Path, exports: list[object]
+) -> None:
+    right = scores_of(name, Tiny(2))
+    (kept,) = graphs.iterdir()
+    if harm == "of another network":
+        other = Tiny(2)
+        nn.init.constant_(other.last.bias, 0.5)
+        scores_of(name, other)
+        (stranger,) = set(graphs.iterdir()) - {kept}
+        shutil.rmtree(kept)
+        shutil.move(stranger, kept)
+    else:
+        for path in kept.iterdir():
+            path.write_bytes(path.read_bytes()[:-100] if harm == "cut short" else b"")
+    before = len(exports)
+    assert np.array_equal(scores_of(name, Tiny(2)), right)
+    assert len(exports) == before + 1
+    assert np.array_equal(scores_of(name, Tiny(2)), right)
+    assert len(exports) == before + 1
+
+
+@pytest.mark.parametrize("why", ["no folder can be made", "others may write to it"])
+def test_where_graphs_cannot_be_kept_the_engine_runs_all_the_same(
+    why: str, graphs: Path, exports: list[object]
+) -> None:
+    if why == "no folder can be made":
+        graphs.parent.write_text("a file")
+    else:
+        graphs.mkdir(parents=True)
+        graphs.chmod(0o777)
+    assert np.array_equal(scores_of("openvino", Tiny(2)), scores_of("openvino", Tiny(2)))
+    assert len(exports) == 2
+    assert not graphs.is_dir() or not list(graphs.iterdir())
+
+
+def test_what_was_used_longest_ago_is_forgotten(graphs: Path) -> None:
+    scores_of("openvino", Tiny(2))
+    (kept,) = graphs.iterdir()
+    for age in range(70):
+        (graphs / f"old{age}").mkdir()
+        os.utime(graphs / f"old{age}", (age, age))
+    nothing = Tiny(2)
+    nn.init.zeros_(nothing.last.bias)
+    scores_of("openvino", nothing)
+    left = {path.name for path in graphs.iterdir()}
+    assert len(left) == 64
+    assert kept.name in left
+    assert {f"old{age}" for age in range(8)}.isdisjoint(left)
+
+
+def test_a_network_that_is_refused_leaves_no_graph(graphs: Path) -> None:
+    with pytest.raises(ModelError, match="must be those of torch"):
+        open_engine(card(1), Growing(1), batch=8, dtype="float32", engine="onnx")
+    assert list(graphs.iterdir()) == []

@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -11,6 +10,7 @@ import torch.compiler.config as compiler_config
 from torch import Tensor, nn
 
 from specialized.engines import Dtype
+from specialized.engines.kept import folder_of
 from specialized.engines.scoring import failure
 from specialized.engines.torch import TorchEngine
 from specialized.errors import ModelError
@@ -118,6 +118,4 @@ def _keep_artefacts_private() -> None:
     """
     if "TORCHINDUCTOR_CACHE_DIR" in os.environ:
         return
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vpipe" / "torchinductor"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder_of("torchinductor"))

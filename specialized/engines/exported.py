@@ -1,9 +1,11 @@
 """What the engines of other libraries share: torch exports the forward once, they run it on the CPU."""
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch.export import ExportedProgram
 
 from specialized.cost import Cost, cost
 from specialized.engines import Dtype
+from specialized.engines.kept import graph_key, with_graph
 from specialized.engines.scoring import Scoring, check_frames, checked, failure, padded
 from specialized.engines.torch import find_device
 from specialized.errors import ModelError
@@ -27,8 +30,9 @@ _RELATIVE, _ABSOLUTE = 0.02, 0.0001
 _ROUNDED = 0.005
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # (B, f, H, W, 3) to (B, f, K)
-# Makes what runs a graph, from pictures of its shape and the number of threads: in the dtype, and in float32.
-Load = Callable[[ExportedProgram, NDArray[np.uint8], int], tuple[Run, Run]]
+Write = Callable[[ExportedProgram, Path], None]  # writes a graph into a folder
+# Makes what runs such a graph, from pictures of its shape and the number of threads: in the dtype, and in float32.
+Load = Callable[[Path, NDArray[np.uint8], int], tuple[Run, Run]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,8 @@ class ExportedEngine:
         groups: B of each forward.
         dtype: of the arithmetic, which `load` brings about: the graph is exported in float32.
         threads: of a forward; None for as many as torch takes.
+        version: of the library.
+        write: see `Write`. What it writes is kept for the next time, see `specialized.engines.kept`.
         load: see `Load`.
 
     Raises:
@@ -74,6 +80,8 @@ class ExportedEngine:
         groups: int,
         dtype: Dtype,
         threads: int | None,
+        version: str,
+        write: Write,
         load: Load,
     ) -> None:
         if find_device(device).type != "cpu":
@@ -95,32 +103,42 @@ class ExportedEngine:
             raise
         except Exception as exc:  # the user's forward may raise anything
             raise failure(exc, self) from exc
-        try:
+
+        def make(folder: Path) -> None:
             with torch.no_grad(), warnings.catch_warnings():
                 # Of torch, about its own code.
                 warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
-                program = torch.export.export(scoring, (pictures,))
-                self._run, exact = load(program, pictures.numpy(), threads or torch.get_num_threads())
+                write(torch.export.export(scoring, (pictures,)), folder)
+
+        def opened(folder: Path) -> tuple[Run, NDArray[np.float32]]:
+            run, exact = load(folder, pictures.numpy(), threads or torch.get_num_threads())
             got = exact(pictures.numpy())
-            if self._run is not exact:  # it must run at all
-                self._run(pictures.numpy())
+            if run is not exact:  # it must run at all
+                run(pictures.numpy())
+            return run, got
+
+        def agrees(found: tuple[Run, NDArray[np.float32]]) -> bool:
+            _, got = found
+            if card.ranges:
+                return float(np.abs(got - expected).mean()) < _ROUNDED
+            return np.allclose(got, expected, rtol=_RELATIVE, atol=_ABSOLUTE)
+
+        made_for = {"engine": name, "versions": [version, torch.__version__], "card": _decisive(card), "shape": shape}
+        try:
+            found = with_graph(graph_key(module, made_for), make, opened, agrees)
         except ModelError:
             raise
         except Exception as exc:  # these libraries raise exceptions of many kinds, and the user's forward any
             raise ModelError(
                 f"engine {name}: must run {card.architecture}, got {one_line(exc)[:WORDS]}; use engine: torch"
             ) from exc
-        same = (
-            np.abs(got - expected).mean() < _ROUNDED
-            if card.ranges
-            else np.allclose(got, expected, _RELATIVE, _ABSOLUTE)
-        )
-        if not same:
-            off = float(np.abs(got - expected).max())
+        if not agrees(found):
+            off = float(np.abs(found[1] - expected).max())
             raise ModelError(
                 f"engine {name}: scores of {card.architecture} in float32 must be those of torch, got {off:.3g} off: "
                 "its forward may do more than compute; use engine: torch"
             )
+        self._run, _ = found
 
     def submit(self, frames: NDArray[np.uint8]) -> Done:
         """Runs a forward of (b, f, H, W, 3) RGB pictures, 1 <= b <= B."""
@@ -129,3 +147,9 @@ class ExportedEngine:
             return Done(self, self._run(padded(frames, self.groups))[: len(frames)])
         except Exception as exc:  # as above
             raise failure(exc, self) from exc
+
+
+def _decisive(card: ModelCard) -> dict[str, object]:
+    """What of a card the graph depends on, and more, but what was measured and where it comes from."""
+    values = dataclasses.asdict(card)
+    return {key: value for key, value in values.items() if key not in ("accuracy", "training")}

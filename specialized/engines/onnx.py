@@ -4,6 +4,7 @@ import importlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from specialized.engines.exported import ExportedEngine, Run
 from specialized.errors import ModelError
 from specialized.modelfile import ModelCard
 from specialized.untracked import import_onnxruntime
+
+_GRAPH = "graph.onnx"
 
 
 class OnnxEngine(ExportedEngine):
@@ -45,16 +48,28 @@ class OnnxEngine(ExportedEngine):
                 f"engine onnx: needs {exc.name}, which is not installed; pip install 'vpipe[onnx]'"
             ) from exc
 
-        def load(program: ExportedProgram, pictures: NDArray[np.uint8], threads: int) -> tuple[Run, Run]:
+        def write(program: ExportedProgram, folder: Path) -> None:
             with _quiet():  # not optimized, for the runtime does that
                 exported = torch.onnx.export(program, dynamo=True, optimize=False, verbose=False)
             if exported is None:
                 raise TypeError("torch.onnx.export made nothing")
-            run = _session(runtime, exported.model_proto.SerializeToString(), threads)
+            (folder / _GRAPH).write_bytes(exported.model_proto.SerializeToString())
+
+        def load(folder: Path, pictures: NDArray[np.uint8], threads: int) -> tuple[Run, Run]:
+            run = _session(runtime, (folder / _GRAPH).read_bytes(), threads)
             return run, run
 
         super().__init__(
-            "onnx", card, module, device=device, groups=groups, dtype="float32", threads=threads, load=load
+            "onnx",
+            card,
+            module,
+            device=device,
+            groups=groups,
+            dtype="float32",
+            threads=threads,
+            version=runtime.__version__,
+            write=write,
+            load=load,
         )
 
 

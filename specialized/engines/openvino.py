@@ -1,5 +1,6 @@
 """The engine of OpenVINO: float32, and bfloat16 where the CPU has instructions for it."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from specialized.errors import ModelError
 from specialized.modelfile import ModelCard
 from specialized.untracked import import_openvino
 
+_GRAPH = "graph.xml"  # beside which it puts the weights
 _PRECISIONS: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}  # as it names them
 
 
@@ -36,14 +38,26 @@ class OpenVinoEngine(ExportedEngine):
                 "engine openvino: needs openvino, which is not installed; pip install 'vpipe[openvino]'"
             ) from exc
 
-        def load(program: ExportedProgram, pictures: NDArray[np.uint8], threads: int) -> tuple[Run, Run]:
-            model = openvino.convert_model(program)
+        def write(program: ExportedProgram, folder: Path) -> None:
+            openvino.save_model(openvino.convert_model(program), folder / _GRAPH, compress_to_fp16=False)
+
+        def load(folder: Path, pictures: NDArray[np.uint8], threads: int) -> tuple[Run, Run]:
+            model = openvino.Core().read_model(folder / _GRAPH)
             model.reshape(list(pictures.shape))  # the length of each axis is lost on the way
             run = _compiled(openvino, model, pictures, dtype, threads)
             return run, run if dtype == "float32" else _compiled(openvino, model, pictures, "float32", threads)
 
         super().__init__(
-            "openvino", card, module, device=device, groups=groups, dtype=dtype, threads=threads, load=load
+            "openvino",
+            card,
+            module,
+            device=device,
+            groups=groups,
+            dtype=dtype,
+            threads=threads,
+            version=openvino.__version__,
+            write=write,
+            load=load,
         )
 
 
