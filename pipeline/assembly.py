@@ -22,6 +22,7 @@ from pipeline.schema import CallbackSink, SinkObject
 from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
 from pipeline.sources.file import FileSource, NamePattern, Start
+from pipeline.sources.hardware import absent
 from pipeline.sources.own import OwnSource
 from pipeline.sources.paths import find_videos
 from pipeline.sources.scaler import PictureFormat
@@ -165,6 +166,10 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
         ConfigError: two sources end up with one name, or none is left.
     """
     picture = PictureFormat(*card.input, resize=card.resize, fit=card.fit)
+    device = config.decode.device
+    if (why := absent(device)) is not None:
+        log.warning("decode.device: must be there, got %s: %s; all is decoded on the CPU", device, why)
+        device = "cpu"
     files: list[FileSource] = []
     others: list[Source] = []
     others_facts: list[Mapping[str, object]] = []
@@ -186,6 +191,7 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
                 selection=_selection(section, config.run.limit, config.decode.frames),
                 segment_frames=config.decode.segment_frames,
                 fast=config.decode.fast,
+                device=device,
                 start=_start(section),
             )
             for name, path in found.videos

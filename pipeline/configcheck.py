@@ -123,6 +123,9 @@ def check_run_config(config: RunConfig) -> list[str]:
         else:
             _check_object(report, ("sources", k), source, SOURCE_OFFERS)
     _check_filters(report, config)
+    if config.decode.fast and config.decode.device != "cpu":
+        text = f"must be false with decode.device: {config.decode.device}, got true: a GPU leaves out no loop filter"
+        report.problem(("decode", "fast"), f"{text}; choose one of them")
     _check_sinks(report, config)
     check_folder(report, ("run", "dir"), config.run.dir)
     config._warnings = tuple(report.warnings)

@@ -176,9 +176,12 @@ def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[d
         | {"selection": dataclasses.asdict(source.selection), "start": str(source.start)}
         for source in plan.sources.files
     }
+    decode: dict[str, object] = {"segment_frames": config.decode.segment_frames, "fast": config.decode.fast}
+    if config.decode.device != "cpu":
+        decode["device"] = config.decode.device.partition(":")[0]
     return identity(
         {**files, **own},
-        decode={"segment_frames": config.decode.segment_frames, "fast": config.decode.fast},
+        decode=decode,
         fold={"frames": plan.f, "order": plan.order, "seed": plan.seed},
         filters={model.name: model.identity(of_name[model.name]) for model in models},
     )

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Pri
 
 from pipeline.values import (
     Count,
+    DecodeDevice,
     Device,
     Keep,
     Label,
@@ -133,6 +134,12 @@ class DecodeSection(Section):
         default=False,
         description="Leave out the loop filter of H.264, HEVC and VP8, which smooths the edges of blocks: decoding is "
         "faster, and pixels are not those that the model was trained on.",
+    )
+    device: DecodeDevice = Field(
+        default="cpu",
+        description="Where video is decoded: `cpu`, or an NVIDIA GPU, `cuda` or `cuda:1`. Of each file the GPU's first "
+        "frames are compared with the CPU's; a file that differs, or that it does not decode, is decoded on the CPU, "
+        "and so is the rest of a segment in which it fails. The log says so.",
     )
 
 

@@ -121,7 +121,10 @@ class Search:
         except ModelError as error:
             self.notes[str(error)] = None
             return None
-        wanted = (replace(start, engine=engine, dtype=dtype) for engine in self.engines for dtype in self.dtypes)
+        engines = self.engines
+        if model.card.ranges and "openvino" in engines:  # the others only imitate its 8 bits
+            engines = ["openvino"]
+        wanted = (replace(start, engine=engine, dtype=dtype) for engine in engines for dtype in self.dtypes)
         found = self._measure_alone(model, opener, wanted)
         if found:
             best = _fastest(found)

@@ -115,6 +115,12 @@ def _device(name: str) -> str:
     return name
 
 
+def _decode_device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise ValueError("must be cpu, cuda or cuda:N")
+    return name
+
+
 def named_after(path: str) -> str:
     """The default name of a source: a file's stem, or the last folder that a pattern names in full."""
     pure = PurePath(path)
@@ -146,6 +152,7 @@ StartText = Annotated[str, AfterValidator(_start)]
 TimePattern = Annotated[str, AfterValidator(_pattern)]
 TimeZone = Annotated[str, AfterValidator(_zone)]
 Device = Annotated[str, AfterValidator(_device)]
+DecodeDevice = Annotated[str, AfterValidator(_decode_device)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]
 Label = Annotated[str, AfterValidator(_label)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]

@@ -129,7 +129,11 @@ telemetri: {}
         ("decode: {workers: true}", "decode.workers: must be a whole number, got true"),
         ("decode: {workers: 1.5}", "decode.workers: must be a whole number, got 1.5"),
         ("decode: {workers: no}", "decode.workers: must be a whole number, got 'no'"),
-        ("decode: {colour: 1}", "decode.colour: unknown key; known here: workers, segment_frames, frames, fast"),
+        (
+            "decode: {colour: 1}",
+            "decode.colour: unknown key; known here: workers, segment_frames, frames, fast, device",
+        ),
+        ("decode: {device: auto}", "decode.device: must be cpu, cuda or cuda:N, got 'auto'"),
         ("decode: 5", "decode: must be a mapping, got 5"),
         ("telemetry: {interval_s: 0}", "telemetry.interval_s: must be over 0, got 0"),
         ("telemetry: {interval_s: .inf}", "telemetry.interval_s: must be a number, got '.inf'"),

@@ -15,7 +15,7 @@ from pipeline.errors import ConfigError
 from pipeline.runner import run
 from pipeline.stretch import stretch_of
 from pipeline.tune import tune
-from specialized.modelfile import ModelCard, read_card, save_model
+from specialized.modelfile import ModelCard, network, read_card, save_model
 from tests.clips import clip
 from tests.models import Bright
 
@@ -150,3 +150,14 @@ def test_an_interrupted_search_tells_what_it_found_so_far(small, tmp_path):
     assert found["picked"] is not None
     assert not Path(config.run.dir).exists()
     json.dumps(found, allow_nan=False)
+
+
+def test_a_quantized_model_is_measured_in_openvino_alone(small, tmp_path):
+    plain, quantized = model_file(tmp_path, 1), tmp_path / "quantized.safetensors"
+    card = replace(CARD, architecture="coral", ranges={"features.0": (-1.0, 1.0)})
+    save_model(quantized, card, network(card).state_dict())
+    config = load_run_config(configuration(tmp_path))
+    how = {"engines": ["torch", "openvino"], "dtypes": ["auto"], "frames": 20, "rounds": 1, "seconds": 1e-3}
+    found = tune(config, [str(quantized)], **how)
+    tried = {(one["model"], one["engine"]) for one in found["alone"]}
+    assert tried == {(str(plain), "torch"), (str(plain), "openvino"), (str(quantized), "openvino")}

@@ -11,10 +11,12 @@ import av.container
 import av.error
 import av.stream
 import av.video.stream
+from av.codec.hwaccel import HWAccel
 
 from pipeline.errors import SourceError
+from specialized.objects import one_line
 
-__all__ = ["Packet", "is_io_error", "open_decoder", "open_video", "packets", "reason"]
+__all__ = ["Packet", "accelerator", "is_io_error", "open_decoder", "open_video", "packets", "reason"]
 
 Packet: TypeAlias = "av.Packet[av.video.stream.VideoStream]"
 
@@ -24,16 +26,29 @@ OPEN_OPTIONS = {"protocol_whitelist": "file"}
 av.logging.set_level(av.logging.PANIC)  # what matters is reported through exceptions and the ledger
 
 
-def open_video(path: Path, source: str) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
+def open_video(
+    path: Path, source: str, *, device: str = "cpu"
+) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
     """Opens a file and picks its first video stream that is not a cover picture; the other streams are not read.
 
+    Args:
+        path: The file.
+        source: Name of the source, for errors.
+        device: Where it would be decoded: cpu, cuda, cuda:1.
+
     Raises:
-        SourceError: The file cannot be opened or holds no video.
+        SourceError: The file cannot be opened or holds no video, or the GPU is not there or does not decode it.
     """
     try:
-        container = av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace")
+        hwaccel = None if device == "cpu" else accelerator(device)
+        container = av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace", hwaccel=hwaccel)
     except av.error.FFmpegError as error:
-        raise SourceError(source, f"{path}: cannot be opened as a video: {reason(error, path)}") from error
+        what = "opened as a video" if device == "cpu" else f"decoded on {device}"
+        raise SourceError(source, f"{path}: cannot be {what}: {reason(error, path)}") from error
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        if device == "cpu":
+            raise
+        raise SourceError(source, f"{path}: cannot be decoded on {device}: {one_line(error)}") from error
     chosen = None
     for stream in container.streams:
         is_cover = bool(stream.disposition & av.stream.Disposition.attached_pic)
@@ -50,8 +65,14 @@ def open_video(path: Path, source: str) -> tuple[av.container.InputContainer, av
     return container, chosen
 
 
+def accelerator(device: str) -> HWAccel:
+    """The decoder of a GPU, whose frames PyAV brings to the CPU's memory."""
+    kind, _, number = device.partition(":")
+    return HWAccel(kind, device=number or None, allow_software_fallback=False)
+
+
 def open_decoder(
-    path: Path, source: str, *, reorder_depth: int = 0, fast: bool = False
+    path: Path, source: str, *, reorder_depth: int = 0, fast: bool = False, device: str = "cpu"
 ) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
     """Opens a file for decoding in one thread: vpipe's parallelism is one such decoder per core.
 
@@ -61,8 +82,10 @@ def open_decoder(
         reorder_depth: How many frames are decoded before one that is shown earlier, by the file's index. H.264 streams
             that do not say it themselves would lose frames at their start.
         fast: Leave out the loop filter, where the codec has one that its decoder can leave out: other pixels, sooner.
+            A GPU does not.
+        device: Of the decoder: cpu, cuda, cuda:1.
     """
-    container, stream = open_video(path, source)
+    container, stream = open_video(path, source, device=device)
     context = stream.codec_context
     context.thread_type = "NONE"
     context.thread_count = 1  # libdav1d heeds only this one

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import av.error
@@ -22,6 +24,8 @@ from pipeline.sources.tally import Builder, Counted, Ranked
 
 __all__ = ["SegmentTask"]
 
+log = logging.getLogger(__name__)
+
 SILENT_FRAMES = 512
 
 
@@ -39,6 +43,7 @@ class SegmentTask:
         picture: How the model wants its pictures.
         batch_frames: Pictures per batch.
         fast: Decode without the loop filter.
+        device: Where to decode: cpu, cuda, cuda:1; where frames are counted, on the CPU.
         start_utc_s: UTC time of the file's first frame, or None.
         bundle, slot: See Segment.
     """
@@ -51,6 +56,7 @@ class SegmentTask:
     picture: PictureFormat
     batch_frames: int
     fast: bool = False
+    device: str = "cpu"
     start_utc_s: float | None = None
     bundle: tuple[str, ...] = ()
     slot: int = 0
@@ -84,7 +90,7 @@ class SegmentTask:
         silent = 0  # frames decoded since something was yielded
         if tally.asks_for_any:
             try:
-                for frame in reader.frames(self.index, self.cut, self.source, fed=fed, apart=apart, fast=self.fast):
+                for frame in self._decoded(reader, tally, fed=fed, apart=apart):
                     if isinstance(frame, av.error.FFmpegError):
                         if is_io_error(frame):
                             retry, error = True, f"{self.index.path}: {reason(frame, self.index.path)}"
@@ -117,6 +123,38 @@ class SegmentTask:
                 error = error or (None if told is None else f"{self.index.path}: {told}")
         counts, lost = tally.counts()
         yield builder.take(self._utc_offset_s(tally), SegmentEnd(segment, counts, lost, error, retry))
+
+    def _decoded(
+        self, reader: Reader, tally: Ranked | Counted, *, fed: npt.NDArray[np.bool_] | None, apart: bool
+    ) -> Iterator[av.VideoFrame | av.error.FFmpegError]:
+        """The frames of the cut, and the errors between them.
+
+        A GPU is left at its first error, or the first frame that it leaves out. The CPU then decodes the cut all over,
+        and of its frames the tally takes those that have not come yet.
+        """
+        if self.device != "cpu" and isinstance(tally, Ranked):
+            why = yield from self._on_gpu(reader, tally, fed, apart)
+            if why is None:
+                return
+            log.warning("%s: frames from %d on are decoded on the CPU: %s", self.source, self.cut.first_frame, why)
+        yield from reader.frames(self.index, self.cut, self.source, fed=fed, apart=apart, fast=self.fast)
+
+    def _on_gpu(
+        self, reader: Reader, tally: Ranked, fed: npt.NDArray[np.bool_] | None, apart: bool
+    ) -> Generator[av.VideoFrame, None, str | None]:
+        """The frames that a GPU gives, up to where it fails; why it did, or None."""
+        try:
+            frames = reader.frames(self.index, self.cut, self.source, fed=fed, apart=apart, device=self.device)
+            with closing(frames):
+                for frame in frames:
+                    if isinstance(frame, av.error.FFmpegError):
+                        return f"{self.device}: {reason(frame, self.index.path)}"
+                    if tally.leaves_out(frame.pts):
+                        return f"{self.device} leaves out a frame before that of {self.index.path} at pts {frame.pts}"
+                    yield frame
+        except SourceError as error:  # no decoder left, say
+            return str(error)
+        return None if tally.is_whole else f"{self.device} leaves out the last frames"
 
     def _utc_offset_s(self, tally: Ranked | Counted) -> float | None:
         """What to add to a presentation time to get the UTC time of capture."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pipeline.batch import FrameBatch, Segment, SegmentEnd
 from pipeline.errors import SourceError
 from pipeline.sources.cuts import cut_file, whole_file
 from pipeline.sources.decode import SegmentTask
+from pipeline.sources.hardware import trouble
 from pipeline.sources.index import TIMELESS_DEMUXERS, Index, index_file
 from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat
@@ -23,6 +25,9 @@ from pipeline.sources.selection import Selection
 from pipeline.sources.skipping import check_frames, frames_on_offer
 
 __all__ = ["FileSource", "NamePattern", "Refusal", "Start"]
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class FileSource:
         selection: Selection | None = None,
         segment_frames: int = 4096,
         fast: bool = False,
+        device: str = "cpu",
         start: Start = None,
     ) -> None:
         if batch_frames < 1 or segment_frames < 1:
@@ -79,7 +85,7 @@ class FileSource:
         self._batch_frames = batch_frames
         self.selection = selection or Selection()
         self._segment_frames = segment_frames
-        self._fast = fast
+        self._fast, self._device = fast, device
         self.start = start
 
     def __iter__(self) -> Iterator[FrameBatch]:
@@ -118,6 +124,7 @@ class FileSource:
         else:
             selected = np.empty(0, np.bool_)
         start_utc_s = _start_utc_s(self.start, index, self.name)
+        device = self._decoder(index)
         return [
             SegmentTask(
                 source=self.name,
@@ -128,10 +135,20 @@ class FileSource:
                 picture=self._picture,
                 batch_frames=self._batch_frames,
                 fast=self._fast,
+                device=device,
                 start_utc_s=start_utc_s,
             )
             for cut in (whole_file(index) if whole else cut_file(index, segment_frames=self._segment_frames))
         ]
+
+    def _decoder(self, index: Index) -> str:
+        """Where the file is decoded."""
+        if self._device == "cpu":
+            return "cpu"
+        why = trouble(index, self.name, self._picture, device=self._device)
+        if why is not None:
+            log.warning("%s: is decoded on the CPU: %s", self.name, why)
+        return "cpu" if why is not None else self._device
 
 
 def _start_utc_s(start: Start, index: Index, source: str) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeAlias
@@ -29,6 +29,7 @@ class Reader:
 
     def __init__(self) -> None:
         self._index: Index | None = None
+        self._device = ""
         self._container: av.container.InputContainer | None = None
         self._stream: av.video.stream.VideoStream | None = None
 
@@ -52,7 +53,8 @@ class Reader:
         fed: npt.NDArray[np.bool_] | None = None,
         apart: bool = False,
         fast: bool = False,
-    ) -> Iterator[av.VideoFrame | av.error.FFmpegError]:
+        device: str = "cpu",
+    ) -> Generator[av.VideoFrame | av.error.FFmpegError]:
         """The frames that come out of the decoder for a cut, and the errors between them.
 
         Args:
@@ -62,13 +64,14 @@ class Reader:
             fed: bool (cut.stop - cut.first,), the packets that the decoder is given; None: all.
             apart: No packet refers to another: the decoder is emptied behind each.
             fast: See `open_decoder`.
+            device: Likewise.
         """
-        if self._index is not index or cut.first == 0:
+        if self._index is not index or self._device != device or cut.first == 0:
             self.close()
             self._container, self._stream = open_decoder(
-                index.path, source, reorder_depth=index.reorder_depth, fast=fast
+                index.path, source, reorder_depth=index.reorder_depth, fast=fast, device=device
             )
-            self._index = index
+            self._index, self._device = index, device
         assert self._stream is not None
         decoder = self._stream.codec_context
         if fed is not None:

@@ -52,6 +52,16 @@ class Ranked:
         self._damaged += frame.is_corrupt
         return self._first + at, float(self._times[at])
 
+    def leaves_out(self, pts: int | None) -> bool:
+        """Whether a frame that is asked for, and has not come, would be behind its time if this one came next."""
+        at = len(self._pts) if pts is None else int(np.searchsorted(self._pts, pts))
+        return bool(self._selected[self._next : at].any())
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that is asked for has come."""
+        return bool((self._came | ~self._selected).all())
+
     def error(self) -> None:
         """A packet gave no picture: its frame will be missing among those that came."""
 

@@ -67,7 +67,9 @@ class TorchEngine:
         module = module.to(self._device, DTYPES[self.dtype]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._forward: Callable[[Tensor], Tensor] = Scoring(card, module, dtype=self.dtype, device=self._device)
         self._stream: torch.cuda.Stream | None = None
+        self._uploads: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
+            self._uploads = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which still prepares the weights
 
@@ -77,24 +79,29 @@ class TorchEngine:
         b = len(frames)
         try:
             with torch.inference_mode():
-                if self._stream is None:
+                if self._stream is None or self._uploads is None:
                     return TorchHandle(self, self._scores(torch.from_numpy(padded(frames, self.groups))), b)
                 began = time.perf_counter()
                 pinned = self._pinned(frames)
                 self.transfer_s += time.perf_counter() - began
-                with torch.cuda.stream(self._stream):
-                    return self._launch(pinned, b, self._stream)
+                return self._launch(pinned, b, self._uploads, self._stream)
         except ModelError:
             raise
         except Exception as exc:  # the user's forward may raise anything
             raise failure(exc, self) from exc
 
-    def _launch(self, pinned: Tensor, b: int, stream: torch.cuda.Stream) -> TorchHandle:
-        scores = self._scores(pinned.to(self._device, non_blocking=True))
-        fetched = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
-        fetched.copy_(scores, non_blocking=True)
-        done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # waiting for it must not take a core from the decoders
-        stream.record_event(done)
+    def _launch(self, pinned: Tensor, b: int, uploads: torch.cuda.Stream, stream: torch.cuda.Stream) -> TorchHandle:
+        """An upload runs beside the forward before it, which has a stream of its own."""
+        with torch.cuda.stream(uploads):
+            pictures = pinned.to(self._device, non_blocking=True)
+        stream.wait_stream(uploads)
+        pictures.record_stream(stream)  # else the next upload may be given its memory while the forward reads it
+        with torch.cuda.stream(stream):
+            scores = self._scores(pictures)
+            fetched = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
+            fetched.copy_(scores, non_blocking=True)
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # waiting for it must not take a core from the decoders
+            stream.record_event(done)
         return TorchHandle(self, fetched, b, done, pinned)
 
     def _pinned(self, frames: NDArray[np.uint8]) -> Tensor:
