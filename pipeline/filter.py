@@ -55,8 +55,9 @@ def folded_filter(
     the filter's `keep` leaves out, in the order in which they came.
 
     A forward costs the same however many of its groups are padding, so groups wait for others, of whatever segment,
-    until they fill one; a tick, or a group that waits for more than `LONGEST_WAIT_S` by `clock`, sends off what is
-    there. One forward is in flight: on a GPU the next is uploaded while the last is computed.
+    until they fill one. A tick sends off what is there, and so does a batch that comes when a group has waited for
+    more than `LONGEST_WAIT_S` by `clock`. One forward is in flight: on a GPU the next is uploaded while the last is
+    computed.
     """
     if not filters:
         raise ValueError("at least one filter is needed")
@@ -85,6 +86,10 @@ def _label(
         for lane in lanes:
             lane.add(folded)
         yield from scored()
+        if waiting and (_is_tick(folded) or now_s - waiting[0][1] > LONGEST_WAIT_S):
+            for lane in lanes:
+                lane.collect()
+            yield from scored()  # what was under way may be all that was late
         if waiting and (_is_tick(folded) or now_s - waiting[0][1] > LONGEST_WAIT_S):
             for lane in lanes:
                 lane.flush()
@@ -141,7 +146,7 @@ class _Lane:
         """Brings the scores of all that was added."""
         if self._pieces:
             self._submit()
-        self._collect()
+        self.collect()
 
     def has(self, groups: int) -> bool:
         return groups <= len(self._scores)
@@ -156,10 +161,11 @@ class _Lane:
         with self._span("submit", pieces):
             frames = pieces[0].frames if len(pieces) == 1 else np.concatenate([piece.frames for piece in pieces])
             handle = self._filter.engine.submit(frames)
-        self._collect()
+        self.collect()
         self._in_flight = handle, pieces
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
+        """Brings the scores of the forward under way, if there is one."""
         if self._in_flight is None:
             return
         (handle, pieces), self._in_flight = self._in_flight, None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.accuracy import measure, table
+from pipeline.calibration import calibrate
 from pipeline.errors import ConfigError, ModelError
 from pipeline.evaluation import fitting_card
 from pipeline.labelled import clips_of, division_of, footage_of, split_of, told, where_of
@@ -23,7 +23,8 @@ __all__ = ["quantize"]
 def quantize(model: str | Path, config: TrainConfig, output: str | Path) -> str:
     """Writes a quantized model file: the same weights, and the ranges of its layers' inputs on the validation part.
 
-    Its accuracy is measured on the test part, if there is one. The file appears at the end, whole.
+    Temperature and thresholds are settled anew on that part, as a training does it. The accuracy is measured on the
+    test part, if there is one. The file appears at the end, whole.
 
     Args:
         model: A model file that answers the questions of `config`.
@@ -52,19 +53,22 @@ def quantize(model: str | Path, config: TrainConfig, output: str | Path) -> str:
         ranges = ranges_of(card, module, parts["validation"])
     except ModelError as exc:
         raise ModelError(f"{model}: {exc}") from exc
+    if output.exists() and output.samefile(model):
+        raise ConfigError([f"{output}: must not be the model itself, which is wanted again; choose another --out"])
     made_of = {"model_sha256": file_hash(model), "clips": clips_of(config), "split": division_of(config)}
     card = dataclasses.replace(
         card, ranges=dict(ranges), accuracy=None, training={**card.training, "quantized": made_of}
     )
-    if not len(parts["test"]):
-        save_model(output, card, module.state_dict())
-        return f"{output.name}: accuracy not measured, since split.test names no block"
     with tempfile.TemporaryDirectory(prefix="vpipe-") as folder:
-        quantized = os.path.join(folder, "model.safetensors")
+        quantized = Path(folder) / "model.safetensors"
         save_model(quantized, card, module.state_dict())
-        before, after = (
-            measure(Path(path), parts["test"], block_frames=footage.block_frames) for path in (model, quantized)
-        )
+        settled = calibrate(quantized, parts["validation"], config.operating.target)
+        card = dataclasses.replace(card, temperature=settled.temperature, keep=settled.keep)
+        if not len(parts["test"]):
+            save_model(output, card, module.state_dict())
+            return f"{output.name}: accuracy not measured, since split.test names no block"
+        save_model(quantized, card, module.state_dict())
+        before, after = (measure(path, parts["test"], block_frames=footage.block_frames) for path in (model, quantized))
     where = where_of(config, "test")
     save_model(output, dataclasses.replace(card, accuracy={**where, **after.as_dict()}), module.state_dict())
     differ = int(np.count_nonzero((before.scored.answers != after.scored.answers).any(axis=1)))

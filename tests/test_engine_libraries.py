@@ -262,6 +262,13 @@ def test_a_graph_that_is_another_function_than_the_network_is_refused(name: str,
         open_engine(card(1), Growing(1), batch=8, dtype=dtype, engine=name)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", EXPORTED)
+def test_so_is_one_of_a_quantized_model(name: str) -> None:
+    said = rf"^engine {name}: scores of coral in float32 must be those of torch, got [01]\S* off: its forward may do"
+    with pytest.raises(ModelError, match=said):
+        open_engine(card(1, ranges={"last": (-1.0, 1.0)}), Growing(1), batch=8, engine=name)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_wrong_with_the_model_is_told_as_torch_tells_it(name: str) -> None:
     with pytest.raises(ModelError, match=r"coral: output must have shape \(2, 2\), .*got \(2, 3\)"):
@@ -399,12 +406,48 @@ def test_a_graph_that_does_not_fit_any_more_is_made_anew(
     assert len(exports) == before + 1
 
 
-@pytest.mark.parametrize("why", ["no folder can be made", "others may write to it"])
+def test_a_dtype_that_the_cpu_lacks_costs_no_graph(graphs: Path, exports: list[object], monkeypatch: Any) -> None:
+    scores_of("openvino", Tiny(2))
+
+    def lacking(*_: object) -> object:
+        raise ModelError("engine openvino: dtype must be one that this CPU has")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("specialized.engines.openvino._compiled", lacking)
+        with pytest.raises(ModelError, match="dtype must be one that this CPU has"):
+            scores_of("openvino", Tiny(2))
+    scores_of("openvino", Tiny(2))
+    assert len(exports) == 1
+
+
+def test_another_version_of_vpipe_makes_graphs_of_its_own(
+    graphs: Path, exports: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores_of("onnx", Tiny(2))
+    monkeypatch.setattr("specialized.engines.exported.code_of_export", lambda: "another")
+    scores_of("onnx", Tiny(2))
+    assert len(exports) == len(list(graphs.iterdir())) == 2
+
+
+@pytest.mark.parametrize("why", ["no folder can be made", "others may write to it", "the disk is full", "no home"])
 def test_where_graphs_cannot_be_kept_the_engine_runs_all_the_same(
-    why: str, graphs: Path, exports: list[object]
+    why: str, graphs: Path, exports: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if why == "no folder can be made":
         graphs.parent.write_text("a file")
+    elif why == "the disk is full":
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("specialized.engines.kept.shutil.copytree", full)
+    elif why == "no home":
+
+        def homeless() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(Path, "home", homeless)
     else:
         graphs.mkdir(parents=True)
         graphs.chmod(0o777)

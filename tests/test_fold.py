@@ -15,9 +15,9 @@ ALONG = ("consecutive", "strided", "shuffled")
 
 def label(batches, f, order, *, groups=4, keep=(), filters=1):
     """Labels batches with engines that read the frame number back; the labelled batches and the engines."""
-    engines = [MeanEngine(groups) for _ in range(filters)]
+    engines = [MeanEngine(groups + 2 * k) for k in range(filters)]
     named = [Filter(f"mean{k}", engine, keep) for k, engine in enumerate(engines)]
-    return list(folded_filter(named)(fold(f, order)(iter(batches)))), engines
+    return list(folded_filter(named, clock=lambda: 0.0)(fold(f, order)(iter(batches)))), engines
 
 
 def interleaved(segments, choices):

@@ -50,6 +50,7 @@ def devices(**options):
 def gpu(monkeypatch):
     """As if there were a GPU, which decodes as the CPU does."""
     monkeypatch.setattr(container, "accelerator", lambda device: None)
+    monkeypatch.setattr(container, "is_accelerated", lambda stream: True)
 
 
 def test_where_there_is_no_such_gpu_a_run_says_so_once_and_decodes_on_the_cpu(tmp_path, caplog):
@@ -61,7 +62,7 @@ def test_where_there_is_no_such_gpu_a_run_says_so_once_and_decodes_on_the_cpu(tm
     assert told.startswith("decode.device: must be there, got cuda:99: ")
 
 
-def test_without_the_loop_filter_a_file_is_decoded_on_the_cpu_alone(tmp_path):
+def test_a_gpu_cannot_leave_out_the_loop_filter(tmp_path):
     (tmp_path / "run.yaml").write_text(
         f"sources: [{{path: {clip(KIND, FRAMES)}}}]\n"
         "filter: {model: 'tests.models:NumberReader', input: [24, 36], classes: [a, b]}\n"
@@ -112,6 +113,13 @@ def test_frames_that_are_counted_are_decoded_on_the_cpu(gpu, caplog):
     assert "its frames are counted" in caplog.text
 
 
+def test_a_stream_that_ffmpeg_would_decode_on_the_cpu_after_all_is_not_taken_for_the_gpus(monkeypatch, caplog):
+    monkeypatch.setattr(container, "accelerator", lambda device: None)
+    with caplog.at_level(logging.WARNING, "pipeline"):
+        assert devices() == {"cpu"}
+    assert "cannot be decoded on cuda: it has no decoder for h264" in caplog.text
+
+
 def test_a_gpu_with_no_decoder_left_hands_over_to_the_cpu(gpu, monkeypatch, caplog):
     plain = container.open_decoder
 
@@ -149,8 +157,6 @@ def test_where_a_gpu_fails_the_cpu_goes_on_and_no_frame_is_lost_or_comes_twice(a
     with caplog.at_level(logging.WARNING, "pipeline"):
         np.testing.assert_array_equal(decoded("cuda", batch_frames=8), decoded("cpu"))
     assert "clip: frames from 0 on are decoded on the CPU: " in caplog.text
-    with_limit = source("cuda", batch_frames=8)
-    assert sum(map(len, with_limit)) == FRAMES
 
 
 def test_chroma_that_comes_interleaved_makes_pictures_that_pass_for_the_same():

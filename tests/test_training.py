@@ -370,7 +370,10 @@ def test_a_quantized_model_is_written_with_its_own_accuracy(model, scene, load, 
     assert f"q.safetensors: accuracy {made.accuracy['accuracy']:.4f} on 30 pictures" in told.output
     assert f"before, model.safetensors: accuracy {before.accuracy['accuracy']:.4f}" in told.output
     assert made.training["quantized"]["model_sha256"] == file_hash(model)
-    assert dataclasses.replace(made, ranges={}, accuracy=before.accuracy, training=before.training) == before
+    assert made.temperature == pytest.approx(before.temperature, rel=0.5)
+    assert made.keep.keys() == before.keep.keys()
+    settled = {"accuracy": before.accuracy, "training": before.training, "temperature": before.temperature}
+    assert dataclasses.replace(made, ranges={}, keep=before.keep, **settled) == before
     assert evaluate(tmp_path / "q.safetensors", load(), as_json=False).startswith("q.safetensors: accuracy")
 
 
@@ -391,6 +394,11 @@ def test_what_cannot_be_quantized_is_refused_and_nothing_is_replaced(model, scen
     assert read_card(out).accuracy is None
     taken = quantized(model)
     assert (taken.exit_code, "must not exist yet; --overwrite replaces it" in taken.output) == (2, True)
+    before = out.read_bytes()
+    command = ["quantize", str(model), str(scene / "train.yaml"), "--out", str(model), "--overwrite"]
+    itself = click.testing.CliRunner().invoke(main, [*command, "--set", f"output={tmp_path}/m.safetensors"])
+    assert (itself.exit_code, "must not be the model itself" in itself.output) == (2, True)
+    assert out.read_bytes() == before
     again = quantized(out, "--overwrite")
     assert (again.exit_code, "must not be quantized yet" in again.output) == (2, True)
     other = quantized(model, "--overwrite", "--set", "classes.0.name=dog")

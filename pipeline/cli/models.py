@@ -125,7 +125,7 @@ def evaluate(
 @click.option("--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The model file to write.")
 @overwrite_option
 def quantize(model: str, config: str, overrides: tuple[str, ...], out: Path, overwrite: bool) -> None:
-    """Make MODEL a model file of 8 bits, which engine openvino runs in about half the time.
+    """Make MODEL a model file of 8 bits, which engine openvino runs in about 0.6 of the time.
 
     The ranges of its layers come from the validation part of CONFIG (one for `vpipe train`), its accuracy from the test
     part.

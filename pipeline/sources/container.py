@@ -62,13 +62,23 @@ def open_video(
         container.close()
         missing = "no video stream" if chosen is None else "a video stream, but no decoder for its codec"
         raise SourceError(source, f"{path}: holds {missing} (found: {kinds}); give a file with a picture")
+    if device != "cpu" and not is_accelerated(chosen):
+        container.close()
+        raise SourceError(source, f"{path}: cannot be decoded on {device}: it has no decoder for {chosen.codec.name}")
     return container, chosen
 
 
 def accelerator(device: str) -> HWAccel:
     """The decoder of a GPU, whose frames PyAV brings to the CPU's memory."""
     kind, _, number = device.partition(":")
-    return HWAccel(kind, device=number or None, allow_software_fallback=False)
+    # One context for all decoders of the process: each of its own would take hundreds of megabytes.
+    options: dict[str, object] = {"primary_ctx": "1"}
+    return HWAccel(kind, device=number or None, allow_software_fallback=False, options=options)
+
+
+def is_accelerated(stream: av.video.stream.VideoStream) -> bool:
+    """Whether the decoder of a stream is the GPU's: PyAV is content if that of any stream of the file is."""
+    return bool(stream.codec_context.is_hwaccel)
 
 
 def open_decoder(

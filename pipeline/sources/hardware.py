@@ -40,7 +40,9 @@ def absent(device: str) -> str | None:
         return None
     try:
         accelerator(device).create(av.Codec("h264", "r"))
-    except (av.error.FFmpegError, NotImplementedError, RuntimeError, ValueError) as error:
+    except NotImplementedError:
+        return "this FFmpeg was built without it"
+    except (av.error.FFmpegError, RuntimeError, ValueError) as error:
         return f"{getattr(error, 'strerror', None) or error}"
     return None
 

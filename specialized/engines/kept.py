@@ -1,9 +1,10 @@
 """What engines make of a network and keep for the next time, below `~/.cache/vpipe`.
 
-Folders are the owner's alone: what another user put there would be loaded as if it were one's own.
+Each folder is its owner's alone: what another user put there would be loaded as if it were one's own.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -15,6 +16,8 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+
+from specialized.errors import ModelError
 
 T = TypeVar("T")
 
@@ -42,6 +45,15 @@ def graph_key(module: nn.Module, made_for: Mapping[str, object]) -> str:
     return found.hexdigest()
 
 
+@functools.cache
+def code_of_export() -> str:
+    """A hash of vpipe's own code that graphs are made by: another version may make better ones."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
 def with_graph(key: str, make: Callable[[Path], None], load: Callable[[Path], T], fits: Callable[[T], bool]) -> T:
     """Loads what was kept under the key, if it still fits, else what is made now, which is kept if it fits.
 
@@ -54,28 +66,36 @@ def with_graph(key: str, make: Callable[[Path], None], load: Callable[[Path], T]
     """
     try:
         graphs = folder_of("graphs")
-    except OSError:  # no home to write to: nothing is kept
+    except (OSError, RuntimeError):  # no home, or none to write to: nothing is kept
         graphs = None
     if graphs is not None and (graphs / key).is_dir():
         try:
             found = load(graphs / key)
             if fits(found):
-                os.utime(graphs / key)
+                with contextlib.suppress(OSError):  # of a home that is read-only by now
+                    os.utime(graphs / key)
                 return found
+        except ModelError:  # it is a graph, and this machine does not run it so
+            raise
         except Exception:  # whatever a library raises about files that are damaged or of another version
             pass
         shutil.rmtree(graphs / key, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=graphs) as folder:
+    with tempfile.TemporaryDirectory(prefix="vpipe-") as folder:
         made = Path(folder) / key
         made.mkdir()
         make(made)
         found = load(made)
         if graphs is not None and fits(found):
-            with contextlib.suppress(OSError):  # another process was quicker
-                os.rename(made, graphs / key)
-    if graphs is not None:
-        _forget_old(graphs)
+            with contextlib.suppress(OSError):  # another process was quicker, or the disk is full
+                _keep(made, graphs)
     return found
+
+
+def _keep(made: Path, graphs: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".", dir=graphs) as folder:
+        whole = shutil.copytree(made, Path(folder) / made.name)
+        os.rename(whole, graphs / made.name)
+    _forget_old(graphs)
 
 
 def _forget_old(graphs: Path) -> None:
