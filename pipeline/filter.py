@@ -86,14 +86,11 @@ def _label(
         for lane in lanes:
             lane.add(folded)
         yield from scored()
-        if waiting and (_is_tick(folded) or now_s - waiting[0][1] > LONGEST_WAIT_S):
-            for lane in lanes:
-                lane.collect()
-            yield from scored()  # what was under way may be all that was late
-        if waiting and (_is_tick(folded) or now_s - waiting[0][1] > LONGEST_WAIT_S):
-            for lane in lanes:
-                lane.flush()
-            yield from scored()
+        for bring in (_Lane.collect, _Lane.flush):  # what is under way may be all that is late
+            if waiting and (_is_tick(folded) or now_s - waiting[0][1] > LONGEST_WAIT_S):
+                for lane in lanes:
+                    bring(lane)
+                yield from scored()
     for lane in lanes:
         lane.flush()
     yield from scored()

@@ -139,7 +139,7 @@ class DecodeSection(Section):
         default="cpu",
         description="Where video is decoded: `cpu`, or an NVIDIA GPU, `cuda` or `cuda:1`. Of each file the GPU's first "
         "frames are compared with the CPU's; a file that differs, or that it does not decode, is decoded on the CPU, "
-        "and so is the rest of a segment in which it fails. The log says so.",
+        "and so is a segment in which it fails; where the CPU does not fail, so is the file's rest. The log says so.",
     )
 
 

@@ -42,8 +42,10 @@ def decoded(device, frames=FRAMES, **options):
     return pictures
 
 
-def devices(**options):
-    return {task.device for task in source("cuda", **options).segments() if isinstance(task, SegmentTask)}
+def on_gpu(**options):
+    """Whether the GPU is trusted with the clip."""
+    (task,) = (task for task in source("cuda", **options).segments(whole=True) if isinstance(task, SegmentTask))
+    return task.gpu.is_trusted
 
 
 @pytest.fixture
@@ -81,7 +83,7 @@ def test_a_file_that_the_gpu_cannot_open_is_decoded_on_the_cpu(caplog):
 
 
 def test_a_gpu_that_gives_the_same_pictures_is_trusted(gpu, caplog):
-    assert devices() == {"cuda"}
+    assert on_gpu()
     np.testing.assert_array_equal(decoded("cuda", segment_frames=1), decoded("cpu"))
     short = clip(KIND, 7)  # whose last frames come when the decoder is emptied
     np.testing.assert_array_equal(decoded("cuda", 7, path=short), decoded("cpu", 7, path=short))
@@ -103,20 +105,20 @@ def test_a_gpu_that_gives_others_is_not(other, said, monkeypatch, caplog):
 
     monkeypatch.setattr(hardware, "open_decoder", wrong)
     with caplog.at_level(logging.WARNING, "pipeline"):
-        assert devices() == {"cpu"}
+        assert not on_gpu()
     assert f"clip: is decoded on the CPU: {said}" in caplog.text
 
 
 def test_frames_that_are_counted_are_decoded_on_the_cpu(gpu, caplog):
     with caplog.at_level(logging.WARNING, "pipeline"):
-        assert devices(path=clip("mpeg4-bframes.avi", FRAMES)) == {"cpu"}
+        assert not on_gpu(path=clip("mpeg4-bframes.avi", FRAMES))
     assert "its frames are counted" in caplog.text
 
 
 def test_a_stream_that_ffmpeg_would_decode_on_the_cpu_after_all_is_not_taken_for_the_gpus(monkeypatch, caplog):
     monkeypatch.setattr(container, "accelerator", lambda device: None)
     with caplog.at_level(logging.WARNING, "pipeline"):
-        assert devices() == {"cpu"}
+        assert not on_gpu()
     assert "cannot be decoded on cuda: it has no decoder for h264" in caplog.text
 
 
@@ -157,6 +159,54 @@ def test_where_a_gpu_fails_the_cpu_goes_on_and_no_frame_is_lost_or_comes_twice(a
     with caplog.at_level(logging.WARNING, "pipeline"):
         np.testing.assert_array_equal(decoded("cuda", batch_frames=8), decoded("cpu"))
     assert "clip: frames from 0 on are decoded on the CPU: " in caplog.text
+
+
+def test_a_gpu_that_fails_where_the_cpu_does_not_is_left_for_the_rest_of_the_file(gpu, monkeypatch, caplog):
+    plain = reader.Reader.frames
+    asked = []
+
+    def failing(self, index, cut, *args, device="cpu", **options):
+        asked.append((device, cut.number))
+        if device != "cpu":
+            yield InvalidDataError(1, "no more surfaces")
+        yield from plain(self, index, cut, *args, **options)
+
+    monkeypatch.setattr(reader.Reader, "frames", failing)
+    tasks = list(source("cuda", segment_frames=1).segments())
+    assert len(tasks) > 2
+    with caplog.at_level(logging.WARNING, "pipeline"), reader.Reader() as own:
+        batches = [batch for task in tasks for batch in task.frames(own)]
+    assert asked == [("cuda", 0), *(("cpu", number) for number in range(len(tasks)))]
+    assert "clip: its rest is decoded on the CPU: cuda failed where that did not" in caplog.text
+    np.testing.assert_array_equal(read(np.concatenate([batch.frames for batch in batches]))[0], np.arange(FRAMES))
+
+
+def test_damage_that_the_cpu_finds_too_does_not_send_the_rest_of_the_file_there(gpu, monkeypatch):
+    plain = reader.Reader.frames
+    asked = []
+
+    def damaged(self, index, cut, *args, device="cpu", **options):
+        asked.append((device, cut.number))
+        for n, frame in enumerate(plain(self, index, cut, *args, **options)):
+            yield InvalidDataError(1, "damaged") if cut.number == 0 and n == 3 else frame
+
+    monkeypatch.setattr(reader.Reader, "frames", damaged)
+    tasks = list(source("cuda", segment_frames=1).segments())
+    with reader.Reader() as own:
+        ends = [batch.end for task in tasks for batch in task.frames(own) if batch.end]
+    assert asked == [("cuda", 0), ("cpu", 0), *(("cuda", number) for number in range(1, len(tasks)))]
+    assert [end.counts.corrupt for end in ends] == [1] + [0] * (len(tasks) - 1)
+
+
+def test_files_are_compared_when_they_are_decoded_and_once(gpu, monkeypatch):
+    compared = []
+    monkeypatch.setattr(hardware, "_trouble", lambda *args, **options: compared.append(args))
+    tasks = list(source("cuda", segment_frames=1).segments())
+    assert not compared
+    with reader.Reader() as own:
+        for task in tasks[1:]:
+            list(task.frames(own))
+    assert len(compared) == 1
 
 
 def test_chroma_that_comes_interleaved_makes_pictures_that_pass_for_the_same():

@@ -15,6 +15,7 @@ from pipeline.batch import FrameBatch, Segment, SegmentEnd
 from pipeline.errors import SourceError
 from pipeline.sources.container import is_io_error, reason
 from pipeline.sources.cuts import Cut
+from pipeline.sources.hardware import Gpu
 from pipeline.sources.index import Index
 from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat, Scaler
@@ -43,7 +44,7 @@ class SegmentTask:
         picture: How the model wants its pictures.
         batch_frames: Pictures per batch.
         fast: Decode without the loop filter.
-        device: Where to decode: cpu, cuda, cuda:1; where frames are counted, on the CPU.
+        gpu: What decodes the file, as long as it is trusted; None: the CPU.
         start_utc_s: UTC time of the file's first frame, or None.
         bundle, slot: See Segment.
     """
@@ -56,7 +57,7 @@ class SegmentTask:
     picture: PictureFormat
     batch_frames: int
     fast: bool = False
-    device: str = "cpu"
+    gpu: Gpu | None = None
     start_utc_s: float | None = None
     bundle: tuple[str, ...] = ()
     slot: int = 0
@@ -132,29 +133,33 @@ class SegmentTask:
         A GPU is left at its first error, or the first frame that it leaves out. The CPU then decodes the cut all over,
         and of its frames the tally takes those that have not come yet.
         """
-        if self.device != "cpu" and isinstance(tally, Ranked):
-            why = yield from self._on_gpu(reader, tally, fed, apart)
-            if why is None:
-                return
-            log.warning("%s: frames from %d on are decoded on the CPU: %s", self.source, self.cut.first_frame, why)
-        yield from reader.frames(self.index, self.cut, self.source, fed=fed, apart=apart, fast=self.fast)
+        if self.gpu is None or not isinstance(tally, Ranked) or not self.gpu.is_trusted:
+            yield from reader.frames(self.index, self.cut, self.source, fed=fed, apart=apart, fast=self.fast)
+            return
+        why = yield from self._on_gpu(reader, tally, self.gpu.device, fed, apart)
+        if why is None:
+            return
+        log.warning("%s: frames from %d on are decoded on the CPU: %s", self.source, self.cut.first_frame, why)
+        yield from reader.frames(self.index, self.cut, self.source, fed=fed, apart=apart)
+        if tally.is_whole:  # else the file is damaged here, which may be all
+            self.gpu.leave()
 
     def _on_gpu(
-        self, reader: Reader, tally: Ranked, fed: npt.NDArray[np.bool_] | None, apart: bool
+        self, reader: Reader, tally: Ranked, device: str, fed: npt.NDArray[np.bool_] | None, apart: bool
     ) -> Generator[av.VideoFrame, None, str | None]:
         """The frames that a GPU gives, up to where it fails; why it did, or None."""
         try:
-            frames = reader.frames(self.index, self.cut, self.source, fed=fed, apart=apart, device=self.device)
+            frames = reader.frames(self.index, self.cut, self.source, fed=fed, apart=apart, device=device)
             with closing(frames):
                 for frame in frames:
                     if isinstance(frame, av.error.FFmpegError):
-                        return f"{self.device}: {reason(frame, self.index.path)}"
+                        return f"{device}: {reason(frame, self.index.path)}"
                     if tally.leaves_out(frame.pts):
-                        return f"{self.device} leaves out a frame before that of {self.index.path} at pts {frame.pts}"
+                        return f"{device} leaves out a frame before that of {self.index.path} at pts {frame.pts}"
                     yield frame
         except SourceError as error:  # no decoder left, say
             return str(error)
-        return None if tally.is_whole else f"{self.device} leaves out the last frames"
+        return None if tally.is_whole else f"{device} leaves out the last frames"
 
     def _utc_offset_s(self, tally: Ranked | Counted) -> float | None:
         """What to add to a presentation time to get the UTC time of capture."""

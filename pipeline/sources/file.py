@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from pipeline.batch import FrameBatch, Segment, SegmentEnd
 from pipeline.errors import SourceError
 from pipeline.sources.cuts import cut_file, whole_file
 from pipeline.sources.decode import SegmentTask
-from pipeline.sources.hardware import trouble
+from pipeline.sources.hardware import Gpu
 from pipeline.sources.index import TIMELESS_DEMUXERS, Index, index_file
 from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat
@@ -25,9 +24,6 @@ from pipeline.sources.selection import Selection
 from pipeline.sources.skipping import check_frames, frames_on_offer
 
 __all__ = ["FileSource", "NamePattern", "Refusal", "Start"]
-
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +120,9 @@ class FileSource:
         else:
             selected = np.empty(0, np.bool_)
         start_utc_s = _start_utc_s(self.start, index, self.name)
-        device = self._decoder(index)
+        gpu = None
+        if self._device != "cpu":
+            gpu = Gpu(self._device, index=index, source=self.name, picture=self._picture)
         return [
             SegmentTask(
                 source=self.name,
@@ -135,20 +133,11 @@ class FileSource:
                 picture=self._picture,
                 batch_frames=self._batch_frames,
                 fast=self._fast,
-                device=device,
+                gpu=gpu,
                 start_utc_s=start_utc_s,
             )
             for cut in (whole_file(index) if whole else cut_file(index, segment_frames=self._segment_frames))
         ]
-
-    def _decoder(self, index: Index) -> str:
-        """Where the file is decoded."""
-        if self._device == "cpu":
-            return "cpu"
-        why = trouble(index, self.name, self._picture, device=self._device)
-        if why is not None:
-            log.warning("%s: is decoded on the CPU: %s", self.name, why)
-        return "cpu" if why is not None else self._device
 
 
 def _start_utc_s(start: Start, index: Index, source: str) -> float | None:

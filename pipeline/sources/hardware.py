@@ -7,6 +7,8 @@ decoded on the CPU; so is what it fails at later, see `SegmentTask`.
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Iterator
 from itertools import islice
 
@@ -20,7 +22,9 @@ from pipeline.sources.container import accelerator, open_decoder, packets, reaso
 from pipeline.sources.index import Index
 from pipeline.sources.scaler import PictureFormat, Scaler
 
-__all__ = ["absent", "trouble"]
+__all__ = ["Gpu", "absent"]
+
+log = logging.getLogger(__name__)
 
 SAMPLE = 48  # frames that are compared: two seconds, with B-frames and as a rule a keyframe among them
 # Mean difference of a picture, of 255. The standards leave a decoder no freedom, but chroma comes interleaved from the
@@ -47,7 +51,47 @@ def absent(device: str) -> str | None:
     return None
 
 
-def trouble(index: Index, source: str, picture: PictureFormat, *, device: str) -> str | None:
+class Gpu:
+    """A GPU that decodes a file until it gives a reason not to. The segments of the file share it.
+
+    Args:
+        device: cuda or cuda:1.
+        index: Of the file.
+        source: Name of the source.
+        picture: What the model takes.
+    """
+
+    def __init__(self, device: str, *, index: Index, source: str, picture: PictureFormat) -> None:
+        self.device = device
+        self._index = index
+        self._source = source
+        self._picture = picture
+        self._lock = threading.Lock()
+        self._is_trusted: bool | None = None  # not known before a segment of the file is decoded
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether it decodes the file. The first to ask compares its pictures with those of the CPU.
+
+        Raises:
+            SourceError: the file cannot be opened at all.
+        """
+        with self._lock:
+            if self._is_trusted is None:
+                why = _trouble(self._index, self._source, self._picture, device=self.device)
+                if why is not None:
+                    log.warning("%s: is decoded on the CPU: %s", self._source, why)
+                self._is_trusted = why is None
+            return self._is_trusted
+
+    def leave(self) -> None:
+        """It failed where the CPU did not: segments that are not begun yet are decoded there."""
+        with self._lock:
+            self._is_trusted = False
+        log.warning("%s: its rest is decoded on the CPU: %s failed where that did not", self._source, self.device)
+
+
+def _trouble(index: Index, source: str, picture: PictureFormat, *, device: str) -> str | None:
     """Why a file cannot be decoded on the GPU, in one line; None if it can.
 
     Args:
