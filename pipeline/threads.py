@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
-__all__ = ["Activity", "Stop", "Watch", "every", "merge", "share", "stuck_threads"]
+__all__ = ["Activity", "Answer", "Stop", "Watch", "every", "merge", "share", "stuck_threads"]
 
 T = TypeVar("T")
 
@@ -199,6 +199,27 @@ class _Shared(Iterator[T]):
     def __next__(self) -> T:
         with self._lock:
             return next(self._iterator)
+
+
+class Answer(Generic[T]):
+    """A value that several threads share: the first to ask finds it out, while the others wait for it."""
+
+    def __init__(self, find: Callable[[], T]) -> None:
+        self._find = find
+        self._found: list[T] = []
+        self._lock = threading.Lock()
+
+    def get(self) -> T:
+        """The value. What `find` raises goes to who asked; the next to ask tries again."""
+        with self._lock:
+            if not self._found:
+                self._found.append(self._find())
+            return self._found[0]
+
+    def put(self, value: T) -> None:
+        """From now on it is this."""
+        with self._lock:
+            self._found[:] = [value]
 
 
 @contextmanager

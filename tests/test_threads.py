@@ -1,9 +1,10 @@
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.threads import Stop, every, merge, share, stuck_threads
+from pipeline.threads import Answer, Stop, every, merge, share, stuck_threads
 
 
 def names() -> set[str]:
@@ -138,3 +139,34 @@ def test_every_raises_what_the_call_raised():
 def test_depth_is_checked_before_the_first_item():
     with pytest.raises(ValueError, match="depth"):
         merge([], depth=0)
+
+
+def test_an_answer_is_found_once_by_who_asks_first():
+    asked = []
+
+    def find():
+        asked.append(threading.get_ident())
+        time.sleep(0.05)
+        return len(asked)
+
+    answer = Answer(find)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda _: answer.get(), range(8))) == [1] * 8
+    answer.put(7)
+    assert answer.get() == 7
+    assert len(asked) == 1
+
+
+def test_an_answer_that_could_not_be_found_is_looked_for_again():
+    answers = iter([ValueError("not now"), 3])
+
+    def find():
+        found = next(answers)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    answer = Answer(find)
+    with pytest.raises(ValueError, match="not now"):
+        answer.get()
+    assert answer.get() == 3

@@ -8,7 +8,6 @@ decoded on the CPU; so is what it fails at later, see `SegmentTask`.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from itertools import islice
 
@@ -21,6 +20,7 @@ from pipeline.errors import SourceError
 from pipeline.sources.container import accelerator, open_decoder, packets, reason
 from pipeline.sources.index import Index
 from pipeline.sources.scaler import PictureFormat, Scaler
+from pipeline.threads import Answer
 
 __all__ = ["Gpu", "absent"]
 
@@ -66,8 +66,7 @@ class Gpu:
         self._index = index
         self._source = source
         self._picture = picture
-        self._lock = threading.Lock()
-        self._is_trusted: bool | None = None  # not known before a segment of the file is decoded
+        self._trust = Answer(self._compared)
 
     @property
     def is_trusted(self) -> bool:
@@ -76,19 +75,18 @@ class Gpu:
         Raises:
             SourceError: the file cannot be opened at all.
         """
-        with self._lock:
-            if self._is_trusted is None:
-                why = _trouble(self._index, self._source, self._picture, device=self.device)
-                if why is not None:
-                    log.warning("%s: is decoded on the CPU: %s", self._source, why)
-                self._is_trusted = why is None
-            return self._is_trusted
+        return self._trust.get()
 
     def leave(self) -> None:
         """It failed where the CPU did not: segments that are not begun yet are decoded there."""
-        with self._lock:
-            self._is_trusted = False
+        self._trust.put(False)
         log.warning("%s: its rest is decoded on the CPU: %s failed where that did not", self._source, self.device)
+
+    def _compared(self) -> bool:
+        why = _trouble(self._index, self._source, self._picture, device=self.device)
+        if why is not None:
+            log.warning("%s: is decoded on the CPU: %s", self._source, why)
+        return why is None
 
 
 def _trouble(index: Index, source: str, picture: PictureFormat, *, device: str) -> str | None:
