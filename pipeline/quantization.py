@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.accuracy import measure, table
-from pipeline.calibration import calibrate
 from pipeline.errors import ConfigError, ModelError
 from pipeline.evaluation import fitting_card
 from pipeline.labelled import clips_of, division_of, footage_of, split_of, told, where_of
@@ -23,8 +22,8 @@ __all__ = ["quantize"]
 def quantize(model: str | Path, config: TrainConfig, output: str | Path) -> str:
     """Writes a quantized model file: the same weights, and the ranges of its layers' inputs on the validation part.
 
-    Temperature and thresholds are settled anew on that part, as a training does it. The accuracy is measured on the
-    test part, if there is one. The file appears at the end, whole.
+    Temperature and thresholds stay those of the model: but for rounding it is the same function. The accuracy is
+    measured on the test part, if there is one. The file appears at the end, whole.
 
     Args:
         model: A model file that answers the questions of `config`.
@@ -59,20 +58,19 @@ def quantize(model: str | Path, config: TrainConfig, output: str | Path) -> str:
     card = dataclasses.replace(
         card, ranges=dict(ranges), accuracy=None, training={**card.training, "quantized": made_of}
     )
+    if not len(parts["test"]):
+        save_model(output, card, module.state_dict())
+        return f"{output.name}: accuracy not measured, since split.test names no block"
     with tempfile.TemporaryDirectory(prefix="vpipe-") as folder:
         quantized = Path(folder) / "model.safetensors"
-        save_model(quantized, card, module.state_dict())
-        settled = calibrate(quantized, parts["validation"], config.operating.target)
-        card = dataclasses.replace(card, temperature=settled.temperature, keep=settled.keep)
-        if not len(parts["test"]):
-            save_model(output, card, module.state_dict())
-            return f"{output.name}: accuracy not measured, since split.test names no block"
         save_model(quantized, card, module.state_dict())
         before, after = (measure(path, parts["test"], block_frames=footage.block_frames) for path in (model, quantized))
     where = where_of(config, "test")
     save_model(output, dataclasses.replace(card, accuracy={**where, **after.as_dict()}), module.state_dict())
     differ = int(np.count_nonzero((before.scored.answers != after.scored.answers).any(axis=1)))
-    note = (
-        f"before, {model.name}: accuracy {before.evaluation.accuracy:.4f}; {differ:,} of {after.evaluation.n:,} answers"
-    )
-    return table(output.name, told(where), after, [f"{note} differ"])
+    furthest = float(np.abs(before.scored.scores - after.scored.scores).max())
+    notes = [
+        f"before, {model.name}: accuracy {before.evaluation.accuracy:.4f}; "
+        f"{differ:,} of {after.evaluation.n:,} answers differ, scores by {furthest:.3f} at most"
+    ]
+    return table(output.name, told(where), after, notes)

@@ -370,10 +370,10 @@ def test_a_quantized_model_is_written_with_its_own_accuracy(model, scene, load, 
     assert f"q.safetensors: accuracy {made.accuracy['accuracy']:.4f} on 30 pictures" in told.output
     assert f"before, model.safetensors: accuracy {before.accuracy['accuracy']:.4f}" in told.output
     assert made.training["quantized"]["model_sha256"] == file_hash(model)
-    assert made.temperature == pytest.approx(before.temperature, rel=0.5)
-    assert made.keep.keys() == before.keep.keys()
-    settled = {"accuracy": before.accuracy, "training": before.training, "temperature": before.temperature}
-    assert dataclasses.replace(made, ranges={}, keep=before.keep, **settled) == before
+    assert " of 30 answers differ, scores by 0." in told.output
+    assert "keep: auto takes person from" in told.output
+    of_its_own = {"accuracy": before.accuracy, "training": before.training}
+    assert dataclasses.replace(made, ranges={}, **of_its_own) == before  # temperature and thresholds among the rest
     assert evaluate(tmp_path / "q.safetensors", load(), as_json=False).startswith("q.safetensors: accuracy")
 
 
