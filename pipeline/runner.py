@@ -11,8 +11,9 @@ import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
@@ -99,23 +100,37 @@ def run(
         SinkError: The disk does not take the run's own files.
     """
     stop = stop if stop is not None else Stop()
-    if mode == "new":
-        _refuse_taken(config)
-    if trace is not None:
-        _check_trace(trace, mode)
-    models = open_models(config)
-    plan = make_plan(config, models)
-    if stop:
-        raise Interrupted("stopped before anything was started")
-    with disk_errors(Path(config.run.dir) / config.run.name), ExitStack() as cleanup:
-        folder, sha = _open_folder(config, models, plan, mode)
-        handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        logging.getLogger("pipeline").addHandler(handler)
-        cleanup.callback(handler.close)
-        cleanup.callback(logging.getLogger("pipeline").removeHandler, handler)
-        times = Times(None if trace is None else cleanup.enter_context(Trace(trace)).add)
-        return _Run(config, models, plan, folder, sha, stop, watcher, times).work()
+    with _kept_log() as kept:
+        if mode == "new":
+            _refuse_taken(config)
+        if trace is not None:
+            _check_trace(trace, mode)
+        models = open_models(config)
+        plan = make_plan(config, models)
+        if stop:
+            raise Interrupted("stopped before anything was started")
+        with disk_errors(Path(config.run.dir) / config.run.name), ExitStack() as cleanup:
+            folder, sha = _open_folder(config, models, plan, mode)
+            handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            cleanup.callback(handler.close)
+            kept.setTarget(handler)
+            cleanup.callback(kept.setTarget, None)
+            kept.flush()
+            times = Times(None if trace is None else cleanup.enter_context(Trace(trace)).add)
+            return _Run(config, models, plan, folder, sha, stop, watcher, times).work()
+
+
+@contextmanager
+def _kept_log() -> Iterator[MemoryHandler]:
+    """Keeps what is logged until it has a target, and passes it on from then on: a run's folder is made late."""
+    logger, handler = logging.getLogger("pipeline"), MemoryHandler(capacity=0)
+    logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def label(

@@ -1,6 +1,7 @@
 """Whole runs: from files to committed parts."""
 
 import json
+import logging
 import re
 import shutil
 import threading
@@ -271,8 +272,28 @@ def test_a_step_far_from_the_trained_one_is_a_loud_warning(tmp_path, caplog):
         YAML(typ="safe").dump(content, file)
     config = load_run_config(tmp_path / "slow.yaml")
     assert "order" in config.warnings[0]
-    runs.run(config)
+    outcome = runs.run(config)
+    assert f"WARNING {config.warnings[0]}" in outcome.folder.log.read_text()
     assert "frames should be about 0.1 s apart, as the model was trained, got 0.5 s" in caplog.text
+
+
+def test_what_is_logged_before_there_is_a_folder_is_in_its_log_and_a_run_that_fails_says_nothing(tmp_path, capfd):
+    logger = logging.getLogger("pipeline")
+    before = [*logger.handlers]
+    sources = [{"path": str(clip("h264-closed.mp4", FRAMES))}]
+    config = configured(tmp_path, sources, decode={"device": "cuda:99"})
+    outcome = runs.run(config)
+    told = outcome.folder.log.read_text()
+    assert told.count("decode.device: must be there, got cuda:99") == 1
+    assert told.count("WARNING") == len(told.splitlines())
+    with pytest.raises(ConfigError, match="must not hold a run yet"):
+        runs.run(config)
+    stopped = Stop()
+    stopped.set()
+    with pytest.raises(Interrupted):
+        runs.run(config, mode="overwrite", stop=stopped)
+    assert logger.handlers == before
+    assert "decode.device" not in capfd.readouterr().err
 
 
 def test_label_yields_the_frames_of_a_video_in_order(tmp_path):
