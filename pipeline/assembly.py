@@ -13,6 +13,7 @@ from typing import Literal, cast
 
 from pipeline.config import FileSource as FileSection
 from pipeline.config import FilterSection, RunConfig, SourceObject, card_of
+from pipeline.configcheck import absent_decoder
 from pipeline.contracts import Sink, Source
 from pipeline.errors import ConfigError, ModelError
 from pipeline.filter import Filter
@@ -22,7 +23,6 @@ from pipeline.schema import CallbackSink, SinkObject
 from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
 from pipeline.sources.file import FileSource, NamePattern, Start
-from pipeline.sources.hardware import absent
 from pipeline.sources.own import OwnSource
 from pipeline.sources.paths import find_videos
 from pipeline.sources.scaler import PictureFormat
@@ -167,8 +167,8 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
     """
     picture = PictureFormat(*card.input, resize=card.resize, fit=card.fit)
     device = config.decode.device
-    if (why := absent(device)) is not None:
-        log.warning("decode.device: must be there, got %s: %s; all is decoded on the CPU", device, why)
+    if (absent := absent_decoder(config)) is not None:
+        log.warning("%s", absent)
         device = "cpu"
     files: list[FileSource] = []
     others: list[Source] = []

@@ -1,7 +1,8 @@
 """What must hold between the values of a configuration, and between them and the world, before anything is started.
 
 Nothing here raises for a mistake of the user's: each is a line of the report. Model files are read as far as their
-card, sources are not opened, and torch is loaded only by modules of the user's own that the configuration names.
+card, sources are not opened, and torch is loaded only where a GPU is asked for, and by modules of the user's own that
+the configuration names.
 """
 
 import inspect
@@ -27,6 +28,7 @@ from pipeline.schema import (
 )
 from pipeline.values import OBJECT
 from pipeline.yamlfile import Node, Step, did_you_mean
+from specialized.engines import refusals
 from specialized.modelfile import ModelCard, read_card
 from specialized.objects import load_object, search_in
 
@@ -218,8 +220,7 @@ def _check_filters(report: Report, config: RunConfig) -> None:
     for k, section, card in cards:
         _check_fold(report, config, section, card)
         _check_keep(report, ("filters", k, "keep"), section, card)
-        if card.ranges:
-            _check_quantized(report, ("filters", k), section)
+        _check_engine(report, ("filters", k), section, quantized=bool(card.ranges))
     _check_agreement(report, config, cards)
 
 
@@ -243,18 +244,15 @@ def _check_keep(report: Report, at: tuple[Step, ...], section: FilterSection, ca
         )
 
 
-def _check_quantized(report: Report, at: tuple[Step, ...], section: FilterSection) -> None:
-    """Of a model whose layers are computed in 8 bits."""
-    if section.engine == "openvino":
-        return
-    if section.dtype not in ("auto", "float32"):
-        text = f"must be auto or float32 for a quantized model in engine {section.engine}, got {section.dtype}"
-        report.problem((*at, "dtype"), f"{text}; 8 bits are fast with engine: openvino")
-    report.warning(
-        (*at, "engine"),
-        f"should be openvino, got {section.engine}: the model is quantized, and others imitate its 8 bits in float32, "
-        "which is slower than the model it was made of",
-    )
+def _check_engine(report: Report, at: tuple[Step, ...], section: FilterSection, *, quantized: bool) -> None:
+    for key, text in refusals(section.engine, device=section.device, dtype=section.dtype, quantized=quantized).items():
+        report.problem((*at, key), text)
+    if quantized and section.engine != "openvino":
+        report.warning(
+            (*at, "engine"),
+            f"should be openvino, got {section.engine}: the model is quantized, and others imitate its 8 bits in "
+            "float32, which is slower than the model it was made of",
+        )
 
 
 def _check_fold(report: Report, config: RunConfig, section: FilterSection, card: ModelCard) -> None:
@@ -305,6 +303,18 @@ def _check_sinks(report: Report, config: RunConfig) -> None:
         paths.add(sink.path)
         if sink.path != "-":
             check_file_to_write(report, at, sink.path, run_dir=config.run.dir)
+
+
+def absent_decoder(config: RunConfig) -> str | None:
+    """A line for a GPU that is to decode and cannot: a run does without it."""
+    device = config.decode.device
+    if device == "cpu":
+        return None
+    from pipeline.sources.hardware import absent  # loads FFmpeg
+
+    if (why := absent(device)) is None:
+        return None
+    return config.problem(f"must be there, got {device}: {why}; all is decoded on the CPU", "decode", "device")
 
 
 def taken_sinks(config: RunConfig) -> list[str]:

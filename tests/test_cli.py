@@ -226,7 +226,7 @@ def test_check_knows_a_training_configuration_by_its_keys(tmp_path):
         (["run", "configs/lobby.yaml", "--model", "m.safetensors"], "configs/lobby.yaml is a configuration"),
         (
             ["run", "configs/lobby.yaml", "--name", "never", "--set", "filters.0.device=cuda:99"],
-            "filter person: device",
+            "filters.0.device: must be auto or one that is there",
         ),
         (["check", "tests/data/odd/h264.ts"], "h264.ts"),
         (["run", "videos/lobby-person.mp4", "--model", "gone.safetensors"], "gone.safetensors"),
@@ -348,6 +348,15 @@ def test_a_reader_that_does_not_read_cannot_hold_up_a_stop(model, tmp_path):
     assert time.monotonic() - asked < 5
     process.stdout.close()
     process.stderr.close()
+
+
+def test_check_warns_of_a_gpu_that_cannot_decode(model, tmp_path):
+    config = tmp_path / "c.yaml"
+    config.write_text(f"sources: [{{path: {clip('h264-closed.mp4')}}}]\nfilter: {{model: {model}}}\n")
+    code, out, err = vpipe("check", config, "--set", "decode.device=cuda:99")
+    assert (code, out) == (0, f"{config}: fine\n")
+    assert "decode.device: must be there, got cuda:99: " in err
+    assert "all is decoded on the CPU" in err
 
 
 def test_any_name_can_be_given_and_printed(model, tmp_path):

@@ -443,6 +443,29 @@ def test_a_file_that_is_no_model_is_named(folder):
     assert got.startswith(f"cam.yaml:6: filter.model: {folder}/m4.safetensors: must be a safetensors file, got ")
 
 
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("engine: openvino", "engine: needs openvino, which is not installed; pip install 'vpipe[openvino]'"),
+        ("engine: onnx", "engine: needs onnxruntime, which is not installed; pip install 'vpipe[onnx]'"),
+        ("device: cuda:99", "device: must be auto or one that is there, got 'cuda:99' where there is "),
+    ],
+)
+def test_an_engine_that_cannot_be_opened_here_is_named_as_a_run_would(folder, monkeypatch, lines, told):
+    for package in ("openvino", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    (got,) = problems(f"{VALID}  {lines}\n")
+    assert got.startswith(f"cam.yaml:7: filter.{told}")
+
+
+def test_engines_that_have_one_device_and_dtype_refuse_others(folder):
+    assert problems(f"{VALID}  engine: onnx\n  dtype: bfloat16\n  device: cuda\n") == [
+        "cam.yaml:8: filter.dtype: must be float32, the only one that onnx has for convolutions on a CPU, "
+        "got bfloat16; use dtype: auto, or another engine",
+        "cam.yaml:9: filter.device: must be cpu or auto, got 'cuda'; use engine: torch there",
+    ]
+
+
 def test_a_class_beside_the_configuration_is_found_and_its_arguments_are_bound(folder, monkeypatch):
     monkeypatch.setattr(sys, "path", list(sys.path))
     (folder / "mine_beside.py").write_text("class Net:\n    def __init__(self, fold, width, depth=1): ...\n")

@@ -284,13 +284,6 @@ def test_weights_that_are_no_numbers_are_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EXPORTED)
-def test_a_device_that_is_not_there_is_named(name: str) -> None:
-    with pytest.raises(ModelError, match="device: must be auto or one that is there, got 'cuda:99'"):
-        open_engine(card(1), Tiny(1), device="cuda:99", engine=name)  # type: ignore[arg-type]
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("name", EXPORTED)
 def test_engines_of_the_cpu_refuse_a_gpu(name: str) -> None:
     with pytest.raises(ModelError, match=f"engine {name}: device must be cpu or auto, got 'cuda'"):
         open_engine(card(1), Tiny(1), device="cuda", engine=name)  # type: ignore[arg-type]

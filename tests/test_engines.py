@@ -241,7 +241,7 @@ def test_a_forward_that_fails_is_told_in_one_line() -> None:
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu", "cuda:x", "cpu:0:0"])
 def test_a_device_that_is_not_there_is_named(device: str) -> None:
-    with pytest.raises(ModelError, match=f"device: must be auto or one that is there, got '{device}' where there is"):
+    with pytest.raises(ModelError, match=f"device must be auto or one that is there, got '{device}' where there is"):
         open_engine(card(1), coral(1), device=device)
 
 

@@ -141,9 +141,10 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
         except ConfigError as error:
             warnings += error.problems
     else:
-        from pipeline.configcheck import taken_sinks
+        from pipeline.configcheck import absent_decoder, taken_sinks
 
-        warnings = (*warnings, *taken_sinks(loaded))
+        absent = absent_decoder(loaded)
+        warnings = (*warnings, *taken_sinks(loaded), *([] if absent is None else [absent]))
         if any(OBJECT.fullmatch(section.model) for section in loaded.filters):
             from pipeline.assembly import open_models
 

@@ -4,6 +4,7 @@ An engine always forwards the same shape, so a picture's scores do not depend on
 """
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import numpy as np
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 EngineName = Literal["auto", "torch", "compile", "onnx", "openvino"]
-_ON_CPU: tuple[EngineName, ...] = ("onnx", "openvino")
+# Those of extras of vpipe, which run on the CPU alone: what they import.
+_EXTRAS: dict[EngineName, tuple[str, ...]] = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 
 
 class Handle(Protocol):
@@ -110,22 +112,49 @@ def open_engine(
         raise ModelError(f"engine: must be {' or '.join(get_args(EngineName))}, got {engine!r}; correct the name")
     if batch < 1 or (threads is not None and threads < 1):
         raise ValueError(f"open_engine: batch and threads must be at least 1, got {batch=}, {threads=}")
-    device = "cpu" if device == "auto" and engine in _ON_CPU else device
+    if problems := refusals(engine, device=device, dtype=dtype, quantized=bool(card.ranges)):
+        key, text = next(iter(problems.items()))
+        raise ModelError(f"engine {engine}: {text if key == 'engine' else f'{key} {text}'}")
+    device = "cpu" if device == "auto" and engine in _EXTRAS else device
     if card.ranges and engine != "openvino":
-        if dtype not in ("auto", "float32"):
-            raise ModelError(
-                f"engine {engine}: dtype of a quantized model must be float32 or auto, got {dtype}; 8 bits are fast "
-                "with engine: openvino"
-            )
         dtype = "float32"
-    return _factory(engine)(
-        card,
-        module,
-        device=device,
-        groups=max(1, batch // card.fold),
-        dtype=auto_dtype(engine, device) if dtype == "auto" else dtype,
-        threads=threads,
-    )
+    try:
+        return _factory(engine)(
+            card,
+            module,
+            device=device,
+            groups=max(1, batch // card.fold),
+            dtype=auto_dtype(engine, device) if dtype == "auto" else dtype,
+            threads=threads,
+        )
+    except ImportError as exc:
+        raise ModelError(f"engine {engine}: packages must load, got {exc}; install them anew") from exc
+
+
+def refusals(
+    engine: EngineName, *, device: str, dtype: Dtype | Literal["auto"], quantized: bool
+) -> dict[Literal["engine", "device", "dtype"], str]:
+    """Why an engine cannot be opened so here, as far as that is known beforehand: by what must be set otherwise."""
+    found: dict[Literal["engine", "device", "dtype"], str] = {}
+    if missing := next((name for name in _EXTRAS.get(engine, ()) if find_spec(name) is None), None):
+        found["engine"] = f"needs {missing}, which is not installed; pip install 'vpipe[{engine}]'"
+    if device in ("auto", "cpu"):
+        pass  # are everywhere
+    elif engine in _EXTRAS:
+        found["device"] = f"must be cpu or auto, got {device!r}; use engine: torch there"
+    else:
+        from specialized.engines.torch import missing_device
+
+        if (text := missing_device(device)) is not None:
+            found["device"] = text
+    if dtype not in ("auto", "float32"):
+        if quantized and engine != "openvino":
+            told = f"must be auto or float32 for a quantized model in engine {engine}, got {dtype}"
+            found["dtype"] = f"{told}; 8 bits are fast with engine: openvino"
+        elif engine == "onnx":
+            told = f"must be float32, the only one that onnx has for convolutions on a CPU, got {dtype}"
+            found["dtype"] = f"{told}; use dtype: auto, or another engine"
+    return found
 
 
 def auto_dtype(engine: EngineName, device: str) -> Dtype:

@@ -17,7 +17,6 @@ from specialized.cost import Cost, cost
 from specialized.engines import Dtype
 from specialized.engines.kept import code_of_export, graph_key, with_graph
 from specialized.engines.scoring import Scoring, check_frames, checked, failure, padded
-from specialized.engines.torch import find_device
 from specialized.errors import ModelError
 from specialized.modelfile import ModelCard
 from specialized.objects import code_hash, one_line
@@ -84,8 +83,6 @@ class ExportedEngine:
         write: Write,
         load: Load,
     ) -> None:
-        if find_device(device).type != "cpu":
-            raise ModelError(f"engine {name}: device must be cpu or auto, got {device!r}; use engine: torch there")
         self.name = name
         self.card = card
         self.groups = groups

@@ -1,6 +1,5 @@
 """The engine of ONNX Runtime: float32 on the CPU."""
 
-import importlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from torch.export import ExportedProgram
 
 from specialized.engines import Dtype
 from specialized.engines.exported import ExportedEngine, Run
-from specialized.errors import ModelError
 from specialized.modelfile import ModelCard
 from specialized.untracked import import_onnxruntime
 
@@ -35,18 +33,7 @@ class OnnxEngine(ExportedEngine):
         dtype: Dtype,
         threads: int | None,
     ) -> None:
-        if dtype != "float32":
-            raise ModelError(
-                f"engine onnx: dtype must be float32, the only one it has for convolutions on a CPU, got {dtype}; "
-                "use dtype: auto, or another engine"
-            )
-        try:
-            importlib.import_module("onnxscript")
-            runtime = import_onnxruntime()
-        except ImportError as exc:
-            raise ModelError(
-                f"engine onnx: needs {exc.name}, which is not installed; pip install 'vpipe[onnx]'"
-            ) from exc
+        runtime = import_onnxruntime()
 
         def write(program: ExportedProgram, folder: Path) -> None:
             with _quiet():  # not optimized, for the runtime does that

@@ -31,12 +31,7 @@ class OpenVinoEngine(ExportedEngine):
         dtype: Dtype,
         threads: int | None,
     ) -> None:
-        try:
-            openvino = import_openvino()
-        except ImportError as exc:
-            raise ModelError(
-                "engine openvino: needs openvino, which is not installed; pip install 'vpipe[openvino]'"
-            ) from exc
+        openvino = import_openvino()
 
         def write(program: ExportedProgram, folder: Path) -> None:
             openvino.save_model(openvino.convert_model(program), folder / _GRAPH, compress_to_fp16=False)

@@ -128,18 +128,23 @@ def find_device(name: str) -> torch.device:
     Raises:
         ModelError: it is not there.
     """
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda", torch.cuda.current_device()) if gpus else torch.device("cpu")
+        gpu = torch.cuda.is_available() and torch.cuda.device_count()
+        return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+    if (text := missing_device(name)) is not None:
+        raise ModelError(f"device: {text}")
     kind, _, index = name.partition(":")
+    return torch.device("cpu") if kind == "cpu" else torch.device("cuda", int(index or 0))
+
+
+def missing_device(name: str) -> str | None:
+    """Why there is no device of this name, other than auto, here; None if there is one."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind, _, index = name.partition(":")
+    if name == "cpu" or (kind == "cuda" and (not index or index.isdecimal()) and int(index or 0) < gpus):
+        return None
     there = f"cpu and {gpus} CUDA device(s)" if gpus else "cpu only"
-    if name == "cpu":
-        return torch.device("cpu")
-    if kind == "cuda" and (not index or index.isdecimal()):
-        number = int(index) if index else 0
-        if number < gpus:
-            return torch.device("cuda", number)
-    raise ModelError(f"device: must be auto or one that is there, got {name!r} where there is {there}; use auto or cpu")
+    return f"must be auto or one that is there, got {name!r} where there is {there}; use auto or cpu"
 
 
 def uuid_of(device: torch.device) -> str | None:
