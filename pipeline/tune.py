@@ -23,6 +23,7 @@ __all__ = ["tune"]
 Document = dict[str, Any]
 
 FRAMES_PER_CORE = 2500  # of the stretch: seconds per run, for what usual footage costs
+TELLING_PER_CORE = 2000  # fewer, and what is decoded before the clock starts counts too much
 
 
 def tune(
@@ -79,6 +80,9 @@ def tune(
         seconds=seconds,
         say=say,
     )
+    if stretch.frames < TELLING_PER_CORE * cores():
+        told = f"too short to tell much: {stretch.frames:,} frames, of which many are decoded before the clock starts"
+        search.notes[f"{told}; ask for --frames {FRAMES_PER_CORE * cores()}"] = None
     interrupted = False
     try:
         search.measure(rounds)

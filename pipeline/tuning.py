@@ -21,6 +21,7 @@ from pipeline.runs import cores
 from pipeline.stretch import Passed, Stretch, decode, label
 from pipeline.tuned import Choice, Model
 from pipeline.values import OBJECT
+from specialized.engines import refusals
 from specialized.modelfile import load_model, network
 from specialized.timing import SHORTEST_S, Arm, Series, alternate
 
@@ -37,8 +38,10 @@ WALL = "decode"
 
 
 def with_model(config: RunConfig, model: Model) -> RunConfig:
-    """The run with another model."""
-    section = config.filters[0].model_copy(update={"model": model.path})
+    """The run with a model; engine and dtype of the run's own are not meant for another one."""
+    section = config.filters[0]
+    if model.path != section.model:
+        section = section.model_copy(update={"model": model.path, "engine": "auto", "dtype": "auto"})
     fold = config.fold.model_copy(update={"frames": model.card.fold})
     return config.model_copy(update={"filters": (section,), "fold": fold})
 
@@ -93,6 +96,9 @@ class Search:
     def _note_warnings(self) -> None:
         for model in self.models:
             changed = with_model(self.config, model)
+            if model is not self.models[0] and model.card.ranges:  # the only engine that it is measured in
+                section = changed.filters[0].model_copy(update={"engine": "openvino"})
+                changed = changed.model_copy(update={"filters": (section,)})
             check_run_config(changed)
             self.notes |= dict.fromkeys(changed.warnings)
 
@@ -116,14 +122,15 @@ class Search:
         """The fastest way to run a model, as far as trials tell; None, and a note, if there is none."""
         name = os.path.basename(model.path)
         start = replace(start, model=model.path)
+        if (why := self._left_out(model)) is not None:
+            self.notes[f"{name}: left out: {why}"] = None
+            return None
         try:
             opener = _opener(model, self.config.filters[0])
         except ModelError as error:
             self.notes[str(error)] = None
             return None
-        engines = self.engines
-        if model.card.ranges and "openvino" in engines:  # the others only imitate its 8 bits
-            engines = ["openvino"]
+        engines: Sequence[EngineName] = ["openvino"] if model.card.ranges else self.engines
         wanted = (replace(start, engine=engine, dtype=dtype) for engine in engines for dtype in self.dtypes)
         found = self._measure_alone(model, opener, wanted)
         if found:
@@ -136,6 +143,17 @@ class Search:
                 among = {getattr(best, key), *counts}
                 trial = self._label([replace(best, **{key: n}) for n in sorted(among)], f"{name}: {key}")
         return _fastest(trial) if trial else None
+
+    def _left_out(self, model: Model) -> str | None:
+        """Why a model is not measured; None if it is."""
+        if not model.card.ranges:
+            return None
+        told = "a quantized model is measured in openvino alone, since others only imitate its 8 bits"
+        if "openvino" not in self.engines:
+            return f"{told}; name it with --engine"
+        device = self.config.filters[0].device
+        why = refusals("openvino", device=device, dtype="auto", quantized=True)
+        return "; ".join([told, *(f"filter.{key}: {text}" for key, text in why.items())]) if why else None
 
     def _measure_alone(self, model: Model, opener: Opener, choices: Iterable[Choice]) -> dict[Choice, Series]:
         """Pictures per second of engines, in alternation."""

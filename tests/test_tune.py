@@ -1,6 +1,7 @@
 """`vpipe tune`: what it refuses and what it really runs; not how fast anything is."""
 
 import json
+import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,8 @@ def test_what_was_picked_is_written_loads_and_runs_and_nothing_else_is_left(smal
     assert found["footage"] == {"frames": 30, "files": 1, "times_over": 1}
     assert {one["batch"] for one in found["alone"]} == {8, 16}
     assert found["wall"]["frames_per_s"] > 0
+    assert any(note.startswith("too short to tell much: 30 frames, of which") for note in found["notes"])
+    assert out.read_text().startswith("# Written by `vpipe tune` on 2")
     picked = load_run_config(out)
     assert picked.warnings == ()
     assert picked.filters[0].model == str(second)
@@ -152,12 +155,52 @@ def test_an_interrupted_search_tells_what_it_found_so_far(small, tmp_path):
     json.dumps(found, allow_nan=False)
 
 
-def test_a_quantized_model_is_measured_in_openvino_alone(small, tmp_path):
-    plain, quantized = model_file(tmp_path, 1), tmp_path / "quantized.safetensors"
+def quantized_file(folder):
+    path = folder / "quantized.safetensors"
     card = replace(CARD, architecture="coral", ranges={"features.0": (-1.0, 1.0)})
-    save_model(quantized, card, network(card).state_dict())
+    save_model(path, card, network(card).state_dict())
+    return path
+
+
+TINY = {"dtypes": ["auto"], "frames": 20, "rounds": 1, "seconds": 1e-3}
+
+
+def test_a_quantized_model_is_measured_in_openvino_alone(small, tmp_path):
+    plain, quantized = model_file(tmp_path, 1), quantized_file(tmp_path)
     config = load_run_config(configuration(tmp_path))
-    how = {"engines": ["torch", "openvino"], "dtypes": ["auto"], "frames": 20, "rounds": 1, "seconds": 1e-3}
-    found = tune(config, [str(quantized)], **how)
+    found = tune(config, [str(quantized)], engines=["torch", "openvino"], **TINY)
     tried = {(one["model"], one["engine"]) for one in found["alone"]}
     assert tried == {(str(plain), "torch"), (str(plain), "openvino"), (str(quantized), "openvino")}
+    assert not [note for note in found["notes"] if "quantized" in note]
+
+
+@pytest.mark.parametrize(
+    ("engines", "told"),
+    [
+        (["torch"], "others only imitate its 8 bits; name it with --engine"),
+        (
+            ["torch", "openvino"],
+            "its 8 bits; engine needs openvino, which is not installed; pip install 'vpipe[openvino]'",
+        ),
+    ],
+)
+def test_where_that_cannot_be_a_quantized_model_is_left_out_by_name(engines, told, small, tmp_path, monkeypatch):
+    plain, quantized = model_file(tmp_path, 1), quantized_file(tmp_path)
+    monkeypatch.setitem(sys.modules, "openvino", None)  # as if it were not installed
+    config = load_run_config(configuration(tmp_path))
+    found = tune(config, [str(quantized)], engines=engines, **TINY)
+    assert {one["model"] for one in found["alone"]} == {str(plain)}
+    [note] = [note for note in found["notes"] if "quantized" in note]
+    assert note.startswith("quantized.safetensors: left out: ")
+    assert note.endswith(told)
+
+
+def test_where_nothing_that_was_asked_for_can_be_measured_that_is_said(small, tmp_path):
+    quantized_file(tmp_path)
+    config = configuration(tmp_path, filter={"model": "quantized.safetensors", "batch": 16, "device": "cpu"})
+    asked = ["--engine", "torch", "--frames", "20", "--rounds", "1", "--seconds", "0.001"]
+    done = CliRunner().invoke(main, ["tune", str(config), *asked, "--out", str(tmp_path / "tuned.yaml")])
+    assert done.exit_code == 1
+    assert done.stdout.endswith("nothing but CONFIG as it stands could be measured\n")
+    assert "quantized.safetensors: left out" in done.stderr
+    assert not (tmp_path / "tuned.yaml").exists()
