@@ -114,7 +114,8 @@ def found_out(
         models: All, the run's own first.
         configured: How the configuration runs as it stands; None: not known yet.
         alone: Pictures per second, of the engine.
-        trials: Frames per second of whole runs, in which settings were looked for.
+        trials: Frames per second of whole runs, in which settings were looked for. If there is none, CONFIG as it
+            stands is all that could be measured, and nothing is picked.
         final: The same, measured together. Empty where that was not reached: the best trials then stand in.
         wall: Frames per second of decoding alone.
         bounds: By which stages the runs were bound, how often.
@@ -128,7 +129,8 @@ def found_out(
         for choice, series in shown.items()
     ]
     rows = [row | {"pareto": on_front(row, rows)} for row in rows]
-    picked = pick(rows, max_accuracy_loss=max_accuracy_loss) if final else None  # trials of two models lie far apart
+    # Trials of two models lie far apart.
+    picked = pick(rows, max_accuracy_loss=max_accuracy_loss) if final and trials else None
     choice = None if picked is None else list(shown)[rows.index(picked)]
     return {
         "wall": wall and {"frames_per_s": wall.median, "spread": list(wall.spread)},

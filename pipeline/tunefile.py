@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pipeline.runs import whole_file
 from pipeline.yamlfile import Plain, parse
 
 __all__ = ["check_place", "settings_of", "write"]
+
+_OWN_HEADING = re.compile(r"\A# *(Written by )?`?vpipe (run|tune)\b.*\n")
 
 Setting = tuple[tuple[str, ...], str | int]
 
@@ -42,11 +45,19 @@ def check_place(out: Path, config: Path, *, overwrite: bool) -> None:
         place = os.path.abspath(config.parent)
         told = f"must lie in {place}, where the relative paths of {config.name} start; choose another --out"
         raise ConfigError([f"{out}: {told}"])
+    if out.exists() and os.path.samefile(config, out):
+        raise ConfigError([f"{out}: must not be CONFIG itself, which is wanted again; choose another --out"])
     check_output(out, given_by="--out", overwrite=overwrite, suffix=".yaml")
 
 
-def write(out: Path, config: Path, settings: Sequence[Setting]) -> None:
+def write(out: Path, config: Path, settings: Sequence[Setting], *, heading: str) -> None:
     """Writes the configuration of the file `config` with these settings to `out`.
+
+    Args:
+        out: The file to write.
+        config: What is changed.
+        settings: The keys that are set.
+        heading: The comment to begin with; one that says how `config` is run, or was tuned, goes.
 
     Raises:
         ConfigError: it could not be kept as it was written; nothing is written.
@@ -66,7 +77,7 @@ def write(out: Path, config: Path, settings: Sequence[Setting]) -> None:
         keys = ", ".join(f"{'.'.join(steps)}: {value}" for steps, value in settings)
         raise ConfigError([f"{config}: must be YAML in which each value stands for itself; set by hand: {keys}"])
     with whole_file(out) as file:
-        file.write(changed.getvalue().encode())
+        file.write(f"# {heading}\n{_OWN_HEADING.sub('', changed.getvalue())}".encode())
 
 
 def _plain(text: str) -> Plain:

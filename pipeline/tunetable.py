@@ -16,6 +16,7 @@ __all__ = ["table", "verdict"]
 Document = Mapping[str, Any]
 
 LITTLE = 0.05  # of throughput: less is not worth another model
+CHEAPER = "`decode.frames`, `decode.fast`, `every`, a cheaper resize"
 
 
 def table(document: Document) -> str:
@@ -45,7 +46,7 @@ def verdict(document: Document, *, config: str | None = None) -> str:
     """What was picked, what bounds it, what another f would gain, and how to run so."""
     picked = document["picked"]
     if picked is None:
-        return "nothing was picked"
+        return "nothing but CONFIG as it stands could be measured" if document["final"] else "nothing was picked"
     return "\n".join([_picked(document), *_bound(document), *_others(document), *_command(document, config)])
 
 
@@ -54,9 +55,23 @@ def _picked(document: Document) -> str:
     told = f"picked: {Path(picked['model']).name}, f = {picked['fold']}: {_count(picked['frames_per_s'])} frames/s"
     if (ratio := document["against_configured"]) is not None:
         told += ", CONFIG as it stands" if picked["configured"] else f", {ratio:.2f} times CONFIG as it stands"
+        told += _chance(document)
     if picked["accuracy"] is None:
         return f"{told}; no model carries an accuracy, so the fastest was picked"
     return f"{told}; the fastest within {loss:g} points of the most accurate"
+
+
+def _chance(document: Document) -> str:
+    """What makes the gain over CONFIG say less than it seems to."""
+    picked = document["picked"]
+    configured = next(row for row in document["rows"] if row["configured"])
+    if picked["configured"]:
+        return ""
+    if picked["rounds"] == 1:
+        return " (perhaps by chance: there was one round)"
+    if picked["spread"][0] <= configured["spread"][1]:
+        return " (perhaps by chance: within the spread of the rounds)"
+    return ""
 
 
 def _bound(document: Document) -> Iterator[str]:
@@ -64,11 +79,18 @@ def _bound(document: Document) -> Iterator[str]:
     told = f"bound by {picked['bound_by'] or 'nothing that was measured'}"
     if wall is None or share is None:
         yield told
+    elif share > 1 + LITTLE:
+        told += f"; decoding alone measured slower, {_count(wall['frames_per_s'])} frames/s, which cannot be"
+        yield f"{told}: label more --frames on a machine that does nothing else"
+    elif share > 1:
+        yield (
+            f"{told}; decoding alone measured no faster, {_count(wall['frames_per_s'])} frames/s: "
+            f"only cheaper decoding would gain much ({CHEAPER})"
+        )
     elif share >= 1 - LITTLE:
         yield (
             f"{told}; decoding alone reaches {_count(wall['frames_per_s'])} frames/s here: no model, engine or f "
-            "gains more than that, so only cheaper decoding would (`decode.frames`, `decode.fast`, `every`, a cheaper "
-            "resize)"
+            f"gains more than that, so only cheaper decoding would ({CHEAPER})"
         )
     else:
         yield (

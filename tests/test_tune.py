@@ -180,7 +180,7 @@ def test_a_quantized_model_is_measured_in_openvino_alone(small, tmp_path):
         (["torch"], "others only imitate its 8 bits; name it with --engine"),
         (
             ["torch", "openvino"],
-            "its 8 bits; engine needs openvino, which is not installed; pip install 'vpipe[openvino]'",
+            "8 bits; filter.engine: needs openvino, which is not installed; pip install 'vpipe[openvino]'",
         ),
     ],
 )

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 import click
@@ -73,8 +74,8 @@ def tune(
     Engines, dtypes, batch sizes, decoders, threads and, by the MODELs, f are measured in whole runs over a stretch of
     the footage. The run's folder and sinks are left alone. Other work on the machine falsifies the figures.
 
-    Exit codes: 0 something was picked; 1 nothing could be measured; 2 wrong usage or configuration; 130 interrupted,
-    and what was measured so far is told.
+    Exit codes: 0 something was picked; 1 nothing but CONFIG as it stands could be measured; 2 wrong usage or
+    configuration; 130 interrupted, and what was measured so far is told.
     """
     from pipeline.config import load_run_config
 
@@ -117,6 +118,9 @@ def tune(
         from pipeline.tunefile import settings_of, write
 
         own = picked["model"] == document["settings"]["models"][0]
-        write(out, config, settings_of(picked, model=None if own else os.path.relpath(picked["model"], config.parent)))
+        settings = settings_of(picked, model=None if own else os.path.relpath(picked["model"], config.parent))
+        cpu, cores = document["machine"]["cpu"], document["machine"]["cores"]
+        heading = f"Written by `vpipe tune` on {date.today()} for {cpu or 'a CPU without a name'}, {cores} cores"
+        write(out, config, settings, heading=heading)
         click.echo(out, err=as_json)
     sys.exit(0 if picked is not None else FAILED)
