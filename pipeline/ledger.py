@@ -45,6 +45,11 @@ class SourceLedger:
         """Whether every frame that was asked for has a label, for good."""
         return self.counts.complete and not any(end.error is not None or end.retry for end in self.ends)
 
+    @property
+    def finished(self) -> bool:
+        """Whether its last segment is safe; those of a source are committed in order."""
+        return any(end.segment.end_s is None and not end.retry for end in self.ends)
+
     def check(self) -> list[str]:
         """What does not add up: the equations of `Counts` per segment, and that the segments tile the frame numbers."""
         problems = []
@@ -185,7 +190,10 @@ def summary(
         "seconds": seconds,
         "frames": _frames(ledger.counts),
         "frames_per_s": labelled / seconds if seconds > 0 else None,
-        "sources": {name: {**_frames(source.counts), "error": source.error} for name, source in ledger.sources.items()},
+        "sources": {
+            name: {**_frames(source.counts), "error": source.error, "finished": source.finished}
+            for name, source in ledger.sources.items()
+        },
         "stages": {name: dict(times) for name, times in stages.items()},
         "bound_by": bound_by(stages),
         "fold": dict(fold),

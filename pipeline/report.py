@@ -35,8 +35,7 @@ def report(summary: Mapping[str, object], folder: Path) -> str:
     if len(errors) > MOST_SOURCES:
         lines.append(f"  and {len(errors) - MOST_SOURCES} more, see ledger.json")
     if summary["state"] == "interrupted":
-        waiting = sum(not source["indexed"] and not source["error"] for source in sources.values())
-        lines.append(f"{waiting} of {len(sources)} sources were not begun; --resume goes on, csv files come at the end")
+        lines.append(f"{_left(sources)}; --resume goes on, csv files come at the end")
     if summary.get("error"):
         lines.append(f"broken off: {summary['error']}")
     lines += [f"DOES NOT ADD UP: {problem}" for problem in cast(list[str], summary["problems"])]
@@ -46,6 +45,15 @@ def report(summary: Mapping[str, object], folder: Path) -> str:
         lines.append(f"bound by {summary['bound_by']}; {_gpu(summary)}")
     lines.append(f"results: {folder}")
     return "\n".join(lines)
+
+
+def _left(sources: Mapping[str, Mapping[str, object]]) -> str:
+    """What an interrupted run has still to do."""
+    unfinished = [source for source in sources.values() if not source["finished"]]
+    begun = sum(bool(source["indexed"] or source["error"]) for source in unfinished)
+    counted = ((begun, "not finished"), (len(unfinished) - begun, "not begun"))
+    told = ", ".join(f"{number:,} {words}" for number, words in counted if number)
+    return f"sources: {told}" if told else "every source is finished"
 
 
 def _trouble(source: Mapping[str, object]) -> str | None:
@@ -60,10 +68,9 @@ def _trouble(source: Mapping[str, object]) -> str | None:
 def _headline(summary: Mapping[str, object], frames: Mapping[str, int]) -> str:
     rate = summary["frames_per_s"]
     speed = f", {rate:,.0f} frames/s" if isinstance(rate, float) else ""
-    wanted = frames["indexed"] - frames["skipped"]
-    return (
-        f"{summary['state']}: {frames['labelled']:,} of {wanted:,} frames labelled in {summary['seconds']:.1f} s{speed}"
-    )
+    # How many an interrupted run would have labelled is not known: what had no turn is not counted yet.
+    of = "" if summary["state"] == "interrupted" else f" of {frames['indexed'] - frames['skipped']:,}"
+    return f"{summary['state']}: {frames['labelled']:,}{of} frames labelled in {summary['seconds']:.1f} s{speed}"
 
 
 def _model(facts: Mapping[str, object]) -> str:

@@ -1,6 +1,7 @@
 """GPU tests skip where there is no GPU, unless VPIPE_REQUIRE_GPU=1 says that there must be one."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -23,3 +24,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         if os.environ.get("VPIPE_REQUIRE_GPU") == "1":
             pytest.fail("VPIPE_REQUIRE_GPU=1 promises a CUDA device, torch finds none", pytrace=False)
         pytest.skip("no CUDA device")
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """A command sets what signals do until its process ends; here it has none of its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -137,10 +138,27 @@ def test_a_signal_commits_what_is_whole_and_exits_within_5_seconds(number, model
     assert process.returncode == 130
     assert "Traceback" not in err
     summary = json.loads((tmp_path / "r" / "summary.json").read_text())
+    assert re.search(r"^interrupted: [\d,]+ frames labelled in ", err, re.MULTILINE)
+    finished = sum(source["finished"] for source in summary["sources"].values())
+    waiting = sum(not source["indexed"] for source in summary["sources"].values())
+    begun = f"{60 - finished - waiting} not finished, " if 60 - finished - waiting else ""
+    assert f"\nsources: {begun}{waiting} not begun; --resume goes on, csv files come at the end\n" in err
     assert summary["state"] == "interrupted"
     assert summary["problems"] == []
     assert not list(tmp_path.rglob(".*.tmp"))
     assert len(ds.dataset(tmp_path / "r" / "frames").to_table()) == summary["frames"]["labelled"] > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_end_changes_nothing(number, model, tmp_path):
+    command = [*VPIPE, "run", clip("h264-closed.mp4"), "--model", model, "--set", f"run.dir={tmp_path}"]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, text=True)
+    while not (line := process.stderr.readline()).startswith("done: "):
+        assert line
+    while process.poll() is None:
+        process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, "stopping" in err) == (0, False)
 
 
 def test_a_trace_is_written_where_it_is_asked_for_and_replaces_nothing_unasked(model, tmp_path):

@@ -42,6 +42,13 @@ def test_ledger_json_has_the_segments_in_order_with_what_they_lost():
     assert document["counts"]["labelled"] == 13
 
 
+def test_a_source_is_finished_when_its_last_segment_is_safe():
+    first, last = SegmentEnd(Segment("a", end_s=1.0), Counts()), SegmentEnd(Segment("a", 1, 5), Counts())
+    again = SegmentEnd(Segment("a", 1, 5), Counts(), retry=True)
+    ledgers = [Ledger(ends, sources=["a"]) for ends in ([], [first], [first, again], [first, last])]
+    assert [ledger.sources["a"].finished for ledger in ledgers] == [False, False, False, True]
+
+
 @pytest.mark.parametrize(
     ("counts", "equation"),
     [
@@ -181,7 +188,7 @@ def test_the_summary_has_its_stable_keys():
         *("damaged", "dropped"),
     }
     assert document["frames_per_s"] == 3.0
-    assert document["sources"]["a"] == {**document["frames"], "error": None}
+    assert document["sources"]["a"] == {**document["frames"], "error": None, "finished": True}
     assert document["bound_by"] == "compute"
 
 

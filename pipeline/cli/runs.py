@@ -93,9 +93,10 @@ def run(
             else:
                 with RunProgress() as progress:
                     outcome = start(config, mode=mode, stop=stop, watcher=progress, trace=trace)
-                click.echo(report(outcome.summary, outcome.folder.path), err=True)
         except ModelError as error:  # one that a run meets on its way is part of its outcome
             raise ConfigError([str(error)]) from error
+    if not quiet:
+        click.echo(report(outcome.summary, outcome.folder.path), err=True)
     if stuck := stuck_threads():
         logging.getLogger("pipeline").warning("left while in a native call: %s", ", ".join(stuck))
         logging.shutdown()
@@ -199,7 +200,10 @@ def strip(run: Path, sources: tuple[str, ...], out: Path | None, overwrite: bool
 
 @contextmanager
 def _signals_stop(stop: Stop) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks the run to stop, the second leaves at once."""
+    """The first SIGINT or SIGTERM asks the run to stop, the second leaves at once.
+
+    Behind the block, whose end is the run's, neither does anything any more: the exit code is to tell how it ended.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
         if stop:
@@ -210,6 +214,9 @@ def _signals_stop(stop: Stop) -> Iterator[None]:
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
-    finally:
+    except BaseException:
         for number, handler in before.items():
             signal.signal(number, handler)
+        raise
+    for number in before:
+        signal.signal(number, signal.SIG_IGN)
