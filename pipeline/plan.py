@@ -110,8 +110,9 @@ def _compare_step(batch: FrameBatch, trained_s: float) -> None:
     if step_s > 0 and not 1 / STEP_TOLERANCE <= step_s / trained_s <= STEP_TOLERANCE:
         log.warning(
             "%s: frames should be about %.3g s apart, as the model was trained, got %.3g s; "
-            "set `every:` or `fps:`, or train for this footage",
+            "%s, or train for this footage",
             batch.source,
             trained_s,
             step_s,
+            "set `every:` or `fps:`" if step_s < trained_s else "take more frames (every, fps, decode.frames)",
         )
