@@ -75,12 +75,19 @@ def load_run_config(
 
 
 def load_train_config(
-    path: str | os.PathLike[str], *, overrides: Sequence[str] = (), env: Mapping[str, str] = os.environ
+    path: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    env: Mapping[str, str] = os.environ,
+    cure: str = "use `vpipe run`",
 ) -> TrainConfig:
-    """Loads and checks the configuration of a training or an evaluation; see `load_run_config`."""
+    """Loads and checks the configuration of a training or an evaluation; see `load_run_config`.
+
+    `cure` says what to do about one of a run.
+    """
     content, problems = _read(Path(path))
     if content.child("sources") and not any(content.child(key) for key in _TRAINING):
-        raise ConfigError([f"{path}: must be a configuration for training, got that of a run; use `vpipe run`"])
+        raise ConfigError([f"{path}: must be a configuration for training, got that of a run; {cure}"])
     return _made(TrainConfig, content, Path(path), overrides, env, problems, check_train_config)
 
 

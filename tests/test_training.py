@@ -403,6 +403,13 @@ def test_what_cannot_be_quantized_is_refused_and_nothing_is_replaced(model, scen
     assert (again.exit_code, "must not be quantized yet" in again.output) == (2, True)
     other = quantized(model, "--overwrite", "--set", "classes.0.name=dog")
     assert (other.exit_code, "must be those of" in other.output) == (2, True)
+    gone = quantized(tmp_path / "gone.safetensors", "--overwrite")
+    assert (gone.exit_code, "gone.safetensors: must be a file, got nothing" in gone.output) == (2, True)
+    (tmp_path / "run.yaml").write_text("sources: [{path: a.mp4}]\n")
+    command = ["quantize", str(model), str(tmp_path / "run.yaml"), "--out", str(tmp_path / "new.safetensors")]
+    of_a_run = click.testing.CliRunner().invoke(main, command)
+    said = "got that of a run; take the one that trained the model"
+    assert (of_a_run.exit_code, said in of_a_run.output) == (2, True)
 
 
 def test_a_run_of_a_quantized_model_says_which_engine_it_is_for(model, scene, load, tmp_path):
