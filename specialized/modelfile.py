@@ -198,7 +198,10 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "card"
-        raise ModelError(f"{path}: {where}: {first['msg']}, got {_short(first['input'])}; save it anew") from exc
+        # A check of our own says itself what it got; its input is all that was checked, the whole card mostly.
+        own = first["type"] == "value_error"
+        told = str(first["ctx"]["error"]) if own else f"{first['msg']}, got {_short(first['input'])}"
+        raise ModelError(f"{path}: {where}: {told}; save it anew") from exc
 
 
 def network(card: ModelCard) -> "nn.Module":

@@ -165,6 +165,14 @@ def test_a_card_that_contradicts_itself_is_refused(changes: dict[str, object], m
         read_card(with_card(tmp_path / "bad.safetensors", **changes))
 
 
+def test_a_contradiction_in_a_stored_card_is_told_without_the_rest_of_the_card(tmp_path: Path) -> None:
+    path = with_card(tmp_path / "bad.safetensors", ranges={"classifier.1": [1.0, 0.0]})
+    with pytest.raises(ModelError) as caught:
+        read_card(path)
+    told = "ranges of classifier.1 must be finite and hold 0, got (1.0, 0.0)"
+    assert str(caught.value) == f"{path}: card: {told}; save it anew"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
