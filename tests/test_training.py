@@ -372,6 +372,8 @@ def test_a_quantized_model_is_written_with_its_own_accuracy(model, scene, load, 
     assert made.training["quantized"]["model_sha256"] == file_hash(model)
     assert " of 30 answers differ, scores by 0." in told.output
     assert "keep: auto takes person from" in told.output
+    shown = click.testing.CliRunner().invoke(main, ["info", str(tmp_path / "q.safetensors")])
+    assert shown.stdout.startswith(f"{tmp_path}/q.safetensors: quantized to 8 bits, for engine openvino\n")
     of_its_own = {"accuracy": before.accuracy, "training": before.training}
     assert dataclasses.replace(made, ranges={}, **of_its_own) == before  # temperature and thresholds among the rest
     assert evaluate(tmp_path / "q.safetensors", load(), as_json=False).startswith("q.safetensors: accuracy")

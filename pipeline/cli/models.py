@@ -187,5 +187,7 @@ def info(model: str, as_json: bool) -> None:
 
     from specialized.modelfile import file_hash, read_card
 
-    card = dataclasses.asdict(read_card(model)) | {"sha256": file_hash(model), "bytes": os.path.getsize(model)}
-    click.echo(json.dumps(card) if as_json else facts(model, card))
+    card = read_card(model)
+    found = dataclasses.asdict(card) | {"sha256": file_hash(model), "bytes": os.path.getsize(model)}
+    title = f"{model}: quantized to 8 bits, for engine openvino" if card.ranges else model
+    click.echo(json.dumps(found) if as_json else facts(title, found))
