@@ -42,6 +42,7 @@ import numpy as np
 from benchmarks.accuracy_report import report
 from benchmarks.displays import DISPLAYS
 from benchmarks.facts import ROOT
+from benchmarks.part import chosen
 from benchmarks.study import (
     Result,
     counts,
@@ -296,7 +297,7 @@ def _teacher(cell: Cell, parts: Mapping[str, Examples]) -> Teacher:
 def main(only: str, workers: int, minutes: float, only_report: bool) -> None:
     """Measure the accuracy of folded models beside unfolded ones."""
     if not only_report:
-        do((cell for cell in cells() if only in cell.name), run_cell, workers=workers, minutes=minutes)
+        do(chosen({cell.name: cell for cell in cells()}, only).values(), run_cell, workers=workers, minutes=minutes)
     clips = {task: real.clip for task, real in REAL.items()} | {task: task for task in DISPLAYS}
     summary, told = report(results(cells()), real=list(REAL), displays=list(DISPLAYS), clips=clips)
     write_summary(RESULTS.with_suffix(".json"), cells(), summary, of="benchmarks.accuracy")

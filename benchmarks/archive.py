@@ -29,7 +29,7 @@ from benchmarks.competitors import COMPETITORS
 from benchmarks.facts import ROOT, facts
 from benchmarks.footage import CACHE, clip
 from benchmarks.measuring import VPIPE, Program, Rate, Result, alternate, files_of, result, vpipe
-from benchmarks.part import options, run_part, say
+from benchmarks.part import chosen, options, run_part, say
 from pipeline.runs import cores
 
 WEIGHTS = ROOT / "specialized" / "weights"
@@ -70,21 +70,21 @@ CASES = (
 @click.option("--full", is_flag=True, help="Measure every program on every case.")
 @click.option("--arms", default="", metavar="NAME,...", help="Only these programs.")
 def main(rounds: int, seconds: float, only: str, again: bool, out: Path, full: bool, arms: str) -> None:
-    chosen = arms.split(",") if arms else list(EVERY)
-    if unknown := sorted(set(chosen) - set(EVERY)):
+    programs = arms.split(",") if arms else list(EVERY)
+    if unknown := sorted(set(programs) - set(EVERY)):
         raise click.UsageError(f"--arms: must be of {', '.join(EVERY)}, got {', '.join(unknown)}")
     with tempfile.TemporaryDirectory() as folder:
         cases: dict[str, Callable[[], Result]] = {}
         for name, number, default in CASES:
             case = f"{name}, {'one file' if number == 1 else f'{number} files'}"
-            measured = [arm for arm in chosen if arm in (EVERY if full else default)]
-            if measured and only in case:
+            measured = [arm for arm in programs if arm in (EVERY if full else default)]
+            if measured:
                 cases[case] = Case(name, number, tuple(measured), Path(folder), rounds, seconds)
-        settings = {"rounds": rounds, "seconds": seconds, "full": full, "arms": chosen}
+        settings = {"rounds": rounds, "seconds": seconds, "full": full, "arms": programs}
         others = sorted({name for names in COMPETITORS.values() for name in names})
         run_part(
             "archive",
-            cases,
+            chosen(cases, only),
             origin={**facts(others), "ffmpeg": ffmpeg_version()},
             settings=settings,
             out=out,

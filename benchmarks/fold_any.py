@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from benchmarks.displays import Display
 from benchmarks.facts import ROOT
+from benchmarks.part import chosen
 from benchmarks.study import (
     Result,
     counts,
@@ -216,7 +217,7 @@ def _accuracy(counted: Sequence[Mapping[str, float]]) -> float:
 def main(only: str, workers: int, minutes: float, only_report: bool) -> None:
     """Train eight networks unfolded and folded on rendered digits, and compare."""
     if not only_report:
-        do((cell for cell in cells() if only in cell.name), run_cell, workers=workers, minutes=minutes)
+        do(chosen({cell.name: cell for cell in cells()}, only).values(), run_cell, workers=workers, minutes=minutes)
     summary, told = report(results(cells()))
     write_summary(RESULTS.with_suffix(".json"), cells(), summary, of="benchmarks.fold_any")
     click.echo(told)

@@ -19,7 +19,7 @@ from benchmarks.archive import F4
 from benchmarks.facts import facts
 from benchmarks.footage import clip
 from benchmarks.measuring import Figures, Rate, Result, alternate, files_of, ratio, result, vpipe
-from benchmarks.part import options, run_part, say
+from benchmarks.part import chosen, options, run_part, say
 
 CLIP = "lobby-person"
 STEPS = (1, 2, 4, 8)
@@ -33,7 +33,7 @@ def main(rounds: int, only: str, again: bool, out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         programs = {"footage": footage, "sources": sources}
         cases: dict[str, Callable[[], Result]] = {
-            name: partial(measured, of(Path(folder)), rounds) for name, of in programs.items() if only in name
+            name: partial(measured, of(Path(folder)), rounds) for name, of in chosen(programs, only).items()
         }
         run_part("growth", cases, origin=facts(), settings={"rounds": rounds}, out=out, again=again)
 

@@ -20,7 +20,7 @@ import click
 
 from benchmarks.facts import facts
 from benchmarks.measuring import Failed, Figures, Result, medians, result
-from benchmarks.part import options, run_part, say
+from benchmarks.part import chosen, options, run_part, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -48,10 +48,10 @@ Key = tuple[str, str, int]  # engine, dtype, f
 def main(rounds: int, only: str, again: bool, out: Path, engines: str, device: str) -> None:
     from specialized.subjects import subjects
 
-    chosen = engines.split(",")
-    measure = partial(measured, engines=chosen, device=device, rounds=rounds)
-    cases = {subject.name: partial(measure, subject) for subject in subjects([], FOLDS) if only in subject.name}
-    settings = {"rounds": rounds, "folds": FOLDS, "engines": chosen, "device": device}
+    names = engines.split(",")
+    measure = partial(measured, engines=names, device=device, rounds=rounds)
+    cases = chosen({subject.name: partial(measure, subject) for subject in subjects([], FOLDS)}, only)
+    settings = {"rounds": rounds, "folds": FOLDS, "engines": names, "device": device}
     run_part("models", cases, origin=facts(["openvino", "onnxruntime"]), settings=settings, out=out, again=again)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -17,7 +18,10 @@ from pipeline.drawing import drawn
 from pipeline.runs import make_folder, write_json
 from pipeline.text import aligned
 
+T = TypeVar("T")
+
 RESULTS = ROOT / "benchmarks" / "results"
+NAMED = 24  # cases, where there are more
 # Figures that are shown: heading, factor, digits.
 SHOWN = {
     "frames_per_s": ("frames/s", 1.0, 0),
@@ -40,6 +44,15 @@ def options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         command = option(command)
     return command
+
+
+def chosen(cases: Mapping[str, T], only: str) -> dict[str, T]:
+    """The cases whose name holds this text. Raises UsageError if there is none."""
+    found = {name: case for name, case in cases.items() if only in name}
+    if not found:
+        names = "; ".join(list(cases)[:NAMED]) + (f" and {len(cases) - NAMED} more" if len(cases) > NAMED else "")
+        raise click.UsageError(f"--only: must be in the name of a case, of {names}, got {only!r}")
+    return found
 
 
 def run_part(

@@ -20,14 +20,14 @@ import click
 
 from benchmarks.facts import ROOT, facts
 from benchmarks.measuring import VPIPE, Failed, Figures, Result, alternate, result
-from benchmarks.part import options, run_part, say
+from benchmarks.part import chosen, options, run_part, say
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @options
 def main(rounds: int, only: str, again: bool, out: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        cases = {"first label": partial(measured, Path(folder), rounds)} if only in "first label" else {}
+        cases = chosen({"first label": partial(measured, Path(folder), rounds)}, only)
         run_part("startup", cases, origin=facts(), settings={"rounds": rounds}, out=out, again=again)
 
 

@@ -1,5 +1,6 @@
 """The benchmark suite: its arithmetic, what it measures again, and what a check says."""
 
+import importlib
 import json
 import sys
 
@@ -206,6 +207,15 @@ def test_cases_of_another_state_are_not_lost_unasked(tmp_path) -> None:
         part("d", "one")
     assert part("d", "one", again=True) == ["one"]
     assert part("e", "one", "two") == ["one", "two"]
+
+
+@pytest.mark.parametrize("part", ["archive", "growth", "startup", "models", "accuracy", "fold_any"])
+def test_a_case_that_does_not_exist_is_refused_with_those_that_do(part, tmp_path) -> None:
+    command = importlib.import_module(f"benchmarks.{part}").main
+    done = CliRunner().invoke(command, ["--only", "no such case"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--only: must be in the name of a case, of " in done.stderr
+    assert "got 'no such case'" in done.stderr
 
 
 def test_a_part_that_breaks_keeps_the_cases_before(tmp_path) -> None:
