@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pipeline.configcheck import absent_decoder
 from pipeline.contracts import Sink, Source
 from pipeline.errors import ConfigError, ModelError
 from pipeline.filter import Filter
+from pipeline.regionfile import regions_of
+from pipeline.regions import Region, chosen
 from pipeline.rows import Labelling
 from pipeline.runs import cores
 from pipeline.schema import CallbackSink, SinkObject
@@ -25,7 +28,7 @@ from pipeline.sinks import open_sink
 from pipeline.sources.file import FileSource, NamePattern, Start
 from pipeline.sources.own import OwnSource
 from pipeline.sources.paths import find_videos
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.selection import Frames, Selection
 from pipeline.threads import Stop
 from specialized.engines import Engine, open_engine
@@ -33,7 +36,7 @@ from specialized.modelfile import ModelCard, file_hash, load_model, load_weights
 from specialized.objects import code_hash, load_object, one_line
 from specialized.orders import Order
 
-__all__ = ["Model", "Sources", "open_models", "open_sinks", "open_sources"]
+__all__ = ["Model", "Sources", "formats_of", "open_models", "open_sinks", "open_sources"]
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +75,8 @@ class Model:
         by_content = () if self.sha256 is None else ("weights",) if ":" in self.card.architecture else ("model",)
         return {key: value for key, value in written.items() if key not in by_content} | settled
 
-    def facts(self, *, frames: int, seconds: float) -> dict[str, object]:
-        """What the summary says of it, given the frames it labelled."""
+    def facts(self, *, pictures: int, seconds: float) -> dict[str, object]:
+        """What the summary says of it, given the pictures that it labelled."""
         cost = self.engine.cost
         return {
             "model": self.path,
@@ -86,7 +89,7 @@ class Model:
             "dtype": self.engine.dtype,
             "engine": self.engine.name,
             "quantized": bool(self.card.ranges),
-            "achieved_flops": cost.flops_per_picture * frames / seconds if seconds else None,
+            "achieved_flops": cost.flops_per_picture * pictures / seconds if seconds else None,
             "share_of_peak": None,
         }
 
@@ -159,13 +162,29 @@ class Sources:
         return [source.name for source in (*self.files, *self.others)]
 
 
-def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_frames: int) -> Sources:
+def formats_of(cards: Sequence[ModelCard]) -> list[PictureFormat]:
+    """The kinds of pictures that some models take. A view of a source is one of them."""
+    return list(dict.fromkeys(PictureFormat(*card.input, resize=card.resize, fit=card.fit) for card in cards))
+
+
+def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order, batch_pictures: int) -> Sources:
     """Finds the files and makes the sources; opens none of them.
+
+    Args:
+        config: The run.
+        cards: Of the models of its filters, in their order.
+        order: How pictures are grouped.
+        batch_pictures: Of one kind in a batch, about: a batch holds whole frames, a multiple of what models fold.
 
     Raises:
         ConfigError: two sources end up with one name, or none is left.
     """
-    picture = PictureFormat(*card.input, resize=card.resize, fit=card.fit)
+    common = regions_of(config)
+    formats = formats_of(cards)
+    patterns: dict[PictureFormat, list[tuple[str, ...]]] = {picture: [] for picture in formats}
+    for filter, card in zip(config.filters, cards, strict=True):
+        patterns[formats_of([card])[0]].append(filter.regions or ())
+    fold = 1 if order == "streams" else math.lcm(*(card.fold for card in cards))
     device = config.decode.device
     if (absent := absent_decoder(config)) is not None:
         log.warning("%s", absent)
@@ -177,17 +196,21 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
     written = cast(Sequence[Mapping[str, object]], config.resolved()["sources"])
     for section, facts in zip(config.sources, written, strict=True):
         if isinstance(section, SourceObject):
-            others.append(OwnSource(_own_source(section, picture, batch_frames)))
+            others.append(OwnSource(_own_source(section, formats[0], batch_pictures)))
             others_facts.append(facts)
             continue
+        own = regions_of(section)
+        regions = common if own is None else own
+        views = [View(picture, _seen(regions, patterns[picture])) for picture in formats]
+        most = max(view.pictures for view in views)
         found = find_videos(section.path, section.name)
         ignored += found.ignored
         files += [
             FileSource(
                 path,
                 name=name,
-                picture=picture,
-                batch_frames=batch_frames,
+                views=views,
+                batch_frames=fold * max(1, round(batch_pictures / (fold * most))),
                 selection=_selection(section, config.run.limit, config.decode.frames),
                 segment_frames=config.decode.segment_frames,
                 fast=config.decode.fast,
@@ -207,10 +230,19 @@ def open_sources(config: RunConfig, *, card: ModelCard, order: Order, batch_fram
     return sources
 
 
-def _own_source(section: SourceObject, picture: PictureFormat, batch_frames: int) -> Source:
+def _seen(regions: tuple[Region, ...] | None, patterns: Sequence[tuple[str, ...]]) -> tuple[Region, ...] | None:
+    """Those of a source's regions that some filters see."""
+    if regions is None:
+        return None
+    names = tuple(region.name for region in regions)
+    wanted = set().union(*(chosen(some, names) for some in patterns))
+    return tuple(region for place, region in enumerate(regions) if place in wanted)
+
+
+def _own_source(section: SourceObject, picture: PictureFormat, batch_pictures: int) -> Source:
     """A source of the user's own class, which is offered the pictures' size and the batch length."""
     make = load_object(section.type)
-    offered: Mapping[str, object] = {"input": (picture.height, picture.width), "batch_frames": batch_frames}
+    offered: Mapping[str, object] = {"input": (picture.height, picture.width), "batch_frames": batch_pictures}
     parameters = inspect.signature(make).parameters
     arguments = {name: value for name, value in offered.items() if name in parameters} | section.arguments
     try:

@@ -21,7 +21,7 @@ from pipeline.labels.boxes import LONGEST_NAME
 from pipeline.outputs import file_problem, folder_problem
 from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.reader import Reader
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.selection import Selection
 
 __all__ = ["Found", "Target", "as_clips", "detect", "read_names", "targets"]
@@ -165,13 +165,13 @@ def detect(
     counts: list[int] = []  # of boxes in each frame
     seen: list[Detections] = []  # in each batch
     ends: list[SegmentEnd] = []
-    source = FileSource(clip, name=clip.name, picture=PictureFormat(1, 1), selection=Selection(every=every))
+    source = FileSource(clip, name=clip.name, views=[View(PictureFormat(1, 1))], selection=Selection(every=every))
     with Reader() as reader:
         for task in source.segments():
             if isinstance(task, Refusal):
                 raise SourceError(clip.name, task.error)
             picture = PictureFormat(*detector.picture_size(*task.index.shown_size), resize="bilinear")
-            for batch in replace(task, picture=picture, batch_frames=BATCH).frames(reader):
+            for batch in replace(task, views=(View(picture),), batch_frames=BATCH).frames(reader):
                 watch(batch)
                 numbers += batch.index.tolist()
                 found = [detector(frame) for frame in batch.frames]

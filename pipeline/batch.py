@@ -1,7 +1,8 @@
 """What flows through a pipeline: batches of pictures, and the end of a segment riding on the last of them.
 
     Segment ── a stretch of one source, cut at keyframes: the unit of work and of commit
-    FrameBatch ── N pictures of one segment, in order; later with the scores of one filter
+    FrameBatch ── N pictures of one segment, in order; later with the scores of one filter. A picture is a region of a
+                  frame, or the frame
     SegmentEnd ── rides on the last batch of a segment and says what became of its frames
     FoldedBatch ── B groups of f pictures, formed of one or more FrameBatches
 
@@ -49,8 +50,8 @@ class Counts:
     """What became of the frames of a segment, as whole frames.
 
     An archive's segment adds up when `indexed = skipped + corrupt + unread + decoded`,
-    `decoded = labelled + failed` and `labelled = written + filtered`. With several filters a frame is labelled
-    when every filter labelled it, and written when at least one of them keeps it.
+    `decoded = labelled + failed` and `labelled = written + filtered`. With several filters or regions a frame is
+    labelled when every filter labelled all of its regions, and written when at least one row of it is kept.
 
     Attributes:
         indexed: Frames that the file holds, by its own packets or, where data is missing, by its index.
@@ -62,7 +63,8 @@ class Counts:
         failed: Decoded, but a filter gave no score.
         labelled: Decoded and scored by every filter.
         filtered: Labelled, but no filter's `keep` lets them pass.
-        written: Rows that reach the sinks.
+        written: Frames of which a row reaches the sinks.
+        pictures: Scores that the filters gave: one for every region of a frame, or for the frame.
     """
 
     indexed: int = 0
@@ -75,6 +77,7 @@ class Counts:
     labelled: int = 0
     filtered: int = 0
     written: int = 0
+    pictures: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(Counts)})
@@ -121,6 +124,7 @@ class SegmentEnd:
         retry: True when the segment was cut short by its disk or network rather than by damage in the file: it is
             not committed, so that a later run tries it again.
         filters: Rows written per filter, by its name.
+        per_frame: Scores that the filters owe for every frame.
     """
 
     segment: Segment
@@ -129,6 +133,7 @@ class SegmentEnd:
     error: str | None = None
     retry: bool = False
     filters: Mapping[str, int] = field(default_factory=dict)
+    per_frame: int = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)
@@ -139,10 +144,13 @@ class FrameBatch:
         segment: Where the pictures come from.
         frames: uint8 (N, H, W, 3), RGB, C-contiguous, at the model's input size. Owned by the batch: a source never
             writes to it again.
-        index: int64 (N,), frame number in presentation order from 0.
+        index: int64 (N,), frame number in presentation order from 0. The regions of a frame follow each other.
         pts_s: float64 (N,), presentation time in seconds; NaN where it is not known.
         captured_s: float64 (N,), UTC time of capture in seconds since 1970, or None.
         end: Set on the last batch of a segment.
+        view: Which of the run's views the pictures are of; see `pipeline.sources.scaler.View`.
+        regions: Names of the regions that the view has in this source; empty: whole frames.
+        region: int16 (N,), place of each picture's region in `regions`, or None.
         scores: float32 (N, K), or None before the filter.
         filter: Name of the filter that gave the scores, empty before it.
         fold_slot: int16 (N,), the slot of its group in which each picture was classified, or None before the filter.
@@ -154,6 +162,9 @@ class FrameBatch:
     pts_s: npt.NDArray[np.float64]
     captured_s: npt.NDArray[np.float64] | None = None
     end: SegmentEnd | None = None
+    view: int = 0
+    regions: tuple[str, ...] = ()
+    region: npt.NDArray[np.int16] | None = None
     scores: npt.NDArray[np.float32] | None = None
     filter: str = ""
     fold_slot: npt.NDArray[np.int16] | None = None
@@ -167,6 +178,10 @@ class FrameBatch:
         expect("pts_s", self.pts_s, np.float64, (n,))
         if self.captured_s is not None:
             expect("captured_s", self.captured_s, np.float64, (n,))
+        if self.region is not None:
+            expect("region", self.region, np.int16, (n,))
+        elif self.regions and n:
+            raise ValueError(f"FrameBatch.region must tell which of {len(self.regions)} regions each row is, got None")
         if self.scores is not None:
             expect("scores", self.scores, np.float32, (n, None))
         if self.fold_slot is not None:
@@ -177,6 +192,11 @@ class FrameBatch:
     @property
     def source(self) -> str:
         return self.segment.source
+
+    @property
+    def whole_frames(self) -> int:
+        """How many frames it shows."""
+        return len(self) // max(1, len(self.regions))
 
     def __len__(self) -> int:
         return len(self.index)
@@ -195,6 +215,7 @@ class FrameBatch:
             index=self.index[which],
             pts_s=self.pts_s[which],
             captured_s=None if self.captured_s is None else self.captured_s[which],
+            region=None if self.region is None else self.region[which],
             scores=None if self.scores is None else self.scores[which],
             fold_slot=None if self.fold_slot is None else self.fold_slot[which],
             end=None if isinstance(which, slice) and which.stop is not None else self.end,
@@ -221,11 +242,13 @@ class FoldedBatch:
         parts: The batches whose pictures these are, each exactly once and whole.
         slot: int32 (B·f,), position of each picture in the concatenated parts; -1 is padding, which repeats a picture
             and whose scores are thrown away.
+        grouping: Place of the `Grouping` that formed them among those of the run.
     """
 
     frames: Pixels
     parts: tuple[FrameBatch, ...]
     slot: npt.NDArray[np.int32]
+    grouping: int = 0
 
     def __post_init__(self) -> None:
         expect("frames", self.frames, np.uint8, (None, None, None, None, 3))

@@ -10,11 +10,14 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from glob import iglob
 from pathlib import Path
 from typing import Literal
 
 from pipeline.errors import ModelError
+from pipeline.regionfile import regions_of
+from pipeline.regions import chosen
 from pipeline.schema import (
     CallbackSink,
     Configuration,
@@ -222,6 +225,7 @@ def _check_filters(report: Report, config: RunConfig) -> None:
         _check_keep(report, ("filters", k, "keep"), section, card)
         _check_engine(report, ("filters", k), section, quantized=bool(card.ranges))
     _check_agreement(report, config, cards)
+    _check_regions(report, config, cards)
 
 
 def _check_keep(report: Report, at: tuple[Step, ...], section: FilterSection, card: ModelCard) -> None:
@@ -272,17 +276,60 @@ def _check_fold(report: Report, config: RunConfig, section: FilterSection, card:
 
 
 def _check_agreement(report: Report, config: RunConfig, cards: Sequence[tuple[int, FilterSection, ModelCard]]) -> None:
-    """All filters of a run see the same groups of the same pictures."""
-    keys = ["fold", "input", "resize", "fit"] + ([] if config.fold.order else ["order"])
+    """What the filters of a run must have in common, for the sake of its sources."""
+    across = "streams" in {config.fold.order or card.order for _, _, card in cards}
+    own = any(isinstance(source, SourceObject) for source in config.sources)
+    keys = [*(["fold", "order"] if across else []), *(["input", "resize", "fit"] if own else [])]
+    why = "folds across streams" if across else "has a source of one's own, which gives pictures of one kind"
     for k, _, card in cards[1:]:
         _, first, expected = cards[0]
         for key in keys:
+            if key == "order" and config.fold.order:
+                continue
             if getattr(card, key) != getattr(expected, key):
                 report.problem(
                     ("filters", k, "model"),
-                    f"must have {key} {getattr(expected, key)} as filter {first.name!r} has, got {getattr(card, key)}; "
-                    "run them apart",
+                    f"must have {key} {getattr(expected, key)} as filter {first.name!r} has, got {getattr(card, key)}, "
+                    f"as the run {why}; run them apart",
                 )
+
+
+def _check_regions(report: Report, config: RunConfig, cards: Sequence[tuple[int, FilterSection, ModelCard]]) -> None:
+    """Each region must have a filter, and each filter a region."""
+    before = len(report.problems)
+    common = regions_of(config, report.problem)
+    places: list[tuple[Step, ...]] = []  # where each source's regions are written
+    names: list[tuple[str, ...]] = []
+    for k, source in enumerate(config.sources):
+        own = None
+        if isinstance(source, FileSource):
+            own = regions_of(source, partial(_problem_below, report, ("sources", k)))
+        elif common is not None:
+            report.problem(("sources", k, "type"), f"must be file where there are regions, got {source.type}")
+        places.append(() if own is None else ("sources", k))
+        names.append(tuple(region.name for region in (common if own is None else own) or ()))
+    if len(report.problems) > before or not config.filters:
+        return
+    known = list(dict.fromkeys(name for here in names for name in here))
+    patterns = [section.regions or () for section in config.filters]
+    for k, wanted in enumerate(patterns):
+        for n, pattern in enumerate(wanted):
+            if not chosen((pattern,), tuple(known)):
+                text = f"must fit the name of a region, got {pattern!r}{did_you_mean(pattern, known)}"
+                report.problem(("filters", k, "regions", n), text)
+    for k, (place, here) in enumerate(zip(places, names, strict=True)):
+        left = set(range(len(here))).difference(*(chosen(wanted, here) for wanted in patterns))
+        if left:
+            text = f"must each have a filter, got none for {', '.join(here[n] for n in sorted(left)[:3])}"
+            report.problem((*place, "regions"), f"{text}; remove what is not needed, or name it in a filter's regions")
+        elif not here and all(patterns):
+            report.problem(("sources", k), "must have regions: every filter asks for some by name, got none")
+    if "streams" in {config.fold.order or card.order for _, _, card in cards} and len(set(names)) > 1:
+        report.problem(("fold", "order"), "must not be streams where sources have other regions than each other")
+
+
+def _problem_below(report: Report, at: tuple[Step, ...], keys: Sequence[Step], text: str) -> None:
+    report.problem((*at, *keys), text)
 
 
 def _check_sinks(report: Report, config: RunConfig) -> None:

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -32,11 +32,13 @@ class Filter:
         name: Carried by the rows that it scores.
         engine: What runs it.
         keep: (class, least score): rows that reach one of them go on; empty means all.
+        grouping: Place of its groups' Grouping among those of the run.
     """
 
     name: str
     engine: Engine
     keep: tuple[tuple[int, float], ...] = ()
+    grouping: int = 0
 
     def keeps(self, scores: Scores) -> npt.NDArray[np.bool_]:
         """Which rows of scores (N, K) go on to the sinks."""
@@ -49,15 +51,16 @@ class Filter:
 def folded_filter(
     filters: Sequence[Filter], *, times: Times | None = None, clock: Callable[[], float] = time.monotonic
 ) -> FilterStage:
-    """Makes the filter stage. All filters see the same groups; `times` is told how long they take.
+    """Makes the filter stage. Each filter sees the groups of its grouping; `times` is told how long they take.
 
-    For each FrameBatch that went into the groups it yields one batch per filter, with scores and without the rows that
-    the filter's `keep` leaves out, in the order in which they came.
+    For each FrameBatch that went into the groups it yields one batch per filter that sees it, with scores and without
+    the rows that the filter's `keep` leaves out. The batches of a filter keep their order; the end of a segment rides
+    on its last batch of all.
 
     A forward costs the same however many of its groups are padding, so groups wait for others, of whatever segment,
     until they fill one. A tick sends off what is there, and so does a batch that comes when a group has waited for
-    more than `LONGEST_WAIT_S` by `clock`. One forward is in flight: on a GPU the next is uploaded while the last is
-    computed.
+    more than `LONGEST_WAIT_S` by `clock`. One forward of each filter is in flight: on a GPU the next is uploaded while
+    the last is computed.
     """
     if not filters:
         raise ValueError("at least one filter is needed")
@@ -72,32 +75,26 @@ def _label(
 ) -> Iterator[FrameBatch]:
     tallies: dict[Segment, _Tally] = {}
     lanes = [_Lane(filter, times) for filter in filters]
-    waiting: deque[tuple[FoldedBatch, float]] = deque()
 
     def scored() -> Iterator[FrameBatch]:
-        while waiting and all(lane.has(len(waiting[0][0].frames)) for lane in lanes):
-            folded, _ = waiting.popleft()
-            scores = [lane.take(len(folded.frames)) for lane in lanes]
-            yield from _handed_back(folded, scores, filters, tallies)
+        for lane in lanes:
+            for folded, scores in lane.scored():
+                yield from _handed_back(folded, scores, lane.filter, filters, tallies)
 
     for folded in groups:
         now_s = clock()
-        waiting.append((folded, now_s))
         for lane in lanes:
-            lane.add(folded)
+            if lane.filter.grouping == folded.grouping:
+                lane.add(folded, now_s)
         yield from scored()
         for bring in (_Lane.collect, _Lane.flush):  # what is under way may be all that is late
-            if waiting and (_is_tick(folded) or now_s - waiting[0][1] > LONGEST_WAIT_S):
-                for lane in lanes:
+            for lane in lanes:
+                if lane.is_late(now_s):
                     bring(lane)
-                yield from scored()
+            yield from scored()
     for lane in lanes:
         lane.flush()
     yield from scored()
-
-
-def _is_tick(folded: FoldedBatch) -> bool:
-    return not len(folded.frames) and all(part.end is None for part in folded.parts)
 
 
 class _Piece(NamedTuple):
@@ -119,20 +116,22 @@ class _Piece(NamedTuple):
 
 
 class _Lane:
-    """The forwards of one filter: groups go in, and their scores come out in the same order."""
+    """The forwards of one filter: batches of groups go in, and come out with their scores in the same order."""
 
     def __init__(self, filter: Filter, times: Times) -> None:
-        self._filter = filter
+        self.filter = filter
         self._times = times
+        self._waiting: deque[tuple[FoldedBatch, float]] = deque()
         self._pieces: list[_Piece] = []  # of the next forward
         self._in_flight: tuple[Handle, list[_Piece]] | None = None
         self._scores = np.empty((0, 1, 1), np.float32)  # (groups, f, K), that nobody has taken yet
 
-    def add(self, folded: FoldedBatch) -> None:
+    def add(self, folded: FoldedBatch, now_s: float) -> None:
         """Takes the groups of a batch, and starts the forwards that they fill."""
+        self._waiting.append((folded, now_s))
         first = 0
         while first < len(folded.frames):
-            room = self._filter.engine.groups - sum(piece.stop - piece.first for piece in self._pieces)
+            room = self.filter.engine.groups - sum(piece.stop - piece.first for piece in self._pieces)
             stop = min(len(folded.frames), first + room)
             self._pieces.append(_Piece(folded, first, stop))
             if stop - first == room:
@@ -145,19 +144,23 @@ class _Lane:
             self._submit()
         self.collect()
 
-    def has(self, groups: int) -> bool:
-        return groups <= len(self._scores)
+    def is_late(self, now_s: float) -> bool:
+        """Whether a batch has waited for too long, or a tick came behind it."""
+        if not self._waiting:
+            return False
+        return _is_tick(self._waiting[-1][0]) or now_s - self._waiting[0][1] > LONGEST_WAIT_S
 
-    def take(self, groups: int) -> Scores:
-        """The scores (groups, f, K) of the next groups."""
-        taken, self._scores = self._scores[:groups], self._scores[groups:]
-        return taken
+    def scored(self) -> Iterator[tuple[FoldedBatch, Scores]]:
+        """The batches whose scores (B, f, K) are all there."""
+        while self._waiting and (count := len(self._waiting[0][0].frames)) <= len(self._scores):
+            taken, self._scores = self._scores[:count], self._scores[count:]
+            yield self._waiting.popleft()[0], taken
 
     def _submit(self) -> None:
         pieces, self._pieces = self._pieces, []
         with self._span("submit", pieces):
             frames = pieces[0].frames if len(pieces) == 1 else np.concatenate([piece.frames for piece in pieces])
-            handle = self._filter.engine.submit(frames)
+            handle = self.filter.engine.submit(frames)
         self.collect()
         self._in_flight = handle, pieces
 
@@ -172,11 +175,15 @@ class _Lane:
 
     def _span(self, what: str, pieces: Sequence[_Piece]) -> AbstractContextManager[None]:
         segment = pieces[0].folded.parts[0].segment
-        return self._times.span("compute", f"{what} {self._filter.name}", segment, sum(p.pictures for p in pieces))
+        return self._times.span("compute", f"{what} {self.filter.name}", segment, sum(p.pictures for p in pieces))
+
+
+def _is_tick(folded: FoldedBatch) -> bool:
+    return not len(folded.frames) and all(part.end is None for part in folded.parts)
 
 
 def _handed_back(
-    folded: FoldedBatch, scores_by_filter: Sequence[Scores], filters: Sequence[Filter], tallies: dict[Segment, _Tally]
+    folded: FoldedBatch, scores: Scores, by: Filter, filters: Sequence[Filter], tallies: dict[Segment, _Tally]
 ) -> Iterator[FrameBatch]:
     """Brings the scores (B, f, K) of one batch of groups back to the batches that its pictures came from."""
     f = folded.frames.shape[1]
@@ -184,20 +191,18 @@ def _handed_back(
     to = folded.slot[real]
     fold_slot = np.empty(len(to), np.int16)
     fold_slot[to] = np.tile(np.arange(f, dtype=np.int16), len(folded.frames))[real]
-    ordered = [_in_order(scores, real, to) for scores in scores_by_filter]
+    ordered = _in_order(scores, real, to)
     first = 0
     for part in folded.parts:
         here = slice(first, first + len(part))
         first += len(part)
-        tally = tallies.setdefault(part.segment, _Tally({filter.name: 0 for filter in filters}))
-        kept = [filter.keeps(scores[here]) for filter, scores in zip(filters, ordered, strict=True)]
-        tally.add(filters, kept)
-        for filter, scores, keep in zip(filters, ordered, kept, strict=True):
-            end = None
-            if filter is filters[-1] and part.end is not None:
-                end = tallies.pop(part.segment).close(part.end)
-            scored = replace(part, scores=scores[here], fold_slot=fold_slot[here], filter=filter.name, end=end)
-            yield scored if keep.all() else scored.rows(keep)
+        tally = tallies.setdefault(part.segment, _Tally({filter.name: _Sums() for filter in filters}))
+        kept = by.keeps(ordered[here])
+        end = tally.add(by, part, kept)
+        if end is not None:
+            del tallies[part.segment]
+        scored = replace(part, scores=ordered[here], fold_slot=fold_slot[here], filter=by.name, end=end)
+        yield scored if kept.all() else scored.rows(kept)
 
 
 def _in_order(scores: Scores, real: npt.NDArray[np.bool_], to: npt.NDArray[np.int32]) -> Scores:
@@ -209,25 +214,48 @@ def _in_order(scores: Scores, real: npt.NDArray[np.bool_], to: npt.NDArray[np.in
 
 
 @dataclass(slots=True)
+class _Sums:
+    """What one filter did with the pictures of a segment."""
+
+    pictures: int = 0
+    rows: int = 0
+    frames: int = 0
+    last: int = -1  # frame
+    ended: bool = False
+
+
+@dataclass(slots=True)
 class _Tally:
     """What the filters did with the pictures of one segment."""
 
-    rows: dict[str, int]
-    labelled: int = 0
-    written: int = 0
+    by_filter: dict[str, _Sums]
+    kept: list[npt.NDArray[np.int64]] = field(default_factory=list)  # frames of which a row goes on
 
-    def add(self, filters: Sequence[Filter], kept: Sequence[npt.NDArray[np.bool_]]) -> None:
-        self.labelled += len(kept[0])
-        self.written += int(np.count_nonzero(np.logical_or.reduce(kept)))
-        for filter, keep in zip(filters, kept, strict=True):
-            self.rows[filter.name] += int(np.count_nonzero(keep))
+    def add(self, by: Filter, part: FrameBatch, kept: npt.NDArray[np.bool_]) -> SegmentEnd | None:
+        """Counts some rows. Returns the segment's end once all filters are through."""
+        sums = self.by_filter[by.name]
+        sums.pictures += len(part)
+        sums.rows += int(np.count_nonzero(kept))
+        if len(part):
+            sums.frames += int(np.count_nonzero(np.diff(part.index, prepend=sums.last)))
+            sums.last = int(part.index[-1])
+            self.kept.append(np.unique(part.index[kept]))
+        if part.end is None:
+            return None
+        sums.ended = True
+        return self._closed(part.end) if all(sums.ended for sums in self.by_filter.values()) else None
 
-    def close(self, end: SegmentEnd) -> SegmentEnd:
+    def _closed(self, end: SegmentEnd) -> SegmentEnd:
+        seeing = [sums for sums in self.by_filter.values() if sums.pictures]  # a source may have no region for others
+        labelled = min((sums.frames for sums in seeing), default=0)
+        written = len(np.unique(np.concatenate(self.kept))) if self.kept else 0
         counts = Counts(
-            labelled=self.labelled,
-            failed=end.counts.decoded - self.labelled,
-            written=self.written,
-            filtered=self.labelled - self.written,
+            labelled=labelled,
+            failed=end.counts.decoded - labelled,
+            written=written,
+            filtered=labelled - written,
+            pictures=sum(sums.pictures for sums in seeing),
         )
-        filters: Mapping[str, int] = dict(self.rows)
-        return replace(end, counts=end.counts + counts, filters=filters)
+        filters: Mapping[str, int] = {name: sums.rows for name, sums in self.by_filter.items()}
+        per_frame = sum(sums.pictures // sums.frames for sums in seeing)
+        return replace(end, counts=end.counts + counts, filters=filters, per_frame=per_frame)

@@ -1,12 +1,13 @@
 """The folding stage: groups of f pictures, formed as the model was trained for.
 
     consecutive   0 1 2 3 | 4 5 6 7 | ...          a view of the decoded memory
-    strided       0 64 128 192 | 1 65 129 193 ...  within windows of 64·f pictures
+    strided       0 64 128 192 | 1 65 129 193 ...  within windows of 64·f frames
     shuffled      seeded, within the same windows
-    streams       one picture of each source of a bundle
+    regions       the regions of a frame, and on into the next
+    streams       one frame of each source of a bundle
 
-A group never spans two segments. What does not fill a group at the end of a segment is padded with the group's last
-picture; the padding's scores are thrown away.
+In all of them but `regions` the pictures of a group are of one region. A group never spans two segments. What does not
+fill a group at the end of a segment is padded with the group's last picture; the padding's scores are thrown away.
 """
 
 from __future__ import annotations
@@ -19,29 +20,80 @@ import numpy.typing as npt
 
 from pipeline.batch import FoldedBatch, FrameBatch, Segment
 from pipeline.contracts import FoldStage
+from pipeline.regions import chosen
 from pipeline.times import Times
 from specialized.orders import ORDERS, WINDOW_GROUPS, Order, groups
 
-__all__ = ["fold"]
+__all__ = ["Grouping", "fold"]
 
 
-def fold(f: int, order: Order, *, seed: int = 0, times: Times | None = None) -> FoldStage:
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """Which pictures are grouped for a filter, and how.
+
+    Attributes:
+        f: Pictures per group; 1 means no folding.
+        order: How groups are formed.
+        view: Of which view its pictures are.
+        regions: Patterns of the names of its regions; empty: all.
+    """
+
+    f: int
+    order: Order
+    view: int = 0
+    regions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.f < 1:
+            raise ValueError(f"f must be at least 1, got {self.f}")
+        if self.order not in ORDERS:
+            raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
+
+    def per_frame(self, batch: FrameBatch) -> int:
+        """How many pictures of its own every frame of this batch has."""
+        return len(chosen(self.regions, batch.regions)) if batch.regions else 1
+
+    def of(self, batch: FrameBatch) -> FrameBatch | None:
+        """Its rows of a batch, or None; ticks and the ends of segments are everyone's."""
+        if batch.view != self.view:
+            empty = batch.end is not None or not len(batch)
+            return FrameBatch.tick(batch.segment, size=(1, 1), end=batch.end) if empty else None
+        if not batch.regions or batch.region is None:
+            return batch
+        wanted = chosen(self.regions, batch.regions)
+        if len(wanted) == len(batch.regions):
+            return batch
+        mask = np.zeros(len(batch.regions), np.bool_)
+        mask[list(wanted)] = True
+        rows = batch.rows(mask[batch.region])
+        return rows if len(rows) or batch.end is not None or not len(batch) else None
+
+
+def fold(*groupings: Grouping, seed: int = 0, times: Times | None = None) -> FoldStage:
     """Makes the folding stage.
 
     Args:
-        f: Pictures per group; 1 means no folding.
-        order: How groups are formed.
+        groupings: One or more. Each sees every batch.
         seed: Of the order `shuffled`.
         times: Told how long it takes.
     """
-    if f < 1:
-        raise ValueError(f"f must be at least 1, got {f}")
-    if order not in ORDERS:
-        raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
+    if not groupings:
+        raise ValueError("at least one grouping is needed")
     times = times or Times()
-    if order == "streams":
-        return lambda batches: _across(batches, f, times)
-    return lambda batches: _along(batches, f, order, seed, times)
+    return lambda batches: _fold(batches, groupings, seed, times)
+
+
+def _fold(
+    batches: Iterator[FrameBatch], groupings: Sequence[Grouping], seed: int, times: Times
+) -> Iterator[FoldedBatch]:
+    formers = [
+        _Across(grouping, number, times) if grouping.order == "streams" else _Along(grouping, number, seed, times)
+        for number, grouping in enumerate(groupings)
+    ]
+    for batch in batches:
+        for grouping, former in zip(groupings, formers, strict=True):
+            if (part := grouping.of(batch)) is not None:
+                yield from former.formed(part)
 
 
 @dataclass(slots=True)
@@ -50,30 +102,51 @@ class _Open:
 
     parts: list[FrameBatch] = field(default_factory=list)
     windows: int = 0
+    per_frame: int = 1
 
 
-def _along(batches: Iterator[FrameBatch], f: int, order: Order, seed: int, times: Times) -> Iterator[FoldedBatch]:
-    """Groups along time, within each segment."""
-    unit = f if order == "consecutive" or f == 1 else f * WINDOW_GROUPS
-    open_segments: dict[Segment, _Open] = {}
-    take: list[FrameBatch]
-    rest: list[FrameBatch]
-    for batch in batches:
-        state = open_segments.setdefault(batch.segment, _Open())
+class _Along:
+    """Groups within each segment."""
+
+    def __init__(self, grouping: Grouping, number: int, seed: int, times: Times) -> None:
+        self._grouping = grouping
+        self._number = number
+        self._seed = seed
+        self._times = times
+        self._open: dict[Segment, _Open] = {}
+
+    def formed(self, batch: FrameBatch) -> Iterator[FoldedBatch]:
+        """The groups that are whole with this batch."""
+        f, order = self._grouping.f, self._grouping.order
+        state = self._open.setdefault(batch.segment, _Open())
         state.parts.append(batch)
-        n = sum(len(part) for part in state.parts)
+        if len(batch) and order != "regions":
+            state.per_frame = self._grouping.per_frame(batch)
+        window = f * WINDOW_GROUPS * state.per_frame
+        unit = f * state.per_frame if order in ("consecutive", "regions") or f == 1 else window
+        n = sum(map(len, state.parts))
+        rest: list[FrameBatch]
         if batch.end is not None:
-            del open_segments[batch.segment]
+            del self._open[batch.segment]
             take, rest = state.parts, []
         else:
             take, rest = _split(state.parts, n - n % unit)
             state.parts = rest
         if take:
             pictures = sum(map(len, take))
-            with times.span("compute", "fold", batch.segment, pictures):
-                folded = _group(take, groups(pictures, f, order, seed=seed, first_window=state.windows))
+            with self._times.span("compute", "fold", batch.segment, pictures):
+                positions = groups(pictures // state.per_frame, f, order, seed=self._seed, first_window=state.windows)
+                folded = _group(take, _of_regions(positions, state.per_frame), self._number)
             yield folded
-            state.windows += pictures // (f * WINDOW_GROUPS)
+            state.windows += pictures // window
+
+
+def _of_regions(positions: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
+    """From groups of frames (B, f) to those of their regions (B·count, f), whose pictures lie frame by frame."""
+    if count == 1:
+        return positions
+    each = positions[:, None, :] * np.int32(count) + np.arange(count, dtype=np.int32)[None, :, None]
+    return np.where(positions[:, None, :] < 0, np.int32(-1), each).reshape(-1, positions.shape[1])
 
 
 def _split(parts: list[FrameBatch], n: int) -> tuple[list[FrameBatch], list[FrameBatch]]:
@@ -89,19 +162,26 @@ def _split(parts: list[FrameBatch], n: int) -> tuple[list[FrameBatch], list[Fram
     return first, []
 
 
-def _across(batches: Iterator[FrameBatch], f: int, times: Times) -> Iterator[FoldedBatch]:
+class _Across:
     """Groups across the sources of a bundle: group k holds the k-th picture of each."""
-    waiting: dict[tuple[str, ...], dict[int, FrameBatch]] = {}
-    ended: dict[tuple[str, ...], set[int]] = {}
-    for batch in batches:
-        bundle, slot = batch.segment.bundle, batch.segment.slot
+
+    def __init__(self, grouping: Grouping, number: int, times: Times) -> None:
+        self._grouping = grouping
+        self._number = number
+        self._times = times
+        self._waiting: dict[tuple[str, ...], dict[int, FrameBatch]] = {}
+        self._ended: dict[tuple[str, ...], set[int]] = {}
+
+    def formed(self, batch: FrameBatch) -> Iterator[FoldedBatch]:
+        """The groups that are whole with this batch."""
+        f, bundle, slot = self._grouping.f, batch.segment.bundle, batch.segment.slot
         if slot >= f or not bundle:
             raise ValueError(f"order streams takes bundles of up to {f} sources, got {batch.segment}")
-        arrived = waiting.setdefault(bundle, {})
+        arrived = self._waiting.setdefault(bundle, {})
         arrived[slot] = batch
-        over = ended.setdefault(bundle, set())
+        over = self._ended.setdefault(bundle, set())
         if len(arrived) + len(over) < len(bundle):
-            continue
+            return
         parts = [arrived[slot] for slot in sorted(arrived)]
         positions = np.full((max(map(len, parts)), f), -1, np.int32)
         first = 0
@@ -111,18 +191,19 @@ def _across(batches: Iterator[FrameBatch], f: int, times: Times) -> Iterator[Fol
         over.update(slot for slot, part in arrived.items() if part.end is not None)
         arrived.clear()
         if len(over) == len(bundle):
-            del waiting[bundle], ended[bundle]
-        with times.span("compute", "fold", parts[0].segment, first):
-            folded = _group(parts, positions)
+            del self._waiting[bundle], self._ended[bundle]
+        with self._times.span("compute", "fold", parts[0].segment, first):
+            folded = _group(parts, positions, self._number)
         yield folded
 
 
-def _group(parts: Sequence[FrameBatch], positions: npt.NDArray[np.int32]) -> FoldedBatch:
+def _group(parts: Sequence[FrameBatch], positions: npt.NDArray[np.int32], grouping: int) -> FoldedBatch:
     """Lays the pictures of some batches out in groups.
 
     Args:
         parts: Whole batches.
         positions: int32 (B, f), places in the concatenated parts; -1 is padding.
+        grouping: See FoldedBatch.
     """
     count, f = positions.shape
     slot = positions.reshape(count * f, copy=False)
@@ -132,4 +213,4 @@ def _group(parts: Sequence[FrameBatch], positions: npt.NDArray[np.int32]) -> Fol
         frames = pictures.reshape(count, f, *pictures.shape[1:], copy=False)
     else:
         frames = pictures[np.where(positions < 0, positions.max(axis=1, keepdims=True), positions)]
-    return FoldedBatch(frames, tuple(parts), slot)
+    return FoldedBatch(frames, tuple(parts), slot, grouping)

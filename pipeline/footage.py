@@ -24,7 +24,7 @@ from pipeline.runs import cores
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.pool import decode
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.selection import ROUNDING_S, Selection
 from specialized.examples import Examples, Runs, split_runs
 from specialized.intervals import block_length
@@ -117,7 +117,7 @@ def outline_clip(
 def _tasks(
     video: Path, picture: PictureFormat, selection: Selection | None, *, fast: bool = False
 ) -> list[SegmentTask | Refusal]:
-    return list(FileSource(video, name=video.name, picture=picture, selection=selection, fast=fast).segments())
+    return list(FileSource(video, name=video.name, views=[View(picture)], selection=selection, fast=fast).segments())
 
 
 def _black(n: int, picture: PictureFormat) -> Pixels:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pipeline.errors import refuse
 from pipeline.sources.container import OPEN_OPTIONS, reason
 from pipeline.sources.orientation import orientation_of
-from pipeline.sources.scaler import PictureFormat, Scaler
+from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.text import printable
 from specialized.examples import Examples
 
@@ -210,7 +210,7 @@ def _read(files: Sequence[Path], picture: PictureFormat) -> NDArray[np.uint8]:
     for out, path in zip(pictures, files, strict=True):
         try:
             frame = _decoded(path)
-            Scaler(picture, orientation_of(frame)).draw(frame, out)
+            Scaler(View(picture), orientation_of(frame)).draw(frame, out[None])
         except av.error.FFmpegError as exc:
             problems.append(f"{path}: must be a whole image, got: {reason(exc, path)}")
         except (OSError, ValueError) as exc:

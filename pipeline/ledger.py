@@ -57,6 +57,9 @@ class SourceLedger:
             equation = end.counts.imbalance()
             if equation is not None and not end.retry:
                 problems.append(f"{_where(end)}: {equation} must hold, got {end.counts.as_dict()}")
+            owed = end.counts.labelled * end.per_frame
+            if end.counts.pictures != owed and not end.retry:
+                problems.append(f"{_where(end)}: {owed} pictures must be classified, got {end.counts.pictures}")
         if self.ends and (self.ends[0].segment.number, self.ends[0].segment.first_frame) != (0, 0):
             problems.append(f"{_where(self.ends[0])}: must follow on segment 0 from frame 0, got none before it")
         for before, end in pairwise(self.ends):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.assembly import Model, Sources, open_sources
+from pipeline.assembly import Model, Sources, formats_of, open_sources
 from pipeline.batch import FoldedBatch, FrameBatch
 from pipeline.config import RunConfig
-from pipeline.fold import fold
+from pipeline.filter import Filter, folded_filter
+from pipeline.fold import Grouping, fold
 from pipeline.sources import pool
 from pipeline.sources.paths import passed_over
 from pipeline.threads import Stop
@@ -27,21 +28,33 @@ STEP_TOLERANCE = 2.0  # times between grouped frames that differ by more than th
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be decoded, and how it is folded.
+    """What is to be decoded, and how it is folded for the filters.
 
     `trained_s` holds the steps in time between the frames that the models were trained on, where they matter.
     """
 
     sources: Sources
-    f: int
-    order: Order
+    groupings: tuple[Grouping, ...]
+    filters: tuple[Filter, ...]
     seed: int
     trained_s: tuple[float, ...]
+
+    @property
+    def f(self) -> int | None:
+        """Pictures per group, where all filters have the same."""
+        found = {grouping.f for grouping in self.groupings}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def order(self) -> Order | None:
+        """How groups are formed, where it is the same for all filters."""
+        found = {grouping.order for grouping in self.groupings}
+        return found.pop() if len(found) == 1 else None
 
     def tasks(self, done: frozenset[tuple[str, int]]) -> Iterator[pool.Task]:
         """The work for the decoders, without the segments that are committed already."""
         if self.order == "streams":
-            for bundle in pool.bundles(self.sources.files, self.f):
+            for bundle in pool.bundles(self.sources.files, self.groupings[0].f):
                 if not all((name, 0) in done for name in bundle.members):
                     yield bundle
         else:
@@ -62,7 +75,10 @@ class Plan:
         return pool.decode(self.tasks(done), workers=workers, others=self.sources.others, stop=stop, watch=watch)
 
     def fold(self, batches: Iterator[FrameBatch], *, times: Times | None = None) -> Iterator[FoldedBatch]:
-        return fold(self.f, self.order, seed=self.seed, times=times)(self._compared(batches))
+        return fold(*self.groupings, seed=self.seed, times=times)(self._compared(batches))
+
+    def label(self, groups: Iterator[FoldedBatch], *, times: Times | None = None) -> Iterator[FrameBatch]:
+        return folded_filter(self.filters, times=times)(groups)
 
     def _compared(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
         """Passes batches on, and warns once per source whose pictures lie otherwise in time than those of training."""
@@ -81,13 +97,29 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
     Raises:
         ConfigError: There is nothing to label, or two sources have one name.
     """
-    card = models[0].card
-    f = config.fold.frames or card.fold
-    order = config.fold.order or card.order
-    groups = max(model.engine.groups for model in models)
+    cards = [model.card for model in models]
+    formats = formats_of(cards)
+    wanted = [
+        Grouping(
+            config.fold.frames or card.fold,
+            config.fold.order or card.order,
+            formats.index(formats_of([card])[0]),
+            section.regions or (),
+        )
+        for section, card in zip(config.filters, cards, strict=True)
+    ]
+    groupings = tuple(dict.fromkeys(wanted))
+    f, order = wanted[0].f, wanted[0].order
+    filters = tuple(
+        replace(model.filter, grouping=groupings.index(grouping))
+        for model, grouping in zip(models, wanted, strict=True)
+    )
     # A batch is a forward pass: of one source's pictures, or across streams of those of f sources.
-    batch_frames = groups if order == "streams" else f * groups
-    sources = open_sources(config, card=card, order=order, batch_frames=batch_frames)
+    batch_pictures = max(
+        model.engine.groups * (1 if order == "streams" else grouping.f)
+        for model, grouping in zip(models, wanted, strict=True)
+    )
+    sources = open_sources(config, cards=cards, order=order, batch_pictures=batch_pictures)
     if sources.ignored:
         log.warning("%s", passed_over(sources.ignored))
     for warning in config.warnings:
@@ -98,14 +130,18 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
             len(sources.files),
             f,
         )
-    along_time = f > 1 and order in ("consecutive", "strided")
-    steps = {model.card.step_s for model in models} if along_time else set()
-    return Plan(sources, f, order, config.fold.seed, tuple(sorted(step for step in steps if step is not None)))
+    steps = {
+        card.step_s
+        for card, grouping in zip(cards, wanted, strict=True)
+        if grouping.f > 1 and grouping.order in ("consecutive", "strided")
+    }
+    trained_s = tuple(sorted(step for step in steps if step is not None))
+    return Plan(sources, groupings, filters, config.fold.seed, trained_s)
 
 
 def _compare_step(batch: FrameBatch, trained_s: float) -> None:
     """Warns where the pictures of a group lie much closer or farther apart in time than in training."""
-    steps_s = np.diff(batch.pts_s[np.isfinite(batch.pts_s)])
+    steps_s = np.diff(np.unique(batch.pts_s[np.isfinite(batch.pts_s)]))
     step_s = float(np.median(steps_s)) if len(steps_s) else 0.0
     if step_s > 0 and not 1 / STEP_TOLERANCE <= step_s / trained_s <= STEP_TOLERANCE:
         log.warning(

@@ -61,7 +61,7 @@ class RunProgress:
             self._bar.start()
 
     def decoded(self, batch: FrameBatch) -> None:
-        self._frames += len(batch)
+        self._frames += batch.whole_frames if batch.view == 0 else 0
         self._active.setdefault(batch.source, 0)
         self._seen.add(batch.source)
         self._show()

@@ -109,7 +109,7 @@ def table(batch: FrameBatch, labelling: Labelling) -> pa.Table:
     columns = {
         "source": _names(np.zeros(n, np.int32), (printable(batch.source),)),
         "frame": pa.array(batch.index),
-        "region": pa.nulls(n, NAME),  # null: the whole frame
+        "region": pa.nulls(n, NAME) if batch.region is None else _names(batch.region.astype(np.int32), batch.regions),
         "pts_s": pa.array(batch.pts_s, from_pandas=True),  # NaN becomes null
         "captured": _instants(batch.captured_s, n),
         "label": _names(best, labelling.classes, mask=unlabelled),

@@ -23,13 +23,13 @@ from pipeline.config import RunConfig, run_config_from
 from pipeline.configcheck import taken_sinks
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError, Interrupted, VpipeError
-from pipeline.filter import folded_filter
 from pipeline.identity import identity, identity_changes, stamp
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
 from pipeline.outputs import check_output
 from pipeline.plan import Plan, make_plan
 from pipeline.runs import RunFolder, cores, write_json
 from pipeline.sinks.parts import PartsSink, committed, disk_errors
+from pipeline.sources.file import FileSource
 from pipeline.telemetry import Telemetry
 from pipeline.threads import Stop, every
 from pipeline.times import TimedSink, Times
@@ -158,13 +158,12 @@ def label(
     config = run_config_from(videos, model, overrides=[*overrides, f"decode.workers={workers}"])
     models = open_models(config)
     plan = make_plan(config, models)
-    return _label(plan, models, workers)
+    return _label(plan, workers)
 
 
-def _label(plan: Plan, models: Sequence[Model], workers: int) -> Iterator[FrameBatch]:
+def _label(plan: Plan, workers: int) -> Iterator[FrameBatch]:
     with closing(plan.decode(workers=workers)) as batches:
-        groups = plan.fold(batches)
-        yield from folded_filter([model.filter for model in models])(groups)
+        yield from plan.label(plan.fold(batches))
 
 
 def _refuse_taken(config: RunConfig) -> None:
@@ -189,6 +188,7 @@ def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[d
     files = {
         source.name: stamp(source.path)
         | {"selection": dataclasses.asdict(source.selection), "start": str(source.start)}
+        | _regions(source)
         for source in plan.sources.files
     }
     decode: dict[str, object] = {"segment_frames": config.decode.segment_frames, "fast": config.decode.fast}
@@ -200,6 +200,13 @@ def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[d
         fold={"frames": plan.f, "order": plan.order, "seed": plan.seed},
         filters={model.name: model.identity(of_name[model.name]) for model in models},
     )
+
+
+def _regions(source: FileSource) -> dict[str, object]:
+    """What is cut out of its pictures."""
+    regions = {region for view in source.views for region in view.regions or ()}
+    told = [dataclasses.asdict(region) for region in sorted(regions, key=lambda region: region.name)]
+    return {"regions": told} if told else {}
 
 
 def _sections(written: Mapping[str, object], key: str) -> list[Mapping[str, object]]:
@@ -235,6 +242,7 @@ class _Run:
     watcher: Watcher | None
     times: Times
     padded: int = 0
+    pictures: list[int] = field(default_factory=list)  # of each grouping, without padding
     labelled: int = 0
     dropped: list[SegmentEnd] = field(default_factory=list)
     error: str | None = None
@@ -271,8 +279,7 @@ class _Run:
                 batches = self.plan.decode(workers=workers, done=done, stop=self.stop, times=self.times)
                 cleanup.enter_context(closing(batches))
                 groups = self.plan.fold(self._watched(batches), times=self.times)
-                label = folded_filter([model.filter for model in self.models], times=self.times)
-                labelled = label(self._counted(groups))
+                labelled = self.plan.label(self._counted(groups), times=self.times)
                 for batch in labelled:
                     # Of a bundle or a source of the user's own, what is committed comes again on resuming.
                     if (batch.source, batch.segment.first_frame) not in done:
@@ -315,8 +322,10 @@ class _Run:
             yield batch
 
     def _counted(self, groups: Iterator[FoldedBatch]) -> Iterator[FoldedBatch]:
+        self.pictures = [0] * len(self.plan.groupings)
         for folded in groups:
             self.padded += folded.padded
+            self.pictures[folded.grouping] += len(folded.slot) - folded.padded
             yield folded
 
     def _finish(self, seconds: float, telemetry: Telemetry) -> Outcome:
@@ -332,7 +341,7 @@ class _Run:
             labelled=self.labelled,
             stages=self.times.stages(transfer_s=sum(model.engine.transfer_s for model in self.models)),
             fold={"frames": self.plan.f, "order": self.plan.order, "padded_slots": self.padded},
-            filters={model.name: model.facts(frames=self.labelled, seconds=seconds) for model in self.models},
+            filters=self._filters(seconds),
             gpu=telemetry.gpu(),
             gpu_absent=telemetry.gpu_absent,
             process=telemetry.process(),
@@ -342,6 +351,16 @@ class _Run:
         write_json(self.folder.ledger, ledger.as_dict())
         write_json(self.folder.summary, document)
         return Outcome(state, self.folder, document, self.error)
+
+    def _filters(self, seconds: float) -> dict[str, Mapping[str, object]]:
+        """What the summary says of each filter."""
+        facts: dict[str, Mapping[str, object]] = {}
+        for model, filter in zip(self.models, self.plan.filters, strict=True):
+            grouping = self.plan.groupings[filter.grouping]
+            pictures = self.pictures[filter.grouping] if self.pictures else 0
+            folding = {"fold": grouping.f, "order": grouping.order, "regions": list(grouping.regions) or None}
+            facts[model.name] = {**model.facts(pictures=pictures, seconds=seconds), **folding}
+        return facts
 
 
 class _Order:

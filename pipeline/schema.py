@@ -21,6 +21,7 @@ from pipeline.values import (
     PathFromHere,
     PathOrObject,
     PathOrStdout,
+    Regions,
     Rgb,
     Seconds,
     Share,
@@ -100,6 +101,8 @@ class FileSource(Selection):
         description="Wall-clock time of the file's first frame: `creation_time` (from its header), `mtime` (its last "
         "change), a time as `2026-01-31T08:00:00+01:00`, or `{pattern, tz}`.",
     )
+    regions: Regions | None = Field(default=None, description="Its regions, in place of the run's; see there.")
+    regions_px: Regions | None = Field(default=None, description="The same in pixels.")
 
 
 class SourceObject(Section):
@@ -178,6 +181,9 @@ class FilterSection(Section):
         description="Type of the arithmetic; `auto`: 16 bits where the device has matrix units for them.",
     )
     batch: Count = Field(default=256, description="Pictures in a forward pass.")
+    regions: Names | None = Field(
+        default=None, description="Names of the regions that it labels, or patterns of them (`bay-*`). Default: all."
+    )
     keep: Keep = Field(
         default={},
         description="Only rows in which one of these classes reaches its threshold go on, as `{person: 0.5}`; `auto`: "
@@ -308,11 +314,18 @@ class RunConfig(Configuration):
     sources: Annotated[tuple[AnySource, ...], Field(strict=False)] = Field(
         default=(), description="Where frames come from; one or more."
     )
+    regions: Regions | None = Field(
+        default=None,
+        description="Parts of the picture that are labelled each on its own, by name: `[x, y, w, h]` in fractions of "
+        "the picture's width and height, `{polygon: [[x, y], ...]}`, `{grid: [rows, columns, x, y, w, h]}`; or a file "
+        "of them: CSV with the columns name, x, y, w, h, or JSON or YAML as here. Default: the whole picture.",
+    )
+    regions_px: Regions | None = Field(default=None, description="The same in pixels. Not together with `regions`.")
     decode: DecodeSection = Field(default=DecodeSection(), description="Decoding.")
     fold: FoldSection = Field(default=FoldSection(), description="Groups of frames.")
     filters: Annotated[tuple[FilterSection, ...], Field(strict=False)] = Field(
         default=(),
-        description="The models, one or more; all see the same pictures. `filter: {...}` is the short form of one.",
+        description="The models, one or more, on one decoding of the frames. `filter: {...}` is the short form of one.",
     )
     sinks: Annotated[tuple[AnySink, ...], Field(strict=False)] = Field(
         default=(), description="Where labels go besides the run's own record, which is always written."

@@ -83,7 +83,7 @@ def stretch_of(config: RunConfig, card: ModelCard, *, frames: int, least_files: 
         raise ConfigError([config.problem(told, "sources", k) for k in others])
     limit = min(frames, config.run.limit or frames)
     limited = config.model_copy(update={"run": config.run.model_copy(update={"limit": limit})})
-    opened = open_sources(limited, card=card, order=card.order, batch_frames=1)
+    opened = open_sources(limited, cards=[card], order=card.order, batch_pictures=1)
     taken: list[tuple[AnySource, int]] = []
     for section, file in zip(_one_by_one(config), opened.files, strict=True):
         if sum(found for _, found in taken) >= frames and len(taken) >= least_files:
@@ -139,7 +139,7 @@ class _Window:
     def decoded(self, batch: FrameBatch) -> None:
         self._ended = perf_counter()
         if self._began is not None:
-            self._frames += len(batch)
+            self._frames += batch.whole_frames
         elif len(batch):
             self._began = self._ended
 
@@ -187,5 +187,5 @@ def decode(config: RunConfig) -> Passed:
     with closing(plan.decode(workers=config.decode.workers or cores())) as batches:
         for batch in batches:
             window.decoded(batch)
-            frames += len(batch)
+            frames += batch.whole_frames
     return Passed(window.frames_per_s(frames / (perf_counter() - began)), "decode")

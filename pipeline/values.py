@@ -11,7 +11,7 @@ from pathlib import PurePath
 from typing import Annotated, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, JsonValue, Tag, ValidationInfo
 
 OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")  # package.module:Name
 
@@ -169,4 +169,10 @@ Count = Annotated[int, Field(ge=1)]
 Keep = Annotated[
     Annotated[Literal["auto"], Tag("<auto>")] | Annotated[dict[str, Share], Tag("<dict>")],
     Discriminator(lambda value: "<auto>" if isinstance(value, str) else "<dict>"),
+]
+
+# What is in the mapping is checked by `pipeline.regionfile`, as are files of regions.
+Regions = Annotated[
+    Annotated[SourcePath, Tag("<path>")] | Annotated[dict[str, JsonValue], Tag("<dict>")],
+    Discriminator(lambda value: "<path>" if isinstance(value, str) else "<dict>"),
 ]

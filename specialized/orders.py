@@ -8,6 +8,9 @@ from the start of the segment, so a stream needs to hold back at most one window
     consecutive  012 345 678 9··
     strided      048 159 26· 37·
     shuffled     (a permutation) 629 041 835 7··
+
+Where frames are cut into regions, the pictures of such a group are of one region. In the order `regions` they are the
+regions of a frame, one behind the other and on into the next frame: successive pictures, as in `consecutive`.
 """
 
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Order = Literal["consecutive", "strided", "shuffled", "streams"]
+Order = Literal["consecutive", "strided", "shuffled", "streams", "regions"]
 
 ORDERS: tuple[Order, ...] = get_args(Order)
 
@@ -29,7 +32,7 @@ def groups(n: int, f: int, order: Order, *, seed: int = 0, first_window: int = 0
     Args:
         n: number of pictures, counted from the start of window `first_window`; 0 gives no groups.
         f: pictures in a group; 1 means no folding, whatever the order.
-        order: consecutive, strided or shuffled.
+        order: consecutive, strided, shuffled or regions.
         seed: seeds the permutations of `shuffled`, together with the number of the window.
         first_window: number of the segment's window at which the n pictures start. A caller that forms groups window
             after window gets the rows of one call over the whole segment, with positions counted from its own start.

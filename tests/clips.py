@@ -80,6 +80,11 @@ def _check(word: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(~nibbles & 15)
 
 
+def in_region(number: int, place: int) -> int:
+    """What the region at `place` (below 64) shows in frame `number` (below 1024)."""
+    return number << 6 | place
+
+
 # --------------------------------------------------------------------------------------------- clips
 
 
@@ -100,6 +105,7 @@ def write_clip(
     keyframe_every: int | None = None,
     open_gop: bool = False,
     bframes: int | None = None,
+    regions: Sequence[tuple[int, int, int, int]] = (),
 ) -> Path:
     """Encode frames that show `numbers`, in presentation order, into `path` (container by its suffix).
 
@@ -113,6 +119,8 @@ def write_clip(
         keyframe_every: frames from one keyframe to the next; None leaves it to the encoder.
         open_gop: let pictures before a keyframe refer to it across the border (x264 and x265; MPEG-2 does anyway).
         bframes: most consecutive B-frames; None leaves it to the encoder.
+        regions: left, top, width, height in pixels; in place of one picture the k-th of them shows
+            `in_region(number, k)`, on gray.
     """
     if times is not None and hidden:
         raise ValueError(f"hidden must be 0 where times are given, got {hidden}")
@@ -137,6 +145,10 @@ def write_clip(
         context.options = _encoder_options(codec, keyframe_every, open_gop, bframes) | dict(options or {})
         for number, stamp in zip(shown, stamps, strict=True):
             picture = draw(number, source, height=height, width=width)
+            if regions:
+                picture = np.full_like(picture, 128)
+            for place, (x, y, w, h) in enumerate(regions):
+                picture[y : y + h, x : x + w] = draw(in_region(number, place), source, height=h, width=w)
             frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format=pix_fmt)
             frame.pts, frame.time_base = stamp, time_base
             container.mux(stream.encode(frame))

@@ -101,7 +101,7 @@ def test_csv_goes_to_stdout_and_everything_else_to_stderr(model, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert len(lines) == 61
-    assert lines[0].startswith('"source","frame","pts_s","captured","filter","label","score"')
+    assert lines[0].startswith('"source","frame","region","pts_s","captured","filter","label","score"')
     assert "done: 60 of 60 frames labelled" in done.stderr
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pipeline.config import load_run_config, load_train_config, run_config_from
 from pipeline.configdocs import markdown
 from pipeline.errors import ConfigError
+from pipeline.regionfile import regions_of
 from pipeline.schema import RunConfig, sections_in
 from pipeline.trainschema import TrainConfig
 from specialized.modelfile import ModelCard, save_model
@@ -116,8 +117,6 @@ telemetri: {}
         f"cam.yaml:9: filters.1.model: {folder}/nothing.safetensors: must be a file, got nothing; check the path",
         "cam.yaml:10: filters.2.model: module 'no_such_package.module' must be importable, got ModuleNotFoundError: "
         "No module named 'no_such_package'; install it, or put it beside the configuration",
-        "cam.yaml:10: filters.2.model: must have fold 4 as filter 'm4' has, got 1; run them apart",
-        "cam.yaml:10: filters.2.model: must have input (50, 50) as filter 'm4' has, got (8, 8); run them apart",
         "cam.yaml:11: telemetri: unknown key; did you mean 'telemetry'?",
     ]
 
@@ -162,7 +161,7 @@ telemetri: {}
             "sinks.0.prefix: must be given: textwrap:indent has no default for it",
         ),
         ("x: !!python/name:os.system y", "x: must have no tag, got tag:yaml.org,2002:python/name:os.system; remove it"),
-        ('"a\\nb": 1', "'a\\nb': unknown key; known here: run, sources, decode, fold, filters, sinks, telemetry"),
+        ('"a\\nb": 1', "'a\\nb': unknown key; known here: run, sources, regions, regions_px, decode, fold"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_named_with_its_line(folder, line, problem):
@@ -379,14 +378,72 @@ run: {dir: mine}
     ]
 
 
-def test_filters_of_one_run_must_see_the_same_pictures_in_the_same_groups(folder):
-    text = VALID.replace(
-        "filter:\n  model: m4.safetensors", "filters: [{model: m4.safetensors}, {model: wide.safetensors}]"
-    )
-    assert problems(text) == [
-        "cam.yaml:5: filters.1.model: must have input (50, 50) as filter 'm4' has, got (50, 80); run them apart",
-        "cam.yaml:5: filters.1.model: must have order consecutive as filter 'm4' has, got strided; run them apart",
+def test_filters_of_one_run_may_see_other_pictures_in_other_groups(folder):
+    models = "filters: [{model: m4.safetensors}, {model: wide.safetensors}]"
+    load(VALID.replace("filter:\n  model: m4.safetensors", models))
+
+
+def test_across_streams_and_of_a_source_of_ones_own_all_filters_see_the_same(folder):
+    models = "filters: [{model: m4.safetensors}, {model: wide.safetensors}]"
+    text = VALID.replace("filter:\n  model: m4.safetensors", models)
+    why = "as the run has a source of one's own, which gives pictures of one kind; run them apart"
+    assert problems(text.replace("sources:\n", "sources:\n  - {type: 'tests.models:RaisingSource'}\n")) == [
+        f"cam.yaml:6: filters.1.model: must have input (50, 50) as filter 'm4' has, got (50, 80), {why}",
     ]
+    (got,) = problems(text.replace("wide", "m1").replace("frames: 4", "order: streams"))
+    assert "must have fold 4 as filter 'm4' has, got 1, as the run folds across streams; run them apart" in got
+
+
+REGIONS = VALID + "regions:\n  bay-1: [0, 0, 0.5, 0.5]\n  gate: [0.5, 0.25, 0.5, 0.5]\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("[0, 0, 0.5, 0.5]", "[0, 0, 0.5]", "cam.yaml:8: regions.bay-1: must be [x, y, w, h], got a list of 3"),
+        ("[0, 0, 0.5, 0.5]", "[0, 0, 0, 0.5]", "cam.yaml:8: regions.bay-1: must have a width and a height over 0"),
+        ("[0, 0, 0.5, 0.5]", "[0, 0.6, 0.5, 0.5]", "cam.yaml:8: regions.bay-1: must lie in the picture, between 0 and"),
+        ("[0, 0, 0.5, 0.5]", "[0, 0, 99, 99]", "got [0, 0, 99, 99]; pixels go under `regions_px`"),
+        ("[0, 0, 0.5, 0.5]", "[0, 0, x, 0.5]", "cam.yaml:8: regions.bay-1: must be [x, y, w, h], all numbers, got"),
+        ("[0, 0, 0.5, 0.5]", "{polygon: [[0, 0], [1, 1]]}", "bay-1: polygon must be three corners [x, y] or more"),
+        ("[0, 0, 0.5, 0.5]", "{gird: [1, 1, 0, 0, 1, 1]}", "unknown key 'gird'; did you mean 'grid'?"),
+        ("[0, 0, 0.5, 0.5]", "{grid: [0, 1, 0, 0, 1, 1]}", "a grid must have at least one row and one column, got 0"),
+        ("[0, 0, 0.5, 0.5]", "7", "bay-1: must be [x, y, w, h], {polygon: ...} or {grid: ...}, got 7"),
+        ("bay-1: [0, 0, 0.5, 0.5]", "bay: {grid: [1, 1, 0, 0, 1, 1]}\n  bay-1-1: [0, 0, 1, 1]", "'bay-1-1' again"),
+        ("regions:\n", "regions_px: {a: [0, 0, 1, 1]}\nregions:\n", "must not stand beside 'regions', got both"),
+        ("regions:\n  bay-1: [0, 0, 0.5, 0.5]", "regions_px:\n  bay-1: [0, 0, 0.5, 0.5]", "must be whole pixels, got"),
+        ("regions:\n  bay-1: [0, 0, 0.5, 0.5]", "regions_px:\n  bay-1: [0, -1, 2, 2]", "must lie in the picture, got"),
+        (REGIONS[len(VALID) :], "regions: {}\n", "cam.yaml:7: regions: must hold one or more, got none"),
+        (REGIONS[len(VALID) :], "regions: gone.csv\n", "gone.csv: must be a table of regions, got: No such file"),
+        ("regions:", "  regions: [bay-1]\nregions:", "regions: must each have a filter, got none for gate; remove"),
+        ("regions:", "  regions: ['*', bey-1]\nregions:", "got 'bey-1'; did you mean 'bay-1'?"),
+    ],
+)
+def test_regions_that_are_none_are_refused_by_name(folder, old, new, problem):
+    assert old in REGIONS
+    got = problems(REGIONS.replace(old, new))
+    assert any(problem in line for line in got), got
+
+
+def test_regions_come_from_files_too(folder):
+    (folder / "bays.csv").write_text("name,x,y,w,h\nbay-1,0,0,10,12\nbay-2,11,0,10,12\n")
+    (folder / "bays.json").write_text('{"bay-1": [0, 0, 10, 12], "bay-2": [11, 0, 10, 12]}')
+    written = load(VALID + "regions_px: {bay-1: [0, 0, 10, 12], bay-2: [11, 0, 10, 12]}\n")
+    for name in ("bays.csv", "bays.json"):
+        assert regions_of(load(VALID + f"regions_px: {name}\n")) == regions_of(written)
+    (folder / "bays.csv").write_text("name,x,y,w,h\nbay-1,0,0,10\nbay-1,0,0,a,1\n")
+    got = problems(VALID + "regions_px: bays.csv\n")
+    assert [line.partition("bays.csv")[2] for line in got] == [
+        ":2: must have 5 values, got 4",
+        ":3: x, y, w and h must be numbers, got 0, 0, a, 1",
+    ]
+
+
+def test_a_source_has_regions_of_its_own_or_those_of_the_run(folder):
+    own = REGIONS.replace("- path: clip.mp4", "- path: clip.mp4\n    regions: {door: [0, 0, 1, 1]}")
+    config = load(own)
+    assert [region.name for region in regions_of(config.sources[0])] == ["door"]
+    assert [region.name for region in regions_of(config)] == ["bay-1", "gate"]
 
 
 def test_another_order_than_the_model_was_trained_for_is_a_warning(folder):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipeline.sources.file import FileSource
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, View
 from tests.clips import KINDS, clip, read
 
 FRAMES = 60
@@ -13,7 +13,7 @@ SMOOTHED = [kind for kind in sorted(KINDS) if kind.startswith(("h264", "hevc"))]
 
 def decoded(kind, **options):
     """Numbers, times and pictures of a clip, in order of frame."""
-    batches = list(FileSource(clip(kind, FRAMES), name="clip", picture=PictureFormat(40, 32), **options))
+    batches = list(FileSource(clip(kind, FRAMES), name="clip", views=[View(PictureFormat(40, 32))], **options))
     order = np.argsort(np.concatenate([batch.index for batch in batches]))
     return [np.concatenate([getattr(batch, name) for batch in batches])[order] for name in ("index", "pts_s", "frames")]
 

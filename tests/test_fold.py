@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.filter import Filter, folded_filter
-from pipeline.fold import fold
+from pipeline.fold import Grouping, fold
 from pipeline.testing import MeanEngine, check_fold, numbered_batches, numbers_in
 from specialized.examples import grouped, padded
 from specialized.orders import WINDOW_GROUPS
@@ -17,7 +17,7 @@ def label(batches, f, order, *, groups=4, keep=(), filters=1):
     """Labels batches with engines that read the frame number back; the labelled batches and the engines."""
     engines = [MeanEngine(groups + 2 * k) for k in range(filters)]
     named = [Filter(f"mean{k}", engine, keep) for k, engine in enumerate(engines)]
-    return list(folded_filter(named, clock=lambda: 0.0)(fold(f, order)(iter(batches)))), engines
+    return list(folded_filter(named, clock=lambda: 0.0)(fold(Grouping(f, order))(iter(batches)))), engines
 
 
 def interleaved(segments, choices):
@@ -46,7 +46,7 @@ lengths = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 def test_every_label_is_its_own_frames(f, order, segments, choices, groups, filters):
     parts = [numbered_batches(f"s{k}", n, segment=k, first_frame=100 * k) for k, n in enumerate(segments)]
     batches = interleaved(parts, choices)
-    check_fold(fold(f, order), batches)
+    check_fold(fold(Grouping(f, order)), batches)
     labelled, _ = label(batches, f, order, groups=groups, filters=filters)
     for filter in range(filters):
         for k, n in enumerate(segments):
@@ -71,7 +71,7 @@ def test_every_label_is_its_own_frames(f, order, segments, choices, groups, filt
 )
 def test_training_forms_and_pads_the_groups_that_running_forms_and_pads(f, order, lengths, last, seed):
     batches = numbered_batches("a", [*lengths, last])
-    folded = list(fold(f, order, seed=seed)(iter(batches)))
+    folded = list(fold(Grouping(f, order), seed=seed)(iter(batches)))
     pictures = np.concatenate([batch.frames for batch in batches])
     trained_on = grouped(((0, len(pictures)),), f, order, seed=seed)
     assert sum(batch.padded for batch in folded) == np.count_nonzero(trained_on < 0)
@@ -81,7 +81,7 @@ def test_training_forms_and_pads_the_groups_that_running_forms_and_pads(f, order
 
 def test_consecutive_groups_are_a_view_of_the_decoded_memory():
     (batch,) = numbered_batches("a", [12])
-    (folded,) = fold(4, "consecutive")(iter([batch]))
+    (folded,) = fold(Grouping(4, "consecutive"))(iter([batch]))
     assert np.shares_memory(folded.frames, batch.frames)
     assert folded.frames.shape == (3, 4, 2, 3, 3)
 
@@ -90,25 +90,25 @@ def test_tail_is_padded_and_pad_scores_are_dropped():
     labelled, (engine,) = label(numbered_batches("a", [10]), 4, "consecutive")
     assert [int(n) for batch in labelled for n in numbers_in(batch.scores)] == list(range(10))
     assert engine.passes == 1
-    (folded,) = fold(4, "consecutive")(iter(numbered_batches("a", [10])))
+    (folded,) = fold(Grouping(4, "consecutive"))(iter(numbered_batches("a", [10])))
     assert folded.padded == 2
     assert folded.frames[2, :, 0, 0, 0].tolist() == [8, 9, 9, 9]  # the last picture again
 
 
 def test_a_remainder_waits_for_the_next_batch_of_its_segment():
-    folded = list(fold(4, "consecutive")(iter(numbered_batches("a", [6, 6]))))
+    folded = list(fold(Grouping(4, "consecutive"))(iter(numbered_batches("a", [6, 6]))))
     assert [len(batch.frames) for batch in folded] == [1, 2]
     assert all(batch.padded == 0 for batch in folded)
 
 
 def test_groups_never_span_two_segments():
     batches = [*numbered_batches("a", [3]), *numbered_batches("a", [3], segment=1, first_frame=3)]
-    for folded in fold(2, "consecutive")(iter(batches)):
+    for folded in fold(Grouping(2, "consecutive"))(iter(batches)):
         assert {part.segment.number for part in folded.parts} in ({0}, {1})
 
 
 def test_strided_groups_take_one_picture_from_each_part_of_the_window():
-    (folded,) = fold(2, "strided")(iter(numbered_batches("a", [2 * WINDOW_GROUPS])))
+    (folded,) = fold(Grouping(2, "strided"))(iter(numbered_batches("a", [2 * WINDOW_GROUPS])))
     assert folded.slot[:4].tolist() == [0, WINDOW_GROUPS, 1, WINDOW_GROUPS + 1]
 
 
@@ -117,7 +117,7 @@ def test_shuffled_groups_do_not_depend_on_how_the_pictures_arrive():
     groups = []
     for lengths in ([n], [7] * (n // 7) + [n % 7], [100, n - 100]):
         seen = []
-        for folded in fold(2, "shuffled", seed=3)(iter(numbered_batches("a", lengths))):
+        for folded in fold(Grouping(2, "shuffled"), seed=3)(iter(numbered_batches("a", lengths))):
             numbers = folded.frames[..., 0, 0, :2].astype(int) @ [1, 256]
             seen += numbers.tolist()
         groups.append(seen)
@@ -169,7 +169,7 @@ def bundle(lengths, *, size=(2, 3), rounds=4):
 def test_folding_across_streams_keeps_each_label_with_its_stream(lengths, more, rounds):
     f = len(lengths) + more
     batches = list(bundle(lengths, rounds=rounds))
-    check_fold(fold(f, "streams"), batches)
+    check_fold(fold(Grouping(f, "streams")), batches)
     labelled, _ = label(batches, f, "streams")
     for k, n in enumerate(lengths):
         own = [batch for batch in labelled if batch.source == f"s{k}"]
@@ -180,7 +180,7 @@ def test_folding_across_streams_keeps_each_label_with_its_stream(lengths, more, 
 
 
 def test_group_k_holds_the_kth_frame_of_each_stream():
-    folded = next(fold(3, "streams")(bundle([4, 2, 4])))
+    folded = next(fold(Grouping(3, "streams"))(bundle([4, 2, 4])))
     shown = folded.frames[..., 0, 0, 0].tolist()
     assert shown[:2] == [[0, 50, 100], [1, 51, 101]]
     assert [row[::2] for row in shown[2:]] == [[2, 102], [3, 103]]
@@ -190,7 +190,7 @@ def test_group_k_holds_the_kth_frame_of_each_stream():
 @pytest.mark.parametrize(("f", "order", "message"), [(0, "consecutive", "f must be"), (2, "sideways", "order must be")])
 def test_arguments_are_checked_before_the_first_batch(f, order, message):
     with pytest.raises(ValueError, match=message):
-        fold(f, order)
+        fold(Grouping(f, order))
 
 
 def test_slots_are_counted_in_groups_of_any_size():
@@ -207,7 +207,7 @@ def test_one_batch_is_in_flight():
             yield batch
 
     stage = folded_filter([Filter("mean", MeanEngine(4))])
-    for n, _ in enumerate(stage(watched(fold(4, "consecutive")(iter(numbered_batches("a", [16] * 3)))))):
+    for n, _ in enumerate(stage(watched(fold(Grouping(4, "consecutive"))(iter(numbered_batches("a", [16] * 3)))))):
         seen.append(("labelled", n))
     assert seen == [("folded", 0), ("folded", 1), ("labelled", 0), ("folded", 2), ("labelled", 1), ("labelled", 2)]
 
@@ -235,7 +235,7 @@ def labelled_as_it_comes(batches, *, now_s=lambda n: 0.0):
             yield batch
 
     stage = folded_filter([Filter("mean", MeanEngine(4))], clock=lambda: now_s(n))
-    labelled += stage(fold(1, "consecutive")(watched()))
+    labelled += stage(fold(Grouping(1, "consecutive"))(watched()))
     return [*given, len(labelled)]
 
 

@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import ConfigError, SourceError
 from pipeline.footage import Footage, LabelledClip, outline_clip, read_clip, read_footage
 from pipeline.sources.file import FileSource
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.selection import Selection
 from specialized.examples import Examples
 from specialized.modelfile import Ask
@@ -35,7 +35,7 @@ def test_training_sees_the_pixels_that_running_sees(kind):
     training = read_clip(path, PICTURE, workers=3)
     running = sorted(
         (int(number), float(pts_s), picture.tobytes())
-        for batch in FileSource(path, name="clip", picture=PICTURE, batch_frames=7, segment_frames=1)
+        for batch in FileSource(path, name="clip", views=[View(PICTURE)], batch_frames=7, segment_frames=1)
         for number, pts_s, picture in zip(batch.index, batch.pts_s, batch.frames, strict=True)
     )
     assert training.numbers.tolist() == [number for number, _, _ in running] == list(range(60))
@@ -45,7 +45,7 @@ def test_training_sees_the_pixels_that_running_sees(kind):
 
 def test_a_clip_of_many_segments_comes_in_order_of_frame_whatever_the_workers():
     path = clip("h264-closed.mp4", 1300)  # cut into segments of 300 frames or more
-    tasks = list(FileSource(path, name="clip", picture=PICTURE).segments())
+    tasks = list(FileSource(path, name="clip", views=[View(PICTURE)]).segments())
     assert len(tasks) > 2
     one, many = read_clip(path, PICTURE, workers=1), read_clip(path, PICTURE, workers=4)
     assert read(many.pictures)[0].tolist() == many.numbers.tolist() == list(range(1300))

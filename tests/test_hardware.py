@@ -13,7 +13,7 @@ from pipeline.runner import run
 from pipeline.sources import container, hardware, reader
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, View
 from tests.clips import clip, read
 from tests.test_times import configured
 
@@ -23,7 +23,7 @@ SIZE = PictureFormat(40, 32)
 
 
 def source(device, path=None, **options):
-    return FileSource(path or clip(KIND, FRAMES), name="clip", picture=SIZE, device=device, **options)
+    return FileSource(path or clip(KIND, FRAMES), name="clip", views=[View(SIZE)], device=device, **options)
 
 
 def decoded(device, frames=FRAMES, **options):
@@ -212,9 +212,9 @@ def test_files_are_compared_when_they_are_decoded_and_once(gpu, monkeypatch):
 def test_chroma_that_comes_interleaved_makes_pictures_that_pass_for_the_same():
     with av.open(str(clip(KIND, 8))) as file:
         for frame in file.decode(video=0):
-            one, other = np.empty((40, 32, 3), np.uint8), np.empty((40, 32, 3), np.uint8)
-            hardware.Scaler(SIZE).draw(frame, one)
-            hardware.Scaler(SIZE).draw(frame.reformat(format="nv12"), other)
+            one, other = np.empty((1, 40, 32, 3), np.uint8), np.empty((1, 40, 32, 3), np.uint8)
+            hardware.Scaler(View(SIZE)).draw(frame, one)
+            hardware.Scaler(View(SIZE)).draw(frame.reformat(format="nv12"), other)
             assert np.abs(one.astype(int) - other).mean() < hardware.MOST / 2
 
 

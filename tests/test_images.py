@@ -19,7 +19,7 @@ from pipeline.evaluation import evaluate
 from pipeline.images import class_names, facts, read_images
 from pipeline.preparation import new_card
 from pipeline.sources.file import FileSource
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, View
 from pipeline.training import train
 from specialized.modelfile import read_card
 from tests.clips import draw, read, write_clip
@@ -82,7 +82,7 @@ def test_training_sees_the_pixels_that_running_sees(tmp_path, resize, fit):
     for n in range(4):
         write(tmp_path / "images" / str(n % 2) / f"{n}.png", n, size=(80, 96))
     images = read_images({"training": tmp_path / "images"}, picture=picture, blocks=2).examples.pictures
-    (running,) = FileSource(tmp_path / "clip.mkv", name="clip", picture=picture)
+    (running,) = FileSource(tmp_path / "clip.mkv", name="clip", views=[View(picture)])
     assert sorted(p.tobytes() for p in images) == sorted(p.tobytes() for p in running.frames)
 
 

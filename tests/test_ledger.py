@@ -185,7 +185,7 @@ def test_the_summary_has_its_stable_keys():
     ]
     assert set(document["frames"]) == {
         *("indexed", "skipped", "corrupt", "unread", "decoded", "failed", "labelled", "filtered", "written"),
-        *("damaged", "dropped"),
+        *("damaged", "dropped", "pictures"),
     }
     assert document["frames_per_s"] == 3.0
     assert document["sources"]["a"] == {**document["frames"], "error": None, "finished": True}

@@ -252,10 +252,11 @@ def test_csv_of_one_filter_has_a_column_per_class(tmp_path):
     sink.commit(ended(rows.segment, 2))
     texts(tmp_path, "csv", tmp_path / "x.csv", sources=[rows.source]).finish()
     header, *lines = csv.reader((tmp_path / "x.csv").read_text().splitlines())
-    assert header == ["source", "frame", "pts_s", "captured", "filter", "label", "score", "score_person", "score_none"]
+    columns = ["source", "frame", "region", "pts_s", "captured", "filter", "label", "score"]
+    assert header == [*columns, "score_person", "score_none"]
     assert lines == [
-        ['say "a", b', "750", "", "2023-11-14T22:13:20.250000Z", "person", "person", "0.75", "0.75", "0"],
-        ['say "a", b', "1", "0.04", "", "person", "person", "0.001", "0.001", "0"],
+        ['say "a", b', "750", "", "", "2023-11-14T22:13:20.250000Z", "person", "person", "0.75", "0.75", "0"],
+        ['say "a", b', "1", "", "0.04", "", "person", "person", "0.001", "0.001", "0"],
     ]
 
 
@@ -272,6 +273,7 @@ def test_json_lines_hold_every_score_by_its_class(tmp_path):
     assert first == {
         "source": "x\\y\n.mp4",
         "frame": 750,
+        "region": None,
         "pts_s": 30.0,
         "captured": "1970-01-01T00:00:00.500000Z",
         "filter": 'the "best"',
@@ -295,7 +297,7 @@ def test_standard_output_gets_each_segment_at_its_commit_and_one_header(tmp_path
     sink.commit(ended(Segment("a", 1, 2), 1))
     sink.finish()
     sink.close()
-    assert capfdbinary.readouterr().out.startswith(b'"a",2,0.08,,"person"')
+    assert capfdbinary.readouterr().out.startswith(b'"a",2,,0.08,,"person"')
 
 
 def test_a_reader_that_leaves_is_an_error_in_one_line():

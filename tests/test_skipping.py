@@ -13,7 +13,7 @@ from pipeline.sources.disposable import disposable_packets, is_referred_to
 from pipeline.sources.file import FileSource
 from pipeline.sources.index import index_file
 from pipeline.sources.reader import Reader
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.selection import Selection
 from pipeline.sources.skipping import fed_packets
 from pipeline.testing import check_source
@@ -33,7 +33,7 @@ def decoded(path, frames="all", *, cut=True, **selection):
     source = FileSource(
         path,
         name="clip",
-        picture=PictureFormat(40, 32),
+        views=[View(PictureFormat(40, 32))],
         selection=Selection(frames=frames, **selection),
         segment_frames=1 if cut else 4096,
     )
@@ -101,7 +101,9 @@ def test_frames_that_others_refer_to_come_with_their_own_numbers_times_and_pixel
 @pytest.mark.parametrize("kind", sorted(UNTOLD))
 def test_a_file_that_does_not_tell_which_frames_others_refer_to_is_refused(kind):
     path = clip(kind, FRAMES)
-    (batch,) = FileSource(path, name="clip", picture=PictureFormat(40, 32), selection=Selection(frames="reference"))
+    (batch,) = FileSource(
+        path, name="clip", views=[View(PictureFormat(40, 32))], selection=Selection(frames="reference")
+    )
     assert f"{path}: decode.frames: reference must have " in batch.end.error
     assert batch.end.error.endswith("; use all or key")
     assert not batch.end.retry
@@ -147,7 +149,7 @@ def test_the_contract_of_a_source_is_kept_whatever_is_left_out(frames):
     selection = Selection(frames=frames)
     path = clip("h264-bframes-opengop.mkv", FRAMES)
     check_source(
-        FileSource(path, name="clip", picture=PictureFormat(40, 32), batch_frames=4, selection=selection),
+        FileSource(path, name="clip", views=[View(PictureFormat(40, 32))], batch_frames=4, selection=selection),
     )
 
 
@@ -169,7 +171,7 @@ def test_a_keyframe_that_is_lost_is_corrupt_and_the_frames_left_out_are_not(tmp_
     at = data.index(b"\x49\x83\x42", int(index.pos[index.entries[2]]))  # VP9's sync code, in the header of a keyframe
     data[at : at + 3] = bytes(3)
     path.write_bytes(data)
-    source = FileSource(path, name="clip", picture=PictureFormat(40, 32), selection=Selection(frames="key"))
+    source = FileSource(path, name="clip", views=[View(PictureFormat(40, 32))], selection=Selection(frames="key"))
     batches = list(source)
     counts = batches[-1].end.counts
     lost = index.shown.searchsorted(index.pts[index.entries[2]])

@@ -15,7 +15,7 @@ from pipeline.sources.file import FileSource, NamePattern
 from pipeline.sources.index import index_file
 from pipeline.sources.paths import find_videos
 from pipeline.sources.pool import decode, segments
-from pipeline.sources.scaler import PictureFormat, Scaler
+from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.sources.selection import Selection
 from pipeline.testing import check_source
 from tests.clips import KINDS, clip, clobbered_avi, read, write_clip
@@ -29,7 +29,7 @@ CUT = sorted(set(KINDS) - UNCUT)
 
 
 def source(path, **options):
-    return FileSource(Path(path), **{"name": "clip", "picture": PICTURE, "batch_frames": 16} | options)
+    return FileSource(Path(path), **{"name": "clip", "views": [View(PICTURE)], "batch_frames": 16} | options)
 
 
 def decoded(batches):
@@ -147,15 +147,15 @@ def test_a_frame_rate_asked_of_uneven_times_follows_the_times():
 
 
 def test_the_rotation_flag_turns_the_pictures_as_players_do():
-    flagged = source("tests/data/odd/h264-rotated-flag.mp4", picture=PictureFormat(384, 216))
-    plain = source("tests/data/odd/h264-faststart.mp4", picture=PictureFormat(216, 384))
+    flagged = source("tests/data/odd/h264-rotated-flag.mp4", views=[View(PictureFormat(384, 216))])
+    plain = source("tests/data/odd/h264-faststart.mp4", views=[View(PictureFormat(216, 384))])
     turned = np.concatenate([batch.frames for batch in flagged])
     upright = np.concatenate([batch.frames for batch in plain])
     np.testing.assert_array_equal(turned, np.rot90(upright, k=-1, axes=(1, 2)))  # clockwise
 
 
 def test_letterbox_keeps_the_proportions_between_black_bars():
-    (batch,) = source(clip("h264-closed.mp4", 1), picture=PictureFormat(96, 96, fit="letterbox"))
+    (batch,) = source(clip("h264-closed.mp4", 1), views=[View(PictureFormat(96, 96, fit="letterbox"))])
     assert not batch.frames[0, :8].any()
     assert not batch.frames[0, 88:].any()
     shown, _ = read(batch.frames[:, 8:88])  # 96 x 80 within 96 x 96
@@ -241,7 +241,7 @@ def test_a_picture_that_cannot_be_converted_has_no_row(kind, monkeypatch):
 
     def draw(self, frame, out):
         real(self, frame, out)
-        if read(out[None])[0] == 7:
+        if read(out)[0] == 7:
             raise ValueError("no such format")
 
     monkeypatch.setattr(Scaler, "draw", draw)

@@ -230,4 +230,5 @@ def _from_json(text: bytes) -> SegmentEnd:
         fields["error"],
         fields["retry"],
         fields["filters"],
+        fields.get("per_frame", 0),
     )

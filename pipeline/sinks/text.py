@@ -2,12 +2,12 @@
 
 csv has one row per picture and filter, with the columns
 
-    source, frame, pts_s, captured, filter, label, score
+    source, frame, region, pts_s, captured, filter, label, score
 
 and, where the run has a single filter, `score_<class>` for each of its classes. JSON lines have the same fields, the
 scores of every filter as one object by class, and `labels` where the task is any_of:
 
-    {"source":"lobby","frame":7,"pts_s":0.28,"captured":null,"filter":"person","label":"person","score":0.97,
+    {"source":"lobby","frame":7,"region":null,"pts_s":0.28,"captured":null,"filter":"person","label":"person","score":0.97,
      "scores":{"person":0.97,"none":0.03}}
 
 (on one line). `captured` is ISO 8601 in UTC; what is not known is empty in csv and null in JSON.
@@ -130,6 +130,7 @@ class CsvSink(TextSink):
         columns = {
             "source": rows["source"],
             "frame": rows["frame"],
+            "region": rows["region"],
             "pts_s": rows["pts_s"],
             "captured": _iso(rows["captured"]),
             "filter": _constant(labelling.name, len(rows)),
@@ -154,6 +155,7 @@ class JsonlSink(TextSink):
         texts = [
             *('{"source":', _quoted(rows["source"])),
             *(',"frame":', _number(rows["frame"])),
+            *(',"region":', _quoted(rows["region"])),
             *(',"pts_s":', _number(rows["pts_s"])),
             *(',"captured":', pc.binary_join_element_wise('"', _iso(rows["captured"]), '"', "")),
             *(f',"filter":{json.dumps(labelling.name, ensure_ascii=False)},"label":', _quoted(rows["label"])),

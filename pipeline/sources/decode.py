@@ -18,7 +18,7 @@ from pipeline.sources.cuts import Cut
 from pipeline.sources.hardware import Gpu
 from pipeline.sources.index import Index
 from pipeline.sources.reader import Reader
-from pipeline.sources.scaler import PictureFormat, Scaler
+from pipeline.sources.scaler import Scaler, View
 from pipeline.sources.selection import Selection
 from pipeline.sources.skipping import fed_packets
 from pipeline.sources.tally import Builder, Counted, Ranked
@@ -41,8 +41,8 @@ class SegmentTask:
         selected: bool (frames of the file,), which are asked for; empty where frames are counted and the selection
             is made as they come.
         selection: What `selected` was made from.
-        picture: How the model wants its pictures.
-        batch_frames: Pictures per batch.
+        views: What is shown of every frame, one or more.
+        batch_frames: Frames per batch.
         fast: Decode without the loop filter.
         gpu: What decodes the file, as long as it is trusted; None: the CPU.
         start_utc_s: UTC time of the file's first frame, or None.
@@ -54,7 +54,7 @@ class SegmentTask:
     cut: Cut
     selected: npt.NDArray[np.bool_]
     selection: Selection
-    picture: PictureFormat
+    views: tuple[View, ...]
     batch_frames: int
     fast: bool = False
     gpu: Gpu | None = None
@@ -76,13 +76,13 @@ class SegmentTask:
     def frames(self, reader: Reader) -> Iterator[FrameBatch]:
         """Decodes the cut. The last batch carries the segment's end, whatever happened on the way."""
         segment = self.segment
-        builder = Builder(segment, self.picture, self.batch_frames)
+        builder = Builder(segment, self.views, self.batch_frames)
         tally: Ranked | Counted
         if self.index.numbering == "pts":
             tally = Ranked(self.index, self.cut, self.selected, self.selection)
         else:
             tally = Counted(self.index, self.selection)
-        scaler = Scaler(self.picture, self.index.orientation)
+        scalers = [Scaler(view, self.index.orientation) for view in self.views]
         error: str | None = None
         retry = False
         frames = self.selection.frames
@@ -101,14 +101,15 @@ class SegmentTask:
                     number, time_s = tally.place(frame)
                     if number >= 0:
                         try:
-                            scaler.draw(frame, builder.row(number, time_s))
+                            for scaler, row in zip(scalers, builder.row(number, time_s), strict=True):
+                                scaler.draw(frame, row)
                         except (av.error.FFmpegError, ValueError, MemoryError) as failure:
                             builder.drop_row()
                             tally.lose(number)
                             error = error or f"{self.index.path}: frame {number}: cannot be converted: {failure}"
                     if builder.is_full:
                         silent = 0
-                        yield builder.take(self._utc_offset_s(tally))
+                        yield from builder.take(self._utc_offset_s(tally))
                     elif silent > SILENT_FRAMES:  # a worker hears of a stop when it yields
                         silent = 0
                         yield FrameBatch.tick(segment)
@@ -123,7 +124,7 @@ class SegmentTask:
                 told = self.index.truncated or missing
                 error = error or (None if told is None else f"{self.index.path}: {told}")
         counts, lost = tally.counts()
-        yield builder.take(self._utc_offset_s(tally), SegmentEnd(segment, counts, lost, error, retry))
+        yield from builder.take(self._utc_offset_s(tally), SegmentEnd(segment, counts, lost, error, retry))
 
     def _decoded(
         self, reader: Reader, tally: Ranked | Counted, *, fed: npt.NDArray[np.bool_] | None, apart: bool

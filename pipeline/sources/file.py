@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.sources.decode import SegmentTask
 from pipeline.sources.hardware import Gpu
 from pipeline.sources.index import TIMELESS_DEMUXERS, Index, index_file
 from pipeline.sources.reader import Reader
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import View
 from pipeline.sources.selection import Selection
 from pipeline.sources.skipping import check_frames, frames_on_offer
 
@@ -65,7 +65,7 @@ class FileSource:
         path: Path,
         *,
         name: str,
-        picture: PictureFormat,
+        views: Sequence[View],
         batch_frames: int = 256,
         selection: Selection | None = None,
         segment_frames: int = 4096,
@@ -77,7 +77,7 @@ class FileSource:
             raise ValueError(f"batch_frames and segment_frames must be positive, got {batch_frames}, {segment_frames}")
         self.path = path
         self.name = name
-        self._picture = picture
+        self.views = tuple(views)
         self._batch_frames = batch_frames
         self.selection = selection or Selection()
         self._segment_frames = segment_frames
@@ -122,7 +122,7 @@ class FileSource:
         start_utc_s = _start_utc_s(self.start, index, self.name)
         gpu = None
         if self._device != "cpu":
-            gpu = Gpu(self._device, index=index, source=self.name, picture=self._picture)
+            gpu = Gpu(self._device, index=index, source=self.name, picture=self.views[0].picture)
         return [
             SegmentTask(
                 source=self.name,
@@ -130,7 +130,7 @@ class FileSource:
                 cut=cut,
                 selected=selected,
                 selection=self.selection,
-                picture=self._picture,
+                views=self.views,
                 batch_frames=self._batch_frames,
                 fast=self._fast,
                 gpu=gpu,

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from pipeline.errors import SourceError
 from pipeline.sources.container import accelerator, open_decoder, packets, reason
 from pipeline.sources.index import Index
-from pipeline.sources.scaler import PictureFormat, Scaler
+from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.threads import Answer
 
 __all__ = ["Gpu", "absent"]
@@ -133,9 +133,9 @@ def _sample(index: Index, source: str, picture: PictureFormat, *, device: str) -
         yield from stream.codec_context.decode(None)
 
     with container:
-        scaler, shown = Scaler(picture, index.orientation), []
+        scaler, shown = Scaler(View(picture), index.orientation), []
         for frame in islice(decoded(), SAMPLE):
-            out = np.empty((picture.height, picture.width, 3), np.uint8)
+            out = np.empty((1, picture.height, picture.width, 3), np.uint8)
             scaler.draw(frame, out)
-            shown.append((frame.pts, out))
+            shown.append((frame.pts, out[0]))
         return shown

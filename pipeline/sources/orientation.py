@@ -27,6 +27,20 @@ class Orientation:
             picture = picture.transpose(1, 0, 2)
         return picture[:: -1 if self.rows_reversed else 1, :: -1 if self.columns_reversed else 1]
 
+    def stored(self, box: tuple[int, int, int, int], width: int, height: int) -> tuple[int, int, int, int]:
+        """Where a rectangle (left, top, right, bottom) of the turned picture lies in the picture before.
+
+        Args:
+            box: The rectangle; right and bottom are behind it.
+            width, height: Of the turned picture.
+        """
+        left, top, right, bottom = box
+        if self.rows_reversed:
+            top, bottom = height - bottom, height - top
+        if self.columns_reversed:
+            left, right = width - right, width - left
+        return (top, left, bottom, right) if self.transposed else (left, top, right, bottom)
+
 
 UPRIGHT = Orientation()
 

@@ -1,18 +1,22 @@
-"""From a decoded frame to a model's input, in one pass of swscale."""
+"""From a decoded frame to a model's input, in one pass of swscale; regions are cut out of the decoded planes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import av.video.frame
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from pipeline.regions import Region
 from pipeline.sources.orientation import UPRIGHT, Orientation
+from pipeline.sources.planes import Crop, planes_of, to_planes
 
-__all__ = ["PictureFormat", "Scaler"]
+__all__ = ["PictureFormat", "Scaler", "View"]
 
 INTERPOLATIONS = {
     "area": Interpolation.AREA,
@@ -36,10 +40,68 @@ class PictureFormat:
     fit: Literal["stretch", "letterbox"] = "stretch"
 
 
-class Scaler:
-    """Converts, resizes and turns pictures into rows of a batch. Belongs to one thread."""
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is shown of every frame of a source: some regions, or all of it, each as a picture of one format."""
 
-    def __init__(self, picture: PictureFormat, orientation: Orientation = UPRIGHT) -> None:
+    picture: PictureFormat
+    regions: tuple[Region, ...] | None = None  # None: the whole frame
+
+    @property
+    def pictures(self) -> int:
+        """How many it makes of a frame."""
+        return 1 if self.regions is None else len(self.regions)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its regions; none of a whole frame."""
+        return tuple(region.name for region in self.regions or ())
+
+
+class Scaler:
+    """Converts, cuts, resizes and turns pictures into rows of a batch. Belongs to one thread."""
+
+    def __init__(self, view: View, orientation: Orientation = UPRIGHT) -> None:
+        self._regions = view.regions
+        self._orientation = orientation
+        # One each: swscale's tables belong to a size, and regions have sizes of their own.
+        self._resizers = [_Resizer(view.picture, orientation) for _ in range(view.pictures)]
+        size = view.picture.height, view.picture.width
+        self._masks = [region.mask(*size) for region in view.regions or ()]
+        self._layout: object = None
+        self._crops: Sequence[Crop] = ()
+
+    def draw(self, frame: VideoFrame, out: npt.NDArray[np.uint8]) -> None:
+        """Fills `out`, uint8 (pictures, H, W, 3).
+
+        Raises:
+            ValueError: a region does not lie in the picture, or swscale does not know the format.
+        """
+        if self._regions is None:
+            self._resizers[0].draw(frame, out[0])
+            return
+        frame = to_planes(frame)
+        layout = frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range
+        if layout != self._layout:
+            self._crops = [Crop(frame, self._box(region, frame)) for region in self._regions]
+            self._layout = layout
+        planes = planes_of(frame)
+        for crop, resizer, mask, picture in zip(self._crops, self._resizers, self._masks, out, strict=True):
+            resizer.draw(crop.taken(planes), picture)
+            if mask is not None:
+                picture[~mask] = 0
+
+    def _box(self, region: Region, frame: VideoFrame) -> tuple[int, int, int, int]:
+        """Its place in the picture as it is stored."""
+        turned = self._orientation.transposed
+        width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
+        return self._orientation.stored(region.box(width, height), width, height)
+
+
+class _Resizer:
+    """Resizes pictures of one size, mostly."""
+
+    def __init__(self, picture: PictureFormat, orientation: Orientation) -> None:
         self._picture = picture
         self._orientation = orientation
         self._reformatter = VideoReformatter()

@@ -12,7 +12,7 @@ from pipeline.batch import Pixels
 from pipeline.errors import SourceError
 from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.reader import Reader
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, View
 
 __all__ = ["read_stills"]
 
@@ -32,16 +32,18 @@ def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int
         SourceError: The file cannot be read, or none of the frames.
     """
     stills: dict[int, Pixels] = {}
-    source = FileSource(path, name=path.name, picture=PictureFormat(1, 1), segment_frames=1)  # cut at every keyframe
+    source = FileSource(
+        path, name=path.name, views=[View(PictureFormat(1, 1))], segment_frames=1
+    )  # a cut at every keyframe
     with Reader() as reader:
         for task in source.segments():
             if isinstance(task, Refusal):
                 raise SourceError(path.name, task.error)
             height, of_width = task.index.shown_size
-            picture = PictureFormat(max(1, round(width * height / of_width)), width)
+            view = View(PictureFormat(max(1, round(width * height / of_width)), width))
             # Where frames are counted as they come, nothing is selected beforehand, and all of them are decoded.
             selected = np.isin(np.arange(len(task.selected)), list(numbers))
-            for batch in replace(task, selected=selected, picture=picture, batch_frames=1).frames(reader):
+            for batch in replace(task, selected=selected, views=(view,), batch_frames=1).frames(reader):
                 decoded = zip(batch.index.tolist(), batch.frames, strict=True)
                 stills |= {number: still for number, still in decoded if number in numbers}
             if len(stills) == len(numbers):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from pipeline.batch import Counts, FrameBatch, Lost, Pixels, Segment, SegmentEnd
 from pipeline.sources.cuts import Cut
 from pipeline.sources.index import NOT_ONE_EACH, TIMELESS_DEMUXERS, Index
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import View
 from pipeline.sources.selection import Selection
 
 __all__ = ["Builder", "Counted", "Ranked"]
@@ -196,41 +197,66 @@ def _ranges(numbers: npt.NDArray[np.int64], why: str) -> tuple[Lost, ...]:
 
 
 class Builder:
-    """Fills batches row by row, so that a picture is written once, where it stays."""
+    """Fills batches frame by frame, one for each view, so that a picture is written once, where it stays.
 
-    def __init__(self, segment: Segment, picture: PictureFormat, batch_frames: int) -> None:
+    Args:
+        segment: Whose frames.
+        views: What is shown of each.
+        batch_frames: Frames per batch.
+    """
+
+    def __init__(self, segment: Segment, views: Sequence[View], batch_frames: int) -> None:
         self._segment = segment
-        self._shape = (batch_frames, picture.height, picture.width, 3)
+        self._views = views
+        self._batch_frames = batch_frames
         self._begin()
 
     def _begin(self) -> None:
-        self._frames = np.empty(self._shape, np.uint8)
-        self._index = np.empty(self._shape[0], np.int64)
-        self._pts_s = np.empty(self._shape[0], np.float64)
+        n = self._batch_frames
+        self._frames = [
+            np.empty((n, view.pictures, view.picture.height, view.picture.width, 3), np.uint8) for view in self._views
+        ]
+        self._index = np.empty(n, np.int64)
+        self._pts_s = np.empty(n, np.float64)
         self._n = 0
 
     @property
     def is_full(self) -> bool:
-        return self._n == self._shape[0]
+        return self._n == self._batch_frames
 
-    def row(self, number: int, time_s: float) -> Pixels:
-        """Room for the next picture."""
+    def row(self, number: int, time_s: float) -> list[Pixels]:
+        """Room for the next frame: of each view (pictures, H, W, 3)."""
         n = self._n
         self._n += 1
         self._index[n] = number
         self._pts_s[n] = time_s
-        row: Pixels = self._frames[n]
-        return row
+        return [frames[n] for frames in self._frames]
 
     def drop_row(self) -> None:
         """Takes the last row back."""
         self._n -= 1
 
-    def take(self, utc_offset_s: float | None, end: SegmentEnd | None = None) -> FrameBatch:
-        """What was filled so far, as a batch; the next row begins another."""
+    def take(self, utc_offset_s: float | None, end: SegmentEnd | None = None) -> Iterator[FrameBatch]:
+        """What was filled so far, as a batch of each view; the end rides on the last. The next row begins others."""
         n = self._n
         pts_s = self._pts_s[:n]
         captured_s = None if utc_offset_s is None else pts_s + utc_offset_s
-        batch = FrameBatch(self._segment, self._frames[:n], self._index[:n], pts_s, captured_s, end)
+        taken = list(zip(self._views, self._frames, strict=True))
+        index = self._index[:n]
         self._begin()
-        return batch
+        for number, (view, frames) in enumerate(taken):
+            if view.regions is None:
+                batch = FrameBatch(self._segment, frames[:n, 0], index, pts_s, captured_s, view=number)
+            else:
+                count = view.pictures
+                batch = FrameBatch(
+                    self._segment,
+                    frames[:n].reshape(n * count, *frames.shape[2:]),
+                    np.repeat(index, count),
+                    np.repeat(pts_s, count),
+                    None if captured_s is None else np.repeat(captured_s, count),
+                    view=number,
+                    regions=view.names,
+                    region=np.tile(np.arange(count, dtype=np.int16), n),
+                )
+            yield replace(batch, end=end) if number == len(taken) - 1 else batch

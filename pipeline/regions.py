@@ -1,0 +1,81 @@
+"""Regions: parts of a frame that are labelled each on its own, as bays, lanes, doors, the numbers on a display."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Point", "Region", "chosen", "nearest"]
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A rectangle of a picture, or what a polygon encloses in the rectangle around it.
+
+    Attributes:
+        name: Carried by the rows.
+        x, y: Its left upper corner.
+        w, h: Its width and height.
+        in_pixels: Whether those are pixels; else fractions of the picture's width and height.
+        polygon: Corners (x, y), in the same unit; empty: all of the rectangle.
+    """
+
+    name: str
+    x: float
+    y: float
+    w: float
+    h: float
+    in_pixels: bool = False
+    polygon: tuple[Point, ...] = ()
+
+    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Its pixels in a picture of this size: left, top, and behind them right and bottom.
+
+        Raises:
+            ValueError: it is not inside of the picture.
+        """
+        across, down = (1, 1) if self.in_pixels else (width, height)
+        left, top = nearest(self.x * across), nearest(self.y * down)
+        right, bottom = nearest((self.x + self.w) * across), nearest((self.y + self.h) * down)
+        if not self.in_pixels:  # never without a pixel
+            left, top = min(left, width - 1), min(top, height - 1)
+            right, bottom = max(right, left + 1), max(bottom, top + 1)
+        if right > width or bottom > height:
+            raise ValueError(f"region {self.name!r}: must lie in the picture of {width}x{height}, got {self.told()}")
+        return left, top, right, bottom
+
+    def mask(self, height: int, width: int) -> npt.NDArray[np.bool_] | None:
+        """Which pixels of its rectangle, resized to this size, the polygon encloses: bool (H, W); None: all."""
+        if not self.polygon:
+            return None
+        down, across = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
+        x, y = self.x + across * self.w, self.y + down * self.h
+        inside = np.zeros((height, width), np.bool_)
+        for (ax, ay), (bx, by) in zip(self.polygon, self.polygon[1:] + self.polygon[:1], strict=True):
+            if ay != by:  # a ray to the right crosses this edge or does not
+                inside ^= ((y < ay) != (y < by)) & (x < ax + (y - ay) * (bx - ax) / (by - ay))
+        return inside
+
+    def told(self) -> str:
+        """Its rectangle, for messages."""
+        return f"[{self.x:g}, {self.y:g}, {self.w:g}, {self.h:g}]"
+
+
+def nearest(length: float) -> int:
+    """The whole number nearest to it; of two, the upper."""
+    return math.floor(length + 0.5)
+
+
+@lru_cache(maxsize=1024)
+def chosen(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]:
+    """Positions of the names that one of the patterns (`bay-*`) fits; no patterns fit all."""
+    if not patterns:
+        return tuple(range(len(names)))
+    return tuple(k for k, name in enumerate(names) if any(fnmatchcase(name, pattern) for pattern in patterns))

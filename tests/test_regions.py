@@ -1,0 +1,352 @@
+"""Regions: every label belongs to its source, its frame and its region, and crops are right to the pixel."""
+
+import av
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
+from pipeline.config import load_run_config
+from pipeline.filter import Filter, folded_filter
+from pipeline.fold import Grouping, fold
+from pipeline.regions import Region, chosen
+from pipeline.runner import run
+from pipeline.sources.file import FileSource
+from pipeline.sources.orientation import Orientation
+from pipeline.sources.scaler import INTERPOLATIONS, PictureFormat, Scaler, View
+from pipeline.testing import MeanEngine, check_fold, numbers_in
+from specialized.orders import WINDOW_GROUPS
+from tests.clips import in_region, write_clip
+from tests.models import BITS, numbers
+
+ALONG = ("consecutive", "strided", "shuffled", "regions")
+
+
+def region_batches(source, lengths, counts, *, number=0):
+    """Batches of a segment as a decoder gives them: of each view some frames, whose regions show 64 * frame + region.
+
+    Args:
+        lengths: Frames of each batch.
+        counts: Regions in each view; 0: the view is of whole frames, which show 64 * frame.
+    """
+    segment = Segment(source, number=number)
+    first = 0
+    for k, n in enumerate(lengths):
+        for view, count in enumerate(counts):
+            each = max(1, count)
+            index = np.repeat(np.arange(first, first + n, dtype=np.int64), each)
+            region = np.tile(np.arange(each, dtype=np.int16), n)
+            shown = 64 * index + region
+            frames = np.zeros((n * each, 2, 3, 3), np.uint8)
+            frames[..., 0], frames[..., 1] = (shown % 256)[:, None, None], (shown // 256)[:, None, None]
+            total = sum(lengths)
+            is_last = k == len(lengths) - 1 and view == len(counts) - 1
+            yield FrameBatch(
+                segment,
+                frames,
+                index,
+                index / 25,
+                end=SegmentEnd(segment, Counts(indexed=total, decoded=total)) if is_last else None,
+                view=view,
+                regions=tuple(f"r{place}" for place in range(count)),
+                region=region if count else None,
+            )
+        first += n
+
+
+@st.composite
+def runs(draw):
+    """Segments of some sources with their batches interleaved, and groupings for some filters."""
+    views = draw(st.integers(1, 3))
+    segments = []
+    for k in range(draw(st.integers(1, 3))):
+        counts = [draw(st.sampled_from([0, 1, 2, 3, 5, 64])) for _ in range(views)]
+        lengths = draw(st.lists(st.integers(0, 5), min_size=1, max_size=4))
+        segments.append((f"s{k}", lengths, counts, list(region_batches(f"s{k}", lengths, counts, number=k))))
+    groupings = [
+        Grouping(
+            draw(st.integers(1, 5)),
+            draw(st.sampled_from(ALONG)),
+            draw(st.integers(0, views - 1)),
+            draw(st.sampled_from([(), ("r1*",), ("r0", "r3"), ("r[!0]",)])),
+        )
+        for _ in range(draw(st.integers(1, 4)))
+    ]
+    queues = [list(batches) for *_, batches in segments]
+    mixed = []
+    while queues:
+        queue = queues[draw(st.integers(0, len(queues) - 1))]
+        mixed.append(queue.pop(0))
+        queues = [queue for queue in queues if queue]
+    return segments, groupings, mixed
+
+
+@settings(max_examples=150, deadline=None)
+@given(case=runs(), groups=st.integers(1, 9), late=st.booleans())
+def test_every_label_is_that_of_its_region_in_its_frame(case, groups, late):
+    segments, groupings, batches = case
+    filters = [Filter(f"m{k}", MeanEngine(groups + k), grouping=k) for k in range(len(groupings))]
+    clock = iter(range(10_000)).__next__ if late else lambda: 0
+    labelled = list(folded_filter(filters, clock=clock)(fold(*groupings)(iter(batches))))
+    ends = [batch.end for batch in labelled if batch.end]
+    assert sorted(end.segment.source for end in ends) == [name for name, *_ in segments]
+    for name, lengths, counts, _ in segments:
+        (end,) = (end for end in ends if end.segment.source == name)
+        owed = []
+        for filter, grouping in zip(filters, groupings, strict=True):
+            own = [batch for batch in labelled if (batch.source, batch.filter) == (name, filter.name)]
+            count = counts[grouping.view]
+            places = chosen(grouping.regions, tuple(f"r{k}" for k in range(count))) if count else (0,)
+            rows = [(frame, place) for frame in range(sum(lengths)) for place in places]
+            got = [
+                (int(n), 0 if batch.region is None else int(batch.region[at]))
+                for batch in own
+                for at, n in enumerate(batch.index)
+            ]
+            assert got == rows
+            assert [int(n) for batch in own for n in numbers_in(batch.scores)] == [64 * n + k for n, k in rows]
+            assert end.filters[filter.name] == len(rows)
+            owed.append(len(places))
+        if any(owed):
+            assert end.counts.imbalance() is None
+            assert (end.counts.labelled, end.counts.failed) == (sum(lengths), 0)
+            assert end.counts.pictures == sum(owed) * sum(lengths) == end.per_frame * sum(lengths)
+
+
+def group_of(order, f, count, frames, regions=()):
+    """The groups of one segment as rows of (frame, region)."""
+    batches = list(region_batches("a", [frames], [count]))
+    check = fold(Grouping(f, order, regions=regions))
+    if not regions:
+        check_fold(check, batches)
+    groups = []
+    for folded in check(iter(batches)):
+        shown = folded.frames[..., 0, 0, 0].astype(int) + 256 * folded.frames[..., 0, 0, 1].astype(int)
+        groups += [[divmod(int(n), 64) for n in row] for row in shown]
+    return groups
+
+
+def test_groups_along_time_are_of_one_region():
+    assert group_of("consecutive", 2, 3, 4)[:3] == [[(0, 0), (1, 0)], [(0, 1), (1, 1)], [(0, 2), (1, 2)]]
+    (first, *_) = group_of("strided", 2, 3, 2 * WINDOW_GROUPS)
+    assert first == [(0, 0), (WINDOW_GROUPS, 0)]
+    assert group_of("consecutive", 2, 3, 3)[3:] == [[(2, k), (2, k)] for k in range(3)]  # padded by the same region
+
+
+def test_groups_of_regions_go_on_into_the_next_frame():
+    assert group_of("regions", 2, 3, 2) == [[(0, 0), (0, 1)], [(0, 2), (1, 0)], [(1, 1), (1, 2)]]
+    assert group_of("regions", 2, 3, 2, ("r0", "r2")) == [[(0, 0), (0, 2)], [(1, 0), (1, 2)]]
+
+
+def test_frames_of_which_one_region_is_kept_are_written():
+    batches = list(region_batches("a", [4], [3]))
+    stage = folded_filter([Filter("m", MeanEngine(4), keep=((0, 130.0),))])
+    labelled = list(stage(fold(Grouping(1, "regions"))(iter(batches))))
+    (end,) = (batch.end for batch in labelled if batch.end)
+    assert [(n, k) for batch in labelled for n, k in zip(batch.index, batch.region, strict=True)] == [
+        (2, 2), (3, 0), (3, 1), (3, 2)
+    ]  # fmt: skip
+    assert (end.counts.written, end.counts.filtered, end.filters) == (2, 2, {"m": 4})
+
+
+# ------------------------------------------------------------------------------------------------ whole runs
+
+SIZE = (240, 160)
+BOXES = [(3, 5, 61, 43), (67, 1, 72, 52), (141, 0, 99, 81), (0, 83, 64, 77), (71, 90, 57, 41), (160, 96, 80, 64)]
+NAMES = ["bay-0", "bay-1", "door-2", "bay-3", "bay-4", "door-5"]
+
+
+def configured(folder, *, filters, more="", sources=2, frames=90):
+    lines = ["sources:"]
+    for k in range(sources):
+        write_clip(folder / f"{k}.mp4", range(frames - 7 * k), source=k, size=SIZE, keyframe_every=12, regions=BOXES)
+        lines.append(f"  - {{path: {k}.mp4, name: s{k}}}")
+    lines.append("regions_px:")
+    lines += [f"  {name}: {list(box)}" for name, box in zip(NAMES, BOXES, strict=True)]
+    lines.append("filters:")
+    reads = f"model: 'tests.models:NumberReader', classes: [{', '.join(BITS)}], task: any_of"
+    lines += [f"  - {{name: m{number}, {reads}, {keys}}}" for number, keys in enumerate(filters)]
+    (folder / "run.yaml").write_text("\n".join(lines) + f"\nrun: {{dir: {folder}}}\n{more}\n")
+    return load_run_config(folder / "run.yaml")
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_run_labels_each_region_of_each_frame_with_what_it_shows(tmp_path, workers):
+    outcome = run(
+        configured(
+            tmp_path,
+            filters=[
+                "input: [24, 36], fold: 4",
+                "input: [24, 36], fold: 4, order: regions, regions: ['bay-*'], batch: 12",
+                "input: [40, 32], fold: 3, order: strided, regions: [door-2, bay-1]",
+                "input: [24, 36], fold: 1, regions: [door-5]",
+            ],
+            more=f"decode: {{workers: {workers}, segment_frames: 30}}\ntelemetry: {{interval_s: 60}}",
+        )
+    )
+    assert outcome.exit_code == 0, outcome.error
+    seen = {"m0": NAMES, "m1": [n for n in NAMES if n.startswith("bay")], "m2": ["bay-1", "door-2"], "m3": ["door-5"]}
+    for name, names in seen.items():
+        for source, frames in {"s0": 90, "s1": 83}.items():
+            paths = sorted((outcome.folder.path / "frames" / name / source).glob("*.parquet"))
+            assert len(paths) > 1
+            rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
+            assert [(row["frame"], row["region"]) for row in rows] == [(n, k) for n in range(frames) for k in names]
+            shown, by = numbers(np.array([row["scores"] for row in rows]))
+            assert shown.tolist() == [in_region(row["frame"], NAMES.index(row["region"])) for row in rows]
+            assert set(by.tolist()) == {int(source[1])}
+    counts = outcome.summary["frames"]
+    assert (counts["labelled"], counts["written"], counts["pictures"]) == (173, 173, 173 * (6 + 4 + 2 + 1))
+    assert outcome.summary["problems"] == []
+
+
+def test_regions_are_folded_across_streams_each_with_its_own(tmp_path):
+    filters = [f"input: {size}, fold: 2, order: streams" for size in ("[24, 36]", "[40, 32]")]
+    outcome = run(configured(tmp_path, filters=filters))
+    assert outcome.exit_code == 0, outcome.error
+    for name in ("m0", "m1"):
+        for source, frames in {"s0": 90, "s1": 83}.items():
+            rows = pq.read_table(outcome.folder.path / "frames" / name / source).to_pylist()
+            shown, by = numbers(np.array([row["scores"] for row in rows]))
+            assert shown.tolist() == [in_region(n, k) for n in range(frames) for k in range(6)]
+            assert set(by.tolist()) == {int(source[1])}
+            assert {row["fold_slot"] for row in rows} == {int(source[1])}
+
+
+def test_a_region_beyond_the_picture_refuses_its_source_by_name(tmp_path):
+    configured(tmp_path, filters=["input: [24, 36]"], sources=1, frames=3)
+    file = tmp_path / "run.yaml"
+    file.write_text(file.read_text().replace("[160, 96, 80, 64]", "[160, 96, 81, 64]"))
+    outcome = run(load_run_config(file))
+    assert outcome.exit_code == 1
+    assert "region 'door-5': must lie in the picture of 240x160, got [160, 96, 81, 64]" in str(outcome.summary)
+
+
+# ------------------------------------------------------------------------------------------------ pixels
+
+
+def noisy(width=96, height=80, pix_fmt="yuv420p", seed=0):
+    """A frame of smooth colour and fine noise."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+    picture = np.clip(coarse.astype(int) + rng.integers(-20, 20, coarse.shape), 0, 255).astype(np.uint8)
+    return av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format=pix_fmt)
+
+
+@pytest.fixture(scope="module")
+def street():
+    """A frame of a real clip, 640x360."""
+    with av.open("videos/intersection.mp4") as file:
+        return next(file.decode(video=0))
+
+
+def places(width, height, n=24):
+    """Rectangles of which half begin at odd pixels, and those that touch the borders."""
+    rng = np.random.default_rng(5)
+    for _ in range(n):
+        w, h = rng.integers(12, 160, 2)
+        yield int(rng.integers(0, width - w)), int(rng.integers(0, height - h)), int(w), int(h)
+    yield from [(0, 0, 41, 33), (width - 41, height - 33, 41, 33), (width - 9, 0, 9, height), (0, height - 7, width, 7)]
+
+
+def reference(frame, place, size, resize):
+    """The whole picture as RGB, sliced, resized by the same method."""
+    x, y, w, h = place
+    crop = np.ascontiguousarray(frame.to_ndarray(format="rgb24")[y : y + h, x : x + w])
+    rgb = av.VideoFrame.from_ndarray(crop, "rgb24")
+    return rgb.reformat(size[1], size[0], "rgb24", interpolation=INTERPOLATIONS[resize]).to_ndarray()
+
+
+def crops(frame, where, size, resize="area"):
+    regions = tuple(Region(f"r{k}", *place, in_pixels=True) for k, place in enumerate(where))
+    out = np.empty((len(regions), *size, 3), np.uint8)
+    Scaler(View(PictureFormat(*size, resize), regions)).draw(frame, out)
+    return out
+
+
+FORMATS = ["yuv420p", "yuvj420p", "yuv422p", "yuv444p", "nv12", "gray", "yuv420p10le", "p010le", "rgb24", "gbrp"]
+
+
+@pytest.mark.parametrize("pix_fmt", FORMATS)
+@pytest.mark.parametrize("resize", ["area", "bilinear", "bicubic", "point"])
+def test_crops_are_those_of_the_whole_picture_cut_and_resized(street, pix_fmt, resize):
+    frame, size = street.reformat(format=pix_fmt), (50, 50)
+    where = list(places(frame.width, frame.height))
+    for place, picture in zip(where, crops(frame, where, size, resize), strict=True):
+        off = np.abs(picture.astype(int) - reference(frame, place, size, resize)).mean()
+        assert off <= 2.0, place  # of 255: swscale rounds otherwise on the way by RGB, and halves its chroma
+
+
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p", "nv12"])
+def test_crops_are_right_to_the_pixel(street, pix_fmt):
+    frame, size = street.reformat(format=pix_fmt), (24, 32)
+    where = [(x + 1, y + 1, w, h) for x, y, w, h in places(frame.width - 2, frame.height - 2)]
+    got = crops(frame, where, size).astype(int)
+    shifts = [(right, down) for right in (-1, 0, 1) for down in (-1, 0, 1)]
+    off = {}
+    for right, down in shifts:
+        shifted = [reference(frame, (x + right, y + down, w, h), size, "area") for x, y, w, h in where]
+        off[right, down] = np.abs(got - shifted).mean()
+    there = off.pop((0, 0))
+    assert there < min(off.values()) / 1.5, (there, off)
+
+
+def test_a_crop_as_large_as_its_picture_is_exact_where_chroma_is_whole(street):
+    where = [(0, 0, 64, 48), (102, 34, 64, 48), (576, 312, 64, 48)]
+    for place, picture in zip(where, crops(street, where, (48, 64), "point"), strict=True):
+        np.testing.assert_array_equal(picture, reference(street, place, (48, 64), "point"))
+
+
+def test_one_scaler_takes_frames_of_changing_sizes_and_formats():
+    regions = (Region("half", 0.5, 0.0, 0.5, 1.0), Region("corner", 0.0, 0.75, 0.25, 0.25))
+    scaler = Scaler(View(PictureFormat(12, 12), regions))
+    for frame in (noisy(), noisy(64, 48), noisy(pix_fmt="yuv444p"), noisy(), noisy(80, 96)):
+        out, alone = np.empty((2, 12, 12, 3), np.uint8), np.empty((2, 12, 12, 3), np.uint8)
+        scaler.draw(frame, out)
+        Scaler(View(PictureFormat(12, 12), regions)).draw(frame, alone)
+        np.testing.assert_array_equal(out, alone)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize("columns", [False, True])
+def test_regions_lie_in_the_picture_as_players_show_it(transposed, rows, columns):
+    turn = Orientation(transposed, rows, columns)
+    frame = noisy(pix_fmt="rgb24")
+    shown = turn.apply(frame.to_ndarray())
+    height, width = shown.shape[:2]
+    region = Region("r", 10, 20, 30, 40, in_pixels=True)
+    out = np.empty((1, 40, 30, 3), np.uint8)
+    Scaler(View(PictureFormat(40, 30, "point"), (region,)), turn).draw(frame, out)
+    np.testing.assert_array_equal(out[0], shown[20:60, 10:40])
+    assert turn.stored((0, 0, width, height), width, height) == (0, 0, 96, 80)
+
+
+def test_what_lies_outside_of_a_polygon_is_black():
+    frame = av.VideoFrame.from_ndarray(np.full((80, 96, 3), 200, np.uint8), "rgb24")
+    region = Region("gate", 0.0, 0.0, 0.5, 0.5, polygon=((0.0, 0.0), (0.48, 0.0), (0.0, 0.48)))
+    out = np.empty((1, 20, 20, 3), np.uint8)
+    Scaler(View(PictureFormat(20, 20), (region,))).draw(frame, out)
+    inside = np.add.outer(np.arange(20), np.arange(20)) <= 18
+    np.testing.assert_array_equal(out[0].max(axis=2) > 0, inside)
+    assert (out[0][inside] > 190).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(2, 200), st.integers(2, 200)),
+    x=st.floats(0, 0.99), y=st.floats(0, 0.99), w=st.floats(1e-6, 1), h=st.floats(1e-6, 1),
+)  # fmt: skip
+def test_a_region_in_fractions_has_a_pixel_in_every_picture(size, x, y, w, h):
+    left, top, right, bottom = Region("r", x, y, min(w, 1 - x), min(h, 1 - y)).box(*size)
+    assert 0 <= left < right <= size[0]
+    assert 0 <= top < bottom <= size[1]
+
+
+def test_a_source_may_be_decoded_for_no_region(tmp_path):
+    write_clip(tmp_path / "a.mp4", range(3), size=SIZE)
+    views = [View(PictureFormat(8, 8), ()), View(PictureFormat(8, 8), (Region("r", 0, 0, 1, 1),))]
+    batches = list(FileSource(tmp_path / "a.mp4", name="a", views=views))
+    assert [(batch.view, len(batch), batch.end is not None) for batch in batches] == [(0, 0, False), (1, 3, True)]
