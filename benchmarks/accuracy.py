@@ -55,7 +55,7 @@ from benchmarks.study import (
     write_summary,
 )
 from pipeline.footage import Footage, LabelledClip, read_clip, read_footage
-from pipeline.sources.scaler import PictureFormat
+from pipeline.sources.scaler import PictureFormat, View
 from pipeline.training import stored
 from specialized.examples import Examples
 from specialized.modelfile import Ask, ModelCard, Resize, Task, file_hash, load_model
@@ -219,7 +219,7 @@ def footage(task: str, resize: Resize = "area", fast: bool = False) -> Footage:
     film = read_footage([LabelledClip(video, labels)], picture=picture, asks=real.asks, task=real.task)
     if not fast:
         return film
-    pictures = read_clip(video, picture, fast=True).pictures
+    pictures = read_clip(video, View(picture), fast=True).pictures
     return dataclasses.replace(film, examples=dataclasses.replace(film.examples, pictures=pictures))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from specialized.calibration import Rates
 from specialized.cost import Cost
 from specialized.engines import Dtype, open_engine
-from specialized.evaluate import ClassScore, Evaluation, Scored, judge, score
+from specialized.evaluate import ClassScore, Evaluation, RegionScore, Scored, judge, score
 from specialized.events import WINDOW
 from specialized.examples import Examples
 from specialized.intervals import FEW, RESAMPLES, Interval
@@ -65,7 +65,8 @@ def measure(
         exact = score(open_engine(card, module, dtype="float32"), examples, order=order)
     orders = {scored.order: _accuracy(scored)}
     if order is None and card.fold > 1:
-        orders |= {other: _accuracy(score(engine, examples, order=other)) for other in ORDERS if other != card.order}
+        others = [other for other in ORDERS if other != card.order and (other != "regions" or examples.regions)]
+        orders |= {other: _accuracy(score(engine, examples, order=other)) for other in others}
     return Accuracy(
         evaluation=judge(scored, block_frames=block_frames),
         scored=scored,
@@ -109,6 +110,7 @@ def table(title: str, where: str, accuracy: Accuracy, notes: Sequence[str] = ())
         *(_frames(name, width, one) for name, one in found.classes.items()),
         "",
         *_appearances({name: found.classes[name] for name in card.sought}, width),
+        *_regions(found.regions),
         f"by slot of the group: {'  '.join(map(_share, found.slots))}",
         f"by order: {'  '.join(f'{order} {right:.4f}' for order, right in accuracy.orders.items())}",
     ]
@@ -160,6 +162,17 @@ def _appearances(classes: Mapping[str, ClassScore], width: int) -> Iterator[str]
         yield f"{'class':<{width}}  appearances  found  false   windows of {WINDOW}  with it  missed  false"
         yield from lines
         yield ""
+
+
+def _regions(regions: Mapping[str, RegionScore]) -> Iterator[str]:
+    """A table of regions, with an empty line after it; nothing of whole frames."""
+    if not regions:
+        return
+    width = max(8, *map(len, regions))
+    yield f"{'region':<{width}}  {'accuracy':<20}  commoner answer  pictures"
+    for name, one in regions.items():
+        yield f"{name:<{width}}  {_share(one.accuracy)} {_within(one.interval):<13}  {one.majority:>15.4f}  {one.n:>8}"
+    yield ""
 
 
 def kept(name: str, rates: Rates) -> str:

@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from glob import iglob
 from pathlib import Path
 from typing import Literal
@@ -64,6 +63,10 @@ class Report:
         """The value at these steps is allowed, and probably not meant."""
         node, missing = self.tree.reach(steps)
         self.warnings.append(node.problem(text, *missing))
+
+    def below(self, *steps: Step) -> Callable[[Sequence[Step], str], None]:
+        """Takes problems of the section at these steps, by its own keys."""
+        return lambda keys, text: self.problem((*steps, *keys), text)
 
     def check_there(self, steps: Sequence[Step], path: str, kind: Literal["file", "folder"]) -> None:
         """Reports a file or folder that is to be read and is not there, or is of the other kind."""
@@ -303,7 +306,7 @@ def _check_regions(report: Report, config: RunConfig, cards: Sequence[tuple[int,
     for k, source in enumerate(config.sources):
         own = None
         if isinstance(source, FileSource):
-            own = regions_of(source, partial(_problem_below, report, ("sources", k)))
+            own = regions_of(source, report.below("sources", k))
         elif common is not None:
             report.problem(("sources", k, "type"), f"must be file where there are regions, got {source.type}")
         places.append(() if own is None else ("sources", k))
@@ -326,10 +329,6 @@ def _check_regions(report: Report, config: RunConfig, cards: Sequence[tuple[int,
             report.problem(("sources", k), "must have regions: every filter asks for some by name, got none")
     if "streams" in {config.fold.order or card.order for _, _, card in cards} and len(set(names)) > 1:
         report.problem(("fold", "order"), "must not be streams where sources have other regions than each other")
-
-
-def _problem_below(report: Report, at: tuple[Step, ...], keys: Sequence[Step], text: str) -> None:
-    report.problem((*at, *keys), text)
 
 
 def _check_sinks(report: Report, config: RunConfig) -> None:

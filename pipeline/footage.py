@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from pipeline.batch import FrameBatch, Pixels, SegmentEnd
 from pipeline.errors import ConfigError, SourceError
-from pipeline.labels import Boxes, answers, read_labels
+from pipeline.labels import Boxes, Inside, answers, read_labels
+from pipeline.regions import Region
 from pipeline.runs import cores
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.pool import decode
 from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.selection import ROUNDING_S, Selection
-from specialized.examples import Examples, Runs, split_runs
+from specialized.examples import Examples, Runs, regions_in, split_runs, tracks
 from specialized.intervals import block_length
 from specialized.modelfile import Ask, Task
 
@@ -35,9 +36,9 @@ __all__ = ["Clip", "Footage", "LabelledClip", "outline_clip", "read_clip", "read
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Clip:
-    """The selected frames of a video, N of them, in order."""
+    """The selected frames of a video, N of them, in order, as R pictures each."""
 
-    pictures: Pixels  # (N, H, W, 3)
+    pictures: Pixels  # (N·R, H, W, 3), the regions of a frame one behind the other
     numbers: NDArray[np.int64]  # (N,) frame number in presentation order, from 0
     pts_s: NDArray[np.float64]  # (N,) NaN where unknown
     frames: int  # of the whole video, selected or not
@@ -46,16 +47,17 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class LabelledClip:
-    """A video, its label file, and which of its frames are taken."""
+    """A video, its label file, which of its frames are taken, and which regions of them."""
 
     video: Path
     labels: Path
     selection: Selection = field(default_factory=Selection)
+    regions: tuple[Region, ...] | None = None  # None: whole frames
 
 
 def read_clip(
     video: Path,
-    picture: PictureFormat,
+    view: View,
     selection: Selection | None = None,
     *,
     workers: int | None = None,
@@ -65,7 +67,7 @@ def read_clip(
 
     Args:
         video: The file.
-        picture: What a model takes.
+        view: What a model takes of every frame.
         selection: Which frames; None: all.
         workers: Decoders that work side by side; None: as many as a run has. The result does not depend on it.
         fast: As `decode.fast` of a run.
@@ -74,7 +76,7 @@ def read_clip(
         SourceError: The file cannot be read, or not every selected frame of it: a loss in the middle would join
             frames that are no neighbours.
     """
-    tasks = _tasks(video, picture, selection, fast=fast)
+    tasks = _tasks(video, view, selection, fast=fast)
     batches: list[FrameBatch] = []
     ends: list[SegmentEnd] = []
     with closing(decode(tasks, workers=workers or cores())) as decoded:
@@ -83,9 +85,9 @@ def read_clip(
             ends += [batch.end] if batch.end is not None else []
     _refuse_damage(video, sorted(ends, key=lambda end: end.segment.number))
     numbers = np.concatenate([batch.index for batch in batches])
-    in_order = np.argsort(numbers)  # segments come as their decoders finish
+    in_order = np.argsort(numbers, kind="stable")  # segments come as their decoders finish
     place = np.argsort(in_order)
-    pictures = np.empty((len(numbers), picture.height, picture.width, 3), np.uint8)
+    pictures = np.empty((len(numbers), view.picture.height, view.picture.width, 3), np.uint8)
     pts_s = np.concatenate([batch.pts_s for batch in batches])[in_order]
     stop = len(numbers)
     while batches:  # from the back, freeing each: two copies of a long clip would not fit in memory
@@ -94,35 +96,31 @@ def read_clip(
         stop -= len(batch)
     frames = sum(end.counts.indexed for end in ends)
     size = next(task.index.shown_size for task in tasks if isinstance(task, SegmentTask))
-    return Clip(pictures, numbers[in_order], pts_s, frames, size)
+    return Clip(pictures, numbers[in_order][:: view.pictures], pts_s[:: view.pictures], frames, size)
 
 
-def outline_clip(
-    video: Path, picture: PictureFormat, selection: Selection | None = None, *, workers: int | None = None
-) -> Clip:
+def outline_clip(video: Path, view: View, selection: Selection | None = None, *, workers: int | None = None) -> Clip:
     """The clip as `read_clip` reads it, but for its pictures, which are black and take no memory: the index of the file
     tells all the rest. A file of which it does not, or that looks damaged, is read.
 
     Damage that only decoding shows is not found. Arguments and errors are those of `read_clip`.
     """
-    tasks = _tasks(video, picture, selection)
+    tasks = _tasks(video, view, selection)
     task = tasks[0]
     if not isinstance(task, SegmentTask) or not task.index.is_sound:
-        return read_clip(video, picture, selection, workers=workers)
+        return read_clip(video, view, selection, workers=workers)
     index, numbers = task.index, np.flatnonzero(task.selected)
     pts_s = index.seconds(index.shown)[numbers]
-    return Clip(_black(len(numbers), picture), numbers, pts_s, index.frames, index.shown_size)
+    return Clip(_black(len(numbers) * view.pictures, view), numbers, pts_s, index.frames, index.shown_size)
 
 
-def _tasks(
-    video: Path, picture: PictureFormat, selection: Selection | None, *, fast: bool = False
-) -> list[SegmentTask | Refusal]:
-    return list(FileSource(video, name=video.name, views=[View(picture)], selection=selection, fast=fast).segments())
+def _tasks(video: Path, view: View, selection: Selection | None, *, fast: bool = False) -> list[SegmentTask | Refusal]:
+    return list(FileSource(video, name=video.name, views=[view], selection=selection, fast=fast).segments())
 
 
-def _black(n: int, picture: PictureFormat) -> Pixels:
+def _black(n: int, view: View) -> Pixels:
     """N black pictures (N, H, W, 3) in the memory of one value."""
-    return np.broadcast_to(np.uint8(0), (n, picture.height, picture.width, 3))
+    return np.broadcast_to(np.uint8(0), (n, view.picture.height, view.picture.width, 3))
 
 
 def _refuse_damage(video: Path, ends: Sequence[SegmentEnd]) -> None:
@@ -152,7 +150,7 @@ class Footage:
     @property
     def step_s(self) -> float | None:
         """Median time between successive selected frames, in seconds; None where it is not known."""
-        steps = np.concatenate([np.diff(self.pts_s[start:stop]) for start, stop in self.examples.runs])
+        steps = np.concatenate([np.diff(self.pts_s[run]) for run in tracks(self.examples.runs, self.examples.region)])
         median = float(np.median(steps)) if len(steps) else math.nan
         return round(median, 6) if median > 0 else None  # containers round to microseconds at best
 
@@ -180,16 +178,18 @@ class Footage:
         """
         parts: dict[str, Runs] = {"training": (), "validation": (), "test": ()}
         for video, (start, stop) in zip(self.videos, self.examples.runs, strict=True):
-            if stop - start < blocks:
+            each = regions_in(self.examples.region, start, stop)
+            frames = (stop - start) // each
+            if frames < blocks:
                 raise ConfigError(
-                    [f"{video}: must give a frame to each of {blocks} blocks, got {stop - start}; ask for fewer blocks"]
+                    [f"{video}: must give a frame to each of {blocks} blocks, got {frames}; ask for fewer blocks"]
                 )
-            gap = _frames_within(self.pts_s[start:stop], gap_s)
+            gap = _frames_within(self.pts_s[start:stop:each], gap_s)
             if gap is None:
                 raise ConfigError([f"{video}: must have times to leave a gap of {gap_s:g} s, got none; set gap_s to 0"])
-            cut = split_runs(stop - start, blocks=blocks, validation=validation, test=test, gap=gap)
+            cut = split_runs(frames, blocks=blocks, validation=validation, test=test, gap=gap)
             for part, runs in cut.items():
-                parts[part] += tuple((start + a, start + b) for a, b in runs)
+                parts[part] += tuple((start + a * each, start + b * each) for a, b in runs)
         return {part: self.examples.only(runs) for part, runs in parts.items()}
 
 
@@ -209,6 +209,7 @@ def read_footage(
     picture: PictureFormat,
     asks: Sequence[Ask],
     task: Task,
+    inside: Inside = "centre",
     workers: int | None = None,
     outline: bool = False,
 ) -> Footage:
@@ -219,6 +220,7 @@ def read_footage(
         picture: What the model takes.
         asks: One question per class.
         task: See `answers`.
+        inside: Likewise.
         workers: Decoders that work side by side; None: as many as a run has.
         outline: Read no pictures where that can be helped, see `outline_clip`; labels are checked all the same.
 
@@ -228,27 +230,35 @@ def read_footage(
         SourceError: a video is not whole.
     """
     labelled = list(_labelled(clips))  # all of them before the first video is decoded, which takes longer
+    names = {region.name: None for clip in clips for region in clip.regions or ()}
+    of_name = {name: number for number, name in enumerate(names)}
     read = []
     warnings: list[str] = []
     for clip, boxes in labelled:
-        found = (outline_clip if outline else read_clip)(clip.video, picture, clip.selection, workers=workers)
+        view = View(picture, clip.regions)
+        found = (outline_clip if outline else read_clip)(clip.video, view, clip.selection, workers=workers)
         if not len(found.numbers):
             raise ConfigError([f"{clip.video}: must have frames in the selection, got none; select others"])
         _refuse_frames_beyond(boxes, found.frames)
         _refuse_frames_unknown(boxes, found.numbers)
+        _refuse_regions_unknown(boxes, found.numbers, clip.regions)
         warnings += _frames_between(boxes, found.numbers)
-        read.append((found, answers(boxes, found.numbers, asks, task)))
-    stops = np.cumsum([len(found.numbers) for found, _ in read]).tolist()
-    pictures = [_black(stops[-1], picture)] if outline else [found.pictures for found, _ in read]
+        labels = answers(boxes, found.numbers, asks, task, regions=clip.regions, size=found.size, inside=inside)
+        region = np.tile(np.array([of_name[name] for name in view.names] or [0], np.int16), len(found.numbers))
+        read.append((found, labels, region, np.repeat(found.pts_s, view.pictures)))
+    stops = np.cumsum([len(found.pictures) for found, *_ in read]).tolist()
+    pictures = [_black(stops[-1], View(picture))] if outline else [found.pictures for found, *_ in read]
     return Footage(
         examples=Examples(
             pictures[0] if len(pictures) == 1 else np.concatenate(pictures),  # a long clip may not fit in memory twice
-            np.concatenate([labels for _, labels in read]),
+            np.concatenate([labels for _, labels, *_ in read]),
             tuple(zip([0, *stops[:-1]], stops, strict=True)),
+            region=np.concatenate([region for _, _, region, _ in read]) if names else None,
+            regions=tuple(names),
         ),
-        pts_s=np.concatenate([found.pts_s for found, _ in read]),
+        pts_s=np.concatenate([pts_s for *_, pts_s in read]),
         videos=tuple(clip.video for clip in clips),
-        sizes=tuple(found.size for found, _ in read),
+        sizes=tuple(found.size for found, *_ in read),
         objects=tuple(sorted({str(name) for _, boxes in labelled for name in np.unique(boxes.object_name)})),
         warnings=tuple(warnings),
     )
@@ -290,6 +300,30 @@ def _refuse_frames_unknown(boxes: Boxes, numbers: NDArray[np.int64]) -> None:
                 f"{len(numbers)}, first for frame {unknown[0]}; take those that are there (every, from, to), or add "
                 "the others, which need no annotations if they show nothing"
             ]
+        )
+
+
+def _refuse_regions_unknown(boxes: Boxes, numbers: NDArray[np.int64], regions: Sequence[Region] | None) -> None:
+    """Refuses labels that do not tell of a region, or tell of regions where there are none."""
+    if regions is None:
+        if boxes.region is not None:
+            raise ConfigError([f"{boxes.path}: tells of regions: the clip must have some, got none; give it `regions`"])
+        return
+    if boxes.region is not None:
+        for region in regions:
+            told = boxes.told[boxes.region == region.name]
+            unknown = np.setdiff1d(numbers, told)
+            if len(unknown):
+                raise ConfigError(
+                    [
+                        f"{boxes.path}: must have a row for region {region.name!r} in every frame that is taken, got "
+                        f"none for {len(unknown)} of {len(numbers)}, first for frame {unknown[0]}; its label is empty "
+                        "where the region shows nothing"
+                    ]
+                )
+    elif boxes.corners is None or np.isnan(boxes.corners).any():
+        raise ConfigError(
+            [f"{boxes.path}: annotations must have a bbox, and images width and height, where there are regions"]
         )
 
 

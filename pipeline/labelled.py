@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.footage import Footage, LabelledClip, read_footage
 from pipeline.images import Images, class_names, facts, read_images
+from pipeline.regionfile import regions_of
+from pipeline.regions import Region
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
 from pipeline.trainschema import ClipSection, ImagesSection, TrainConfig
@@ -43,11 +46,16 @@ def footage_of(config: TrainConfig, card: ModelCard, *, outline: bool = False) -
     picture = PictureFormat(*card.input, card.resize, card.fit)
     if config.images is not None:
         return read_images(_folders(config.images), picture=picture, blocks=config.split.blocks)
+    common = regions_of(config)
     return read_footage(
-        [LabelledClip(Path(clip.video), Path(clip.labels), _selection(clip)) for clip in config.clips],
+        [
+            LabelledClip(Path(clip.video), Path(clip.labels), _selection(clip), regions_of(clip) or common)
+            for clip in config.clips
+        ],
         picture=picture,
         asks=asks_of(config),
         task=config.task,
+        inside=config.inside,
         outline=outline,
     )
 
@@ -114,16 +122,30 @@ def clips_of(config: TrainConfig) -> list[Document]:
     """The clips, or folders of images, by name and content, without a word about this machine's folders."""
     if config.images is not None:
         return [{"part": part, **facts(folder)} for part, folder in _folders(config.images).items()]
+    common = regions_of(config)
     return [
         {
             "video": Path(clip.video).name,
             "video_sha256": _sha256(clip.video),
             "labels": Path(clip.labels).name,
             "labels_sha256": _sha256(clip.labels),
-            **clip.model_dump(mode="json", by_alias=True, exclude={"video", "labels"}, exclude_defaults=True),
+            **clip.model_dump(
+                mode="json",
+                by_alias=True,
+                exclude={"video", "labels", "regions", "regions_px"},
+                exclude_defaults=True,
+            ),
+            **_regions(regions_of(clip) or common, config),
         }
         for clip in config.clips
     ]
+
+
+def _regions(regions: Sequence[Region] | None, config: TrainConfig) -> Document:
+    """What is cut out of the frames of a clip."""
+    if regions is None:
+        return {}
+    return {"regions": [dataclasses.asdict(region) for region in regions], "inside": config.inside}
 
 
 def shown_to(card: ModelCard) -> set[object]:

@@ -56,8 +56,16 @@ class Region:
         if not self.polygon:
             return None
         down, across = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
-        x, y = self.x + across * self.w, self.y + down * self.h
-        inside = np.zeros((height, width), np.bool_)
+        return self.holds(self.x + across * self.w, self.y + down * self.h)
+
+    def holds(self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Which points, in the region's own unit, lie in it."""
+        if not self.polygon:
+            inside: npt.NDArray[np.bool_] = (
+                (x >= self.x) & (x < self.x + self.w) & (y >= self.y) & (y < self.y + self.h)
+            )
+            return inside
+        inside = np.zeros(x.shape, np.bool_)
         for (ax, ay), (bx, by) in zip(self.polygon, self.polygon[1:] + self.polygon[:1], strict=True):
             if ay != by:  # a ray to the right crosses this edge or does not
                 inside ^= ((y < ay) != (y < by)) & (x < ax + (y - ay) * (bx - ax) / (by - ay))

@@ -11,6 +11,7 @@ from pipeline.configcheck import (
     check_unique,
     report_of,
 )
+from pipeline.regionfile import regions_of
 from pipeline.trainschema import ImagesSection, TrainConfig
 from pipeline.values import OBJECT, UNFOLDED
 from pipeline.yamlfile import did_you_mean
@@ -46,6 +47,7 @@ def check_train_config(config: TrainConfig) -> list[str]:
         check_selection(report, ("clips", k), clip)
         for key, path in (("video", clip.video), ("labels", clip.labels)):
             report.check_there(("clips", k, key), path, "file")
+    _check_regions(report, config)
     if config.images is not None:
         _check_images(report, config, config.images)
     if "split" in config.model_fields_set:
@@ -60,6 +62,20 @@ def check_train_config(config: TrainConfig) -> list[str]:
     check_folder(report, ("run", "dir"), config.run.dir)
     config._warnings = tuple(report.warnings)
     return report.problems
+
+
+def _check_regions(report: Report, config: TrainConfig) -> None:
+    """All clips have regions, or none: frames are not parts of frames."""
+    common = regions_of(config, report.problem)
+    own = [regions_of(clip, report.below("clips", k)) for k, clip in enumerate(config.clips)]
+    some = common is not None or any(regions is not None for regions in own)
+    if config.images is not None and some:
+        report.problem((), "regions: must be left out: images are pictures as they are")
+    for k, regions in enumerate(own):
+        if some and regions is None and common is None:
+            report.problem(("clips", k), "must have regions as other clips have, got none")
+    if config.model.order == "regions" and not some and config.clips:
+        report.warning(("model", "order"), "should be consecutive where there are no regions, got regions")
 
 
 def _check_images(report: Report, config: TrainConfig, images: ImagesSection) -> None:

@@ -8,9 +8,11 @@ from pipeline.schema import Configuration, Section, Selection
 from pipeline.values import (
     Blocks,
     Count,
+    Inside,
     Label,
     PathFromHere,
     PathOrUnfolded,
+    Regions,
     Rgb,
     Share,
     Size,
@@ -51,7 +53,9 @@ class ClassSection(Section):
     """A question that training asks of the boxes of a frame."""
 
     name: Annotated[str, Field(min_length=1)] = Field(description="The class that is answered.")
-    object: Annotated[str, Field(min_length=1)] = Field(description="`object_name` of the boxes that count.")
+    object: Annotated[str, Field(min_length=1)] = Field(
+        description="`object_name` of the boxes that count, or `label` of the regions."
+    )
     at_least: Count = Field(default=1, description="So many boxes make the class true.")
     min_confidence: Share = Field(default=0.0, description="Boxes below do not count.")
 
@@ -60,7 +64,9 @@ class ClipSection(Selection):
     """A video with its labels."""
 
     video: SourcePath = Field(description="A video file.")
-    labels: SourcePath = Field(description="Its boxes: CSV or COCO JSON, see docs/labels.md.")
+    labels: SourcePath = Field(description="Its boxes: CSV or COCO JSON; or what its regions show. See docs/labels.md.")
+    regions: Regions | None = Field(default=None, description="Its regions, in place of those of all clips; see there.")
+    regions_px: Regions | None = Field(default=None, description="The same in pixels.")
 
 
 class ImagesSection(Section):
@@ -131,6 +137,17 @@ class TrainConfig(Configuration):
     )
     clips: Annotated[tuple[ClipSection, ...], Field(strict=False)] = Field(
         default=(), description="Labelled footage; one or more."
+    )
+    regions: Regions | None = Field(
+        default=None,
+        description="Parts of the picture that are pictures to learn from, each on its own: as in the configuration of "
+        "a run, see there.",
+    )
+    regions_px: Regions | None = Field(default=None, description="The same in pixels. Not together with `regions`.")
+    inside: Inside = Field(
+        default="centre",
+        description="Which boxes count in a region: those whose `centre` lies in it; or a number, those of whose area "
+        "at least so large a share does.",
     )
     images: ImagesSection | None = Field(default=None, description="Folders of images instead of `clips`.")
     split: SplitSection = Field(

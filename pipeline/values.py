@@ -176,3 +176,8 @@ Regions = Annotated[
     Annotated[SourcePath, Tag("<path>")] | Annotated[dict[str, JsonValue], Tag("<dict>")],
     Discriminator(lambda value: "<path>" if isinstance(value, str) else "<dict>"),
 ]
+
+Inside = Annotated[
+    Annotated[Literal["centre"], Tag("<centre>")] | Annotated[float, Field(gt=0, le=1), Tag("<float>")],
+    Discriminator(lambda value: "<centre>" if isinstance(value, str) else "<float>"),
+]

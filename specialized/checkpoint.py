@@ -44,6 +44,7 @@ def training_id(
         for start, stop in part.runs:
             found.update(np.ascontiguousarray(part.pictures[start:stop]).data)
             found.update(np.ascontiguousarray(part.labels[start:stop]).data)
+            found.update(b"" if part.region is None else np.ascontiguousarray(part.region[start:stop]).data)
     for name, tensor in sorted((teacher or {}).items()):
         found.update(name.encode() + tensor.detach().contiguous().numpy().tobytes())
     return found.hexdigest()

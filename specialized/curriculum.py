@@ -7,29 +7,25 @@ more every so many epochs.
 import numpy as np
 from numpy.typing import NDArray
 
-from specialized.examples import Examples, Runs, stretches
+from specialized.examples import Examples, Tracks, stretches
 from specialized.modelfile import ModelCard
 from specialized.recipe import Recipe
 
 
-def learned(recipe: Recipe, card: ModelCard, training: Examples, epoch: int) -> tuple[NDArray[np.int32], Runs]:
-    """What an epoch learns from: all pictures in the runs, or those of the classes that have their turn.
-
-    Returns:
-        int32 (n,), positions in the pictures, and runs of successive ones within the n.
-    """
-    inside = np.zeros(len(training.labels), np.bool_)
-    for start, stop in training.runs:
-        inside[start:stop] = True
-    if recipe.curriculum_share:
-        inside &= training.labels < _classes(recipe, card, epoch)
-    taken = np.flatnonzero(inside).astype(np.int32)
-    if card.order in ("consecutive", "strided"):  # neighbours in time: not across what is left out
-        bounds = [(start + a, start + b) for start, stop in training.runs for a, b in stretches(inside[start:stop])]
-    else:
-        bounds = list(training.runs)
-    ends = np.searchsorted(taken, np.array(bounds).reshape(-1, 2))
-    return taken, tuple((int(a), int(b)) for a, b in ends if a < b)
+def learned(recipe: Recipe, card: ModelCard, training: Examples, epoch: int) -> Tracks:
+    """What an epoch forms groups of: all pictures in the runs, or those of the classes that have their turn."""
+    tracks = training.tracks(card.order)
+    if not recipe.curriculum_share:
+        return tracks
+    first = _classes(recipe, card, epoch)
+    taken: list[NDArray[np.int32]] = []
+    for track in tracks:
+        inside = training.labels[track] < first
+        if card.order in ("consecutive", "strided"):  # neighbours in time: not across what is left out
+            taken += [track[start:stop] for start, stop in stretches(inside)]
+        elif inside.any():
+            taken.append(track[inside])
+    return tuple(taken)
 
 
 def all_classes_from(recipe: Recipe, card: ModelCard) -> int:

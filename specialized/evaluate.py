@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from specialized.calibration import Rates, rates_at
 from specialized.engines import Engine
 from specialized.events import Events, Windows, events, windows
-from specialized.examples import Examples, Runs, check_examples, grouped, padded
+from specialized.examples import Examples, Runs, Tracks, check_examples, grouped, padded, regions_in, tracks
 from specialized.intervals import Interval, block_length, cut, interval, resampled, sums
 from specialized.metrics import Bools, average_precision, calibration_error, log_loss, share
 from specialized.modelfile import ModelCard
@@ -24,7 +24,10 @@ from specialized.orders import Order
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scored:
-    """What a model says of n pictures, and what is so: run after run, in order of time, however groups were formed."""
+    """What a model says of n pictures, and what is so: run after run, in order of time, however groups were formed.
+
+    The regions of a frame follow each other.
+    """
 
     card: ModelCard
     order: Order  # how the groups were formed
@@ -33,6 +36,8 @@ class Scored:
     slot: NDArray[np.int64]  # (n,), place in its group
     runs: Runs  # stretches of n that are successive frames
     in_time: bool = True  # see `Examples`
+    region: NDArray[np.int16] | None = None  # (n,), see `Examples`
+    regions: tuple[str, ...] = ()  # likewise
 
     @property
     def answers(self) -> Bools:
@@ -40,6 +45,11 @@ class Scored:
         if self.card.task == "one_of":
             return _one_hot(self.scores.argmax(1), len(self.card.classes))
         return self.scores >= np.array(self.card.thresholds, np.float32)
+
+    @property
+    def tracks(self) -> Tracks:
+        """Stretches of n that are successive frames, or one region of them."""
+        return tracks(self.runs, self.region)
 
     @property
     def right(self) -> NDArray[np.float64]:
@@ -70,6 +80,16 @@ class ClassScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RegionScore:
+    """One region among all that a model was asked about."""
+
+    n: int  # pictures
+    accuracy: float
+    interval: Interval | None
+    majority: float  # the accuracy of always giving the answer that is commoner there
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """How often a model is right. Shares are in 0..1."""
 
@@ -86,6 +106,7 @@ class Evaluation:
     classes: dict[str, ClassScore]
     slots: tuple[float | None, ...]  # accuracy in each slot of the group; None where only padding came
     confusion: tuple[tuple[int, ...], ...] | None  # one_of: [true class][answered class] in pictures; any_of: None
+    regions: dict[str, RegionScore]  # empty where pictures are whole frames
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -120,7 +141,7 @@ def score(engine: Engine, examples: Examples, *, order: Order | None = None, see
     card = engine.card
     order = order or card.order
     check_examples(card, examples, "evaluate")
-    formed = grouped(examples.runs, card.fold, order, seed=seed)
+    formed = grouped(examples.tracks(order), card.fold, order, seed=seed)
     real = formed >= 0
     in_time = np.argsort(formed[real])
     labels = examples.labels_in_runs()
@@ -133,6 +154,8 @@ def score(engine: Engine, examples: Examples, *, order: Order | None = None, see
         slot=np.nonzero(real)[1][in_time],
         runs=tuple(zip([0, *stops[:-1]], stops, strict=True)),
         in_time=examples.in_time,
+        region=None if examples.region is None else np.concatenate([examples.region[a:b] for a, b in examples.runs]),
+        regions=examples.regions,
     )
 
 
@@ -148,7 +171,7 @@ def judge(scored: Scored, *, block_frames: int | None = None, seed: int = 0) -> 
     card, one_of = scored.card, scored.card.task == "one_of"
     answers, truth, right = scored.answers, scored.truth, scored.right
     block_frames = _block_frames(scored, block_frames)
-    block = cut([stop - start for start, stop in scored.runs], block_frames)
+    block = _blocks(scored, block_frames)
     accuracy_interval, of_class = _intervals(answers, truth, right, block, seed)
     classes = {name: _class_score(scored, k, answers[:, k], *of_class[k]) for k, name in enumerate(card.classes)}
     return Evaluation(
@@ -171,6 +194,7 @@ def judge(scored: Scored, *, block_frames: int | None = None, seed: int = 0) -> 
             float(right[scored.slot == i].mean()) if (scored.slot == i).any() else None for i in range(card.fold)
         ),
         confusion=_confusion(answers, truth) if one_of else None,
+        regions=_of_regions(scored, right, block, seed),
     )
 
 
@@ -186,13 +210,43 @@ def difference(one: Scored, other: Scored, *, block_frames: int | None = None, s
     if one.runs != other.runs or not np.array_equal(one.truth, other.truth):
         raise ValueError("difference: both must be scored on the same pictures, got other runs or labels")
     more = one.right - other.right
-    block = cut([stop - start for start, stop in one.runs], _block_frames(one, block_frames))
+    block = _blocks(one, _block_frames(one, block_frames))
     drawn = resampled(sums(np.column_stack([np.ones(len(more)), more]), block), seed=seed)
     return Difference(accuracy=float(more.mean()), interval=interval(drawn[:, 1] / drawn[:, 0], int(block[-1]) + 1))
 
 
 def _block_frames(scored: Scored, asked: int | None) -> int:
     return (asked or block_length(scored.card.step_s)) if scored.in_time else 1
+
+
+def _blocks(scored: Scored, block_frames: int) -> NDArray[np.int64]:
+    """The block of each picture, (n,): one of time, with all regions of its frames."""
+    counts = [regions_in(scored.region, start, stop) for start, stop in scored.runs]
+    lengths = [(stop - start) // count for (start, stop), count in zip(scored.runs, counts, strict=True)]
+    return np.repeat(cut(lengths, block_frames), np.repeat(counts, lengths))
+
+
+def _of_regions(
+    scored: Scored, right: NDArray[np.float64], block: NDArray[np.int64], seed: int
+) -> dict[str, RegionScore]:
+    """How each region does. All are judged on the same resamples."""
+    if scored.region is None:
+        return {}
+    numbers = np.unique(scored.region).tolist()
+    inside = scored.region[:, None] == np.array(numbers)  # (n, R)
+    count = len(numbers)
+    drawn = resampled(sums(np.column_stack([inside, inside * right[:, None]]), block), seed=seed)
+    with np.errstate(invalid="ignore"):  # 0 / 0: a resample without the region
+        shares = drawn[:, count:] / drawn[:, :count]
+    return {
+        scored.regions[number]: RegionScore(
+            n=int(inside[:, k].sum()),
+            accuracy=float(right[inside[:, k]].mean()),
+            interval=interval(shares[:, k], len(np.unique(block[inside[:, k]]))),
+            majority=_majority(scored.card, scored.truth[inside[:, k]]),
+        )
+        for k, number in enumerate(numbers)
+    }
 
 
 def _intervals(
@@ -250,8 +304,8 @@ def _class_score(
         f1_interval=f1,
         average_precision=average_precision(truth, scores),
         calibration_error=calibration_error(scores, truth),
-        events=events(truth, answer, scored.runs) if scored.in_time else None,
-        windows=windows(truth, answer, scored.runs) if scored.in_time else None,
+        events=events(truth, answer, scored.tracks) if scored.in_time else None,
+        windows=windows(truth, answer, scored.tracks) if scored.in_time else None,
         keep=None if least is None else rates_at(least, truth, scores),
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from specialized.examples import Runs, stretches
+from specialized.examples import Tracks, stretches
 from specialized.metrics import Bools
 
 WINDOW, WINDOW_LEAST = 30, 28  # frames; see `Windows`
@@ -40,17 +40,17 @@ class Windows:
     false: int  # present by answer alone
 
 
-def events(present: Bools, answered: Bools, runs: Runs) -> Events:
+def events(present: Bools, answered: Bools, tracks: Tracks) -> Events:
     """Counts the appearances of one class.
 
     Args:
         present: (N,), by label, in order of time.
         answered: (N,), by the model.
-        runs: stretches of N that are successive frames; an event never leaves its run.
+        tracks: positions of successive frames, or of one region of them; an event never leaves its track.
     """
     total = found = false = 0
-    for start, stop in runs:
-        there, said = present[start:stop], answered[start:stop]
+    for track in tracks:
+        there, said = present[track], answered[track]
         appearances = stretches(there)
         total += len(appearances)
         found += sum(bool(said[a:b].any()) for a, b in appearances)
@@ -58,9 +58,9 @@ def events(present: Bools, answered: Bools, runs: Runs) -> Events:
     return Events(total=total, found=found, false=false)
 
 
-def windows(present: Bools, answered: Bools, runs: Runs) -> Windows:
+def windows(present: Bools, answered: Bools, tracks: Tracks) -> Windows:
     """Judges the windows of one class; arguments as for `events`."""
-    by_label, by_answer = _windowed(present, runs), _windowed(answered, runs)
+    by_label, by_answer = _windowed(present, tracks), _windowed(answered, tracks)
     return Windows(
         total=len(by_label),
         present=int(by_label.sum()),
@@ -69,8 +69,8 @@ def windows(present: Bools, answered: Bools, runs: Runs) -> Windows:
     )
 
 
-def _windowed(mask: Bools, runs: Runs) -> Bools:
+def _windowed(mask: Bools, tracks: Tracks) -> Bools:
     """Whether each window has the class."""
-    full = [mask[start : stop - (stop - start) % WINDOW].reshape(-1, WINDOW) for start, stop in runs]
+    full = [mask[track[: len(track) - len(track) % WINDOW]].reshape(-1, WINDOW) for track in tracks]
     counts: NDArray[np.int64] = np.concatenate([np.empty((0, WINDOW), np.bool_), *full]).sum(axis=1)
     return counts >= WINDOW_LEAST

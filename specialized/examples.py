@@ -1,5 +1,6 @@
 """Labelled pictures to train and to test on, and how they are cut apart in time and put into groups."""
 
+import dataclasses
 import itertools
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from specialized.modelfile import ModelCard
 from specialized.orders import Order, groups
 
 Runs = tuple[tuple[int, int], ...]
+Tracks = tuple[NDArray[np.int32], ...]
+"""Positions of pictures, a row for all that groups are formed of: those of a run, or of one region in it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -21,6 +24,8 @@ class Examples:
     labels: NDArray[np.int64] | NDArray[np.float32]  # one_of: int64 (N,) class numbers; any_of: float32 (N, K), 0 or 1
     runs: Runs  # [start, stop) of successive frames within N, which groups do not leave; in order, disjoint
     in_time: bool = True  # False: chance put the pictures of a run in order, and none is another's neighbour
+    region: NDArray[np.int16] | None = None  # (N,) which each picture is of; those of a frame follow each other
+    regions: tuple[str, ...] = ()  # names, by their numbers
 
     def __post_init__(self) -> None:
         """Raises ValueError for arrays that do not belong together."""
@@ -45,41 +50,59 @@ class Examples:
     def __repr__(self) -> str:
         return f"Examples(pictures={self.pictures.shape}, labels={self.labels.shape}, runs={len(self.runs)})"
 
+    def tracks(self, order: Order) -> Tracks:
+        """What groups of this order are formed of: the pictures of a region, or in the order `regions` of all."""
+        return tracks(self.runs, None if order == "regions" else self.region)
+
     def labels_in_runs(self) -> NDArray[np.int64] | NDArray[np.float32]:
         """The labels of the runs one after the other."""
         return np.concatenate([self.labels[start:stop] for start, stop in self.runs])
 
     def only(self, runs: Runs) -> "Examples":
         """The same arrays with other runs: one part of a split."""
-        return Examples(self.pictures, self.labels, runs, self.in_time)
+        return dataclasses.replace(self, runs=runs)
+
+
+def tracks(runs: Runs, region: NDArray[np.int16] | None) -> Tracks:
+    """The positions of each region in each run, or of each run."""
+    return tuple(
+        np.arange(start + place, stop, count, dtype=np.int32)
+        for start, stop in runs
+        for count in [regions_in(region, start, stop)]
+        for place in range(count)
+    )
+
+
+def regions_in(region: NDArray[np.int16] | None, start: int, stop: int) -> int:
+    """How many pictures there are of each frame of a run."""
+    return 1 if region is None else len(np.unique(region[start:stop]))
 
 
 def grouped(
-    runs: Runs, f: int, order: Order, *, seed: int = 0, offsets: Collection[int] | None = None
+    tracks: Tracks, f: int, order: Order, *, seed: int = 0, offsets: Collection[int] | None = None
 ) -> NDArray[np.int32]:
-    """Groups the pictures of all runs, as running groups those of all segments.
+    """Groups the pictures of all tracks, as running groups those of all segments.
 
     Args:
-        runs: [start, stop) of successive frames.
+        tracks: Positions of successive pictures.
         f: pictures in a group.
         order: as in `orders.groups`. For `streams`, whose slots see unrelated frames at running time, every slot takes
-            its pictures from all runs at random.
+            its pictures from all tracks at random.
         seed: of the random orders.
-        offsets: how many pictures to leave out at the start of each run, so that training does not always see the
+        offsets: how many pictures to leave out at the start of each track, so that training does not always see the
             same neighbours together; None: none.
 
     Returns:
-        int32 (B, f): positions in the pictures; -1 is padding, at the end of a row.
+        int32 (B, f): positions of pictures; -1 is padding, at the end of a row.
     """
-    starts = [start + skip for (start, _), skip in zip(runs, offsets or [0] * len(runs), strict=True)]
+    left = [track[skip:] for track, skip in zip(tracks, offsets or [0] * len(tracks), strict=True)]
     if order == "streams":
-        pool = np.concatenate([np.arange(a, b, dtype=np.int32) for a, (_, b) in zip(starts, runs, strict=True)])
-        pool = np.random.default_rng(seed).permutation(pool)
+        pool = np.random.default_rng(seed).permutation(np.concatenate(left))
         return np.append(pool, np.full(-len(pool) % f, -1, np.int32)).reshape(-1, f)
     formed = [np.empty((0, f), np.int32)]
-    for number, (start, (_, stop)) in enumerate(zip(starts, runs, strict=True)):
-        group = groups(max(0, stop - start), f, order, seed=seed + number)
-        formed.append(np.where(group < 0, -1, group + start).astype(np.int32))
+    for number, track in enumerate(left):
+        group = groups(len(track), f, order, seed=seed + number)
+        formed.append(np.where(group < 0, -1, track[group]).astype(np.int32))
     return np.concatenate(formed)
 
 

@@ -59,7 +59,7 @@ def ranges_of(card: ModelCard, module: nn.Module, examples: Examples) -> Ranges:
     hooks = [hook(name) for name in layers]
     try:
         with torch.inference_mode():
-            for groups in _portions(padded(grouped(examples.runs, card.fold, card.order))):
+            for groups in _portions(padded(grouped(examples.tracks(card.order), card.fold, card.order))):
                 module(normalize(torch.from_numpy(examples.pictures[groups]), torch.float32))
     finally:
         for each in hooks:

@@ -105,7 +105,7 @@ class Stage:
         self.optimizer = _OPTIMIZERS[recipe.optimizer](
             self.module.parameters(), lr=self.lr, weight_decay=recipe.weight_decay
         )
-        self.held_out = grouped(validation.runs, card.fold, card.order, seed=recipe.seed)
+        self.held_out = grouped(validation.tracks(card.order), card.fold, card.order, seed=recipe.seed)
         self.history: list[Epoch] = []
         self.before = self.after = 0  # epochs for which the network of a slot or, after it, the folded one is trained
         self.as_copies = False
@@ -231,10 +231,9 @@ class Stage:
     def _formed(self, number: int) -> NDArray[np.int32]:
         """The groups of one pass over the pictures; every pass has other neighbours together."""
         f, order = self.card.fold, self.card.order
-        taken, runs = learned(self.recipe, self.card, self.training, number)
-        offsets = [int(self.rng.integers(min(f, stop - start))) for start, stop in runs]
-        formed = grouped(runs, f, order, seed=int(self.rng.integers(2**31)), offsets=offsets)
-        return np.where(formed < 0, -1, taken[formed]).astype(np.int32)
+        tracks = learned(self.recipe, self.card, self.training, number)
+        offsets = [int(self.rng.integers(min(f, len(track)))) for track in tracks]
+        return grouped(tracks, f, order, seed=int(self.rng.integers(2**31)), offsets=offsets)
 
     def _step(self, groups: NDArray[np.int32]) -> float:
         pictures = moved(self.training.pictures, padded(groups), self.recipe, self.rng)

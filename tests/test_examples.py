@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from specialized.examples import Examples, grouped, padded, split_runs
+from specialized.examples import Examples, grouped, padded, split_runs, tracks
 from specialized.orders import ORDERS, Order, groups
 
 runs_of_any_length = st.lists(st.integers(1, 300), min_size=1, max_size=5).map(
@@ -23,21 +23,21 @@ def positions(runs: tuple[tuple[int, int], ...]) -> list[int]:
 
 @given(runs_of_any_length, st.integers(1, 6), st.sampled_from(ORDERS))
 def test_every_picture_is_in_exactly_one_slot(runs: tuple[tuple[int, int], ...], f: int, order: Order) -> None:
-    formed = grouped(runs, f, order, seed=3)
+    formed = grouped(tracks(runs, None), f, order, seed=3)
     assert sorted(formed[formed >= 0].tolist()) == positions(runs)
 
 
 @given(runs_of_any_length, st.integers(1, 6), st.sampled_from(["consecutive", "strided", "shuffled"]))
 def test_groups_do_not_leave_their_run(runs: tuple[tuple[int, int], ...], f: int, order: Order) -> None:
     run_of = np.concatenate([np.full(b - a, i) for i, (a, b) in enumerate(runs)])
-    filled = run_of[padded(grouped(runs, f, order))]
+    filled = run_of[padded(grouped(tracks(runs, None), f, order))]
     assert (filled == filled[:, :1]).all()
 
 
 def test_a_run_is_grouped_as_running_groups_a_segment() -> None:
-    assert np.array_equal(grouped(((0, 600),), 4, "strided"), groups(600, 4, "strided"))
-    assert np.array_equal(grouped(((0, 600),), 4, "shuffled", seed=5), groups(600, 4, "shuffled", seed=5))
-    assert grouped(((10, 16), (20, 22)), 4, "consecutive").tolist() == [
+    assert np.array_equal(grouped(tracks(((0, 600),), None), 4, "strided"), groups(600, 4, "strided"))
+    assert np.array_equal(grouped(tracks(((0, 600),), None), 4, "shuffled", seed=5), groups(600, 4, "shuffled", seed=5))
+    assert grouped(tracks(((10, 16), (20, 22)), None), 4, "consecutive").tolist() == [
         [10, 11, 12, 13],
         [14, 15, -1, -1],
         [20, 21, -1, -1],
@@ -45,14 +45,14 @@ def test_a_run_is_grouped_as_running_groups_a_segment() -> None:
 
 
 def test_offsets_leave_out_the_start_of_a_run() -> None:
-    assert grouped(((10, 16), (20, 22)), 4, "consecutive", offsets=[3, 1]).tolist() == [
+    assert grouped(tracks(((10, 16), (20, 22)), None), 4, "consecutive", offsets=[3, 1]).tolist() == [
         [13, 14, 15, -1],
         [21, -1, -1, -1],
     ]
 
 
 def test_groups_of_streams_mix_all_runs() -> None:
-    formed = grouped(((0, 100), (100, 200)), 4, "streams", seed=1)
+    formed = grouped(tracks(((0, 100), (100, 200)), None), 4, "streams", seed=1)
     assert (formed < 100).any(axis=1).sum() > 40
     assert (formed >= 100).any(axis=1).sum() > 40
 
@@ -128,3 +128,12 @@ def test_examples_count_and_label_what_is_in_their_runs() -> None:
     assert len(part) == 3
     assert part.labels_in_runs().tolist() == [0, 1, 5]
     assert repr(part) == "Examples(pictures=(6, 4, 5, 3), labels=(6,), runs=2)"
+
+
+def test_groups_are_of_one_region_but_in_the_order_regions() -> None:
+    region = np.tile(np.array([0, 1, 2], np.int16), 8)
+    examples = Examples(np.zeros((24, 2, 2, 3), np.uint8), np.zeros(24, np.int64), ((0, 12), (12, 24)), region=region)
+    assert grouped(examples.tracks("consecutive"), 2, "consecutive")[:4].tolist() == [[0, 3], [6, 9], [1, 4], [7, 10]]
+    assert grouped(examples.tracks("regions"), 2, "regions")[:3].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert len(examples.tracks("shuffled")) == 6
+    assert [len(track) for track in examples.only(((0, 6),)).tracks("strided")] == [2, 2, 2]

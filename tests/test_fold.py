@@ -7,7 +7,7 @@ from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.filter import Filter, folded_filter
 from pipeline.fold import Grouping, fold
 from pipeline.testing import MeanEngine, check_fold, numbered_batches, numbers_in
-from specialized.examples import grouped, padded
+from specialized.examples import grouped, padded, tracks
 from specialized.orders import WINDOW_GROUPS
 
 ALONG = ("consecutive", "strided", "shuffled")
@@ -73,7 +73,7 @@ def test_training_forms_and_pads_the_groups_that_running_forms_and_pads(f, order
     batches = numbered_batches("a", [*lengths, last])
     folded = list(fold(Grouping(f, order), seed=seed)(iter(batches)))
     pictures = np.concatenate([batch.frames for batch in batches])
-    trained_on = grouped(((0, len(pictures)),), f, order, seed=seed)
+    trained_on = grouped(tracks(((0, len(pictures)),), None), f, order, seed=seed)
     assert sum(batch.padded for batch in folded) == np.count_nonzero(trained_on < 0)
     running = np.concatenate([batch.frames for batch in folded])
     assert np.array_equal(running, pictures[padded(trained_on)])

@@ -32,7 +32,7 @@ def footage(*clips: LabelledClip) -> Footage:
 @pytest.mark.parametrize("kind", ["h264-bframes-opengop.mp4", "vp9.webm", "h264-bframes.avi"])
 def test_training_sees_the_pixels_that_running_sees(kind):
     path = clip(kind)
-    training = read_clip(path, PICTURE, workers=3)
+    training = read_clip(path, View(PICTURE), workers=3)
     running = sorted(
         (int(number), float(pts_s), picture.tobytes())
         for batch in FileSource(path, name="clip", views=[View(PICTURE)], batch_frames=7, segment_frames=1)
@@ -47,14 +47,14 @@ def test_a_clip_of_many_segments_comes_in_order_of_frame_whatever_the_workers():
     path = clip("h264-closed.mp4", 1300)  # cut into segments of 300 frames or more
     tasks = list(FileSource(path, name="clip", views=[View(PICTURE)]).segments())
     assert len(tasks) > 2
-    one, many = read_clip(path, PICTURE, workers=1), read_clip(path, PICTURE, workers=4)
+    one, many = read_clip(path, View(PICTURE), workers=1), read_clip(path, View(PICTURE), workers=4)
     assert read(many.pictures)[0].tolist() == many.numbers.tolist() == list(range(1300))
     assert (one.pictures == many.pictures).all()
     assert (one.pts_s == many.pts_s).all()
 
 
 def test_only_selected_frames_are_read_and_all_are_counted():
-    found = read_clip(clip("h264-closed.mp4"), PICTURE, Selection(every=4, from_s=1.0))
+    found = read_clip(clip("h264-closed.mp4"), View(PICTURE), Selection(every=4, from_s=1.0))
     assert found.numbers.tolist() == read(found.pictures)[0].tolist() == list(range(28, 60, 4))
     assert found.frames == 60
 
@@ -70,13 +70,13 @@ def test_only_selected_frames_are_read_and_all_are_counted():
 )
 def test_a_damaged_clip_is_refused_with_its_loss(name, loss):
     with pytest.raises(SourceError, match=loss) as caught:
-        read_clip(ODD / name, PICTURE)
+        read_clip(ODD / name, View(PICTURE))
     assert str(caught.value).startswith(f"{ODD / name}: training footage must be whole, got ")
     assert "\n" not in str(caught.value)
 
 
 def test_frames_before_the_damage_can_be_trained_on():
-    found = read_clip(ODD / "broken-hole.mp4", PICTURE, Selection(to_s=0.4))
+    found = read_clip(ODD / "broken-hole.mp4", View(PICTURE), Selection(to_s=0.4))
     assert found.numbers.tolist() == list(range(len(found.numbers)))
     assert len(found.numbers) == 5
     assert found.frames > 90
@@ -86,7 +86,7 @@ def test_frames_before_the_damage_can_be_trained_on():
 @pytest.mark.parametrize("selection", [Selection(), Selection(every=7, from_s=0.5), Selection(fps=4, to_s=1.7)])
 def test_the_outline_of_a_clip_is_what_reading_it_gives_but_for_the_pictures(kind, selection):
     path = clip(kind)
-    outline, whole = outline_clip(path, PICTURE, selection), read_clip(path, PICTURE, selection)
+    outline, whole = outline_clip(path, View(PICTURE), selection), read_clip(path, View(PICTURE), selection)
     assert outline.numbers.tolist() == whole.numbers.tolist()
     assert outline.pts_s.tolist() == whole.pts_s.tolist()
     assert outline.pictures.shape == whole.pictures.shape
@@ -96,7 +96,7 @@ def test_the_outline_of_a_clip_is_what_reading_it_gives_but_for_the_pictures(kin
 @pytest.mark.parametrize("name", ["broken-hole.mp4", "broken-cut.mp4", "not-a-video.mp4"])
 def test_the_outline_of_a_damaged_clip_is_refused_as_the_clip_is(name):
     with pytest.raises(SourceError, match="training footage must be whole"):
-        outline_clip(ODD / name, PICTURE)
+        outline_clip(ODD / name, View(PICTURE))
 
 
 def test_labels_follow_the_numbers_of_selected_frames(tmp_path):

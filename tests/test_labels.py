@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.labels import answers, read_labels
+from pipeline.regions import Region
 from specialized.modelfile import Ask
 
 HEADER = "frame,object_name,confidence,xmin,ymin,xmax,ymax,ind\n"
@@ -306,3 +307,65 @@ def test_any_bytes_are_refused_in_lines_that_name_the_file(tmp_path, content, na
     with pytest.raises(ConfigError) as caught:
         read_labels(path)
     assert all(problem.startswith(f"{path}:") and len(problem.splitlines()) == 1 for problem in caught.value.problems)
+
+
+REGIONS = (
+    Region("left", 0.0, 0.0, 0.5, 1.0),
+    Region("px", 60, 0, 40, 50, in_pixels=True),
+    Region("corner", 0.5, 0.5, 0.5, 0.5, polygon=((0.5, 1.0), (1.0, 1.0), (1.0, 0.5))),
+)
+
+
+def test_a_box_counts_in_the_regions_that_hold_its_centre_or_enough_of_its_area(tmp_path):
+    rows = [
+        "0,car,1,0.1,0.1,0.3,0.3",  # left
+        "1,car,1,0.4,0.0,0.7,0.4",  # its centre is in none; a third of it in left, a third in px
+        "2,car,1,0.9,0.9,0.98,0.98",  # corner
+        "3,car,1,0.52,0.52,0.62,0.62",  # in the rectangle around corner alone
+        "4,cat,1,0.1,0.1,0.2,0.2",
+    ]
+    boxes = read_labels(labels(tmp_path, REQUIRED + "\n" + "\n".join(rows)))
+    asks = [Ask(name="car", object="car")]
+    where = {"regions": REGIONS, "size": (100, 100)}
+    found = answers(boxes, np.arange(5), asks, "any_of", **where).reshape(5, 3)
+    assert found.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    found = answers(boxes, np.arange(5), asks, "any_of", **where, inside=0.33).reshape(5, 3)
+    assert found.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 1], [0, 0, 0]]
+    of_frames = answers(boxes, np.arange(5), asks, "one_of")
+    assert of_frames.tolist() == [0, 0, 0, 0, 1]
+    one_of = answers(boxes, np.arange(5), asks, "one_of", **where)
+    assert one_of.reshape(5, 3).tolist() == [[0, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
+
+
+def test_labels_may_be_given_by_region(tmp_path):
+    text = "region,frame,label\nleft,0,car\npx,0,\nleft,1,cat\npx,1,car\n"
+    boxes = read_labels(labels(tmp_path, text))
+    assert not boxes.complete
+    asks = [Ask(name="car", object="car"), Ask(name="cat", object="cat")]
+    found = answers(boxes, np.arange(2), asks, "one_of", regions=REGIONS[:2])
+    assert found.reshape(2, 2).tolist() == [[0, 2], [1, 0]]
+
+
+def test_labels_by_region_that_are_none_are_named_with_their_line(tmp_path):
+    text = "frame,region,label\n-1,left,car\n0,,car\n0,left\n"
+    with pytest.raises(ConfigError) as caught:
+        read_labels(labels(tmp_path, text))
+    assert [problem.partition("clip.csv")[2] for problem in caught.value.problems] == [
+        ":2: frame must be a whole number from 0, got '-1'",
+        ":3: region must be a name of up to 200 characters, got ''",
+        ":4: a row must have 3 fields as the first line has, got 2",
+    ]
+
+
+def test_coco_says_where_boxes_are(tmp_path):
+    document = {
+        "categories": [{"id": 1, "name": "car"}],
+        "images": [{"id": 5, "frame_id": 0, "width": 200, "height": 100}],
+        "annotations": [{"image_id": 5, "category_id": 1, "bbox": [20, 10, 40, 20]}],
+    }
+    path = tmp_path / "clip.json"
+    path.write_text(json.dumps(document))
+    assert read_labels(path).corners.tolist() == [[0.1, 0.1, 0.3, 0.3]]
+    del document["images"][0]["width"]
+    path.write_text(json.dumps(document))
+    assert np.isnan(read_labels(path).corners).all()

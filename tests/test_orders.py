@@ -87,5 +87,5 @@ def test_numbers_out_of_range_are_refused(n: int, f: int, first: int) -> None:
 
 
 def test_an_unknown_order_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="one of consecutive, strided, shuffled, streams, got 'random'"):
+    with pytest.raises(ValueError, match="one of consecutive, strided, shuffled, streams, regions, got 'random'"):
         groups(8, 4, "random")  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import click.testing
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from pipeline.config import load_run_config, load_train_config
 from pipeline.errors import ConfigError, ModelError, VpipeError
 from pipeline.evaluation import evaluate
 from pipeline.labelled import footage_of
+from pipeline.preparation import new_card
 from pipeline.quantization import quantize
 from pipeline.runner import run
 from pipeline.runs import RunFolder
@@ -674,3 +676,79 @@ def test_a_run_folder_that_goes_away_is_said_in_one_line(load, tmp_path):
 
     with pytest.raises(VpipeError, match="must be readable and writable, got No such file or directory"):
         train(load(), say=remove)
+
+
+BAYS = [(0, 0, 48, 40), (50, 0, 46, 40), (0, 41, 48, 39)]
+OF_REGIONS = CONFIG.replace(
+    "split:", "regions_px: {a: [0, 0, 48, 40], b: [50, 0, 46, 40], c: [0, 41, 48, 39]}\nsplit:"
+).replace("input: [8, 12]", "input: [8, 12], order: regions")
+
+
+@pytest.fixture(scope="module")
+def bays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a clip of three bays, in each of which a car (a white picture) comes and goes, and its labels."""
+    folder = tmp_path_factory.mktemp("bays")
+    boxes, white = [], {}
+    for n in range(180):
+        white[n] = [place for place in range(3) if n // (7 + 2 * place) % 2]
+        for place in white[n]:
+            x, y, w, h = BAYS[place]
+            boxes.append(f"{n},car,1,{x / 96},{y / 80},{(x + w) / 96},{(y + h) / 80}")
+    path = folder / "scene.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 80, "yuv420p"
+        for n in range(180):
+            picture = np.full((80, 96, 3), 40, np.uint8)
+            for place in white[n]:
+                x, y, w, h = BAYS[place]
+                picture[y : y + h, x : x + w] = 220
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode(None))
+    (folder / "scene.csv").write_text("\n".join(["frame,object_name,confidence,xmin,ymin,xmax,ymax", *boxes]))
+    return folder
+
+
+@pytest.mark.parametrize("order", ["regions", "consecutive"])
+def test_a_model_of_regions_learns_from_each_of_them_and_runs_on_each(bays, tmp_path, order):
+    (bays / "train.yaml").write_text(OF_REGIONS.replace("object: person", "object: car"))
+    model = tmp_path / "m.safetensors"
+    config = load_train_config(
+        bays / "train.yaml", overrides=[f"output={model}", f"run.dir={tmp_path}", f"model.order={order}"]
+    )
+    train(config)
+    card = read_card(model)
+    assert card.order == order
+    assert set(card.accuracy["regions"]) == {"a", "b", "c"}
+    assert card.accuracy["accuracy"] > 0.9
+    assert card.accuracy["n"] == 3 * 30
+    assert "c         " in evaluate(model, config)
+    (bays / "run.yaml").write_text(
+        f"run: {{dir: {tmp_path}}}\nsources: [{{path: scene.mp4}}]\nfilter: {{model: {model}}}\n"
+        "regions_px: {a: [0, 0, 48, 40], b: [50, 0, 46, 40], c: [0, 41, 48, 39]}\n"
+    )
+    outcome = run(load_run_config(bays / "run.yaml"))
+    rows = ds.dataset(outcome.folder.path / "frames").to_table().to_pylist()
+    truth = {(row["frame"], row["region"]): row["frame"] // (7 + 2 * "abc".index(row["region"])) % 2 for row in rows}
+    right = [(row["label"] == "person") == truth[row["frame"], row["region"]] for row in rows]
+    assert len(rows) == 540
+    assert np.mean(right) > 0.9
+
+
+def test_labels_of_regions_must_tell_of_each_in_each_frame(bays, tmp_path):
+    (bays / "by_region.csv").write_text(
+        "frame,region,label\n" + "\n".join(f"{n},{name},car" for n in range(180) for name in "ab")
+    )
+    (bays / "train.yaml").write_text(
+        OF_REGIONS.replace("object: person", "object: car").replace("scene.csv", "by_region.csv")
+    )
+    config = load_train_config(bays / "train.yaml", overrides=[f"output={tmp_path / 'm.safetensors'}"])
+    with pytest.raises(ConfigError, match="a row for region 'c' in every frame that is taken, got none for 180"):
+        footage_of(config, new_card(config))
+
+
+def test_all_clips_have_regions_or_none(bays):
+    one = "labels: scene.csv, regions: {a: [0, 0, 1, 1]}}\n  - {video: scene.mp4, labels: scene.csv}"
+    (bays / "train.yaml").write_text(CONFIG.replace("labels: scene.csv}", one))
+    with pytest.raises(ConfigError, match=r"clips\.1: must have regions as other clips have, got none"):
+        load_train_config(bays / "train.yaml")

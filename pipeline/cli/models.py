@@ -80,7 +80,7 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool
 )
 @click.option(
     "--order",
-    type=click.Choice(["consecutive", "strided", "shuffled", "streams"]),
+    type=click.Choice(["consecutive", "strided", "shuffled", "streams", "regions"]),
     help="Form the groups in another order than the model was trained for.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable.")

@@ -9,11 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.errors import ConfigError
-from pipeline.labels.boxes import Boxes, answers
+from pipeline.labels.boxes import Boxes, Inside, answers
 from pipeline.labels.coco import read_coco
 from pipeline.labels.table import read_table
 
-__all__ = ["Boxes", "answers", "read_labels"]
+__all__ = ["Boxes", "Inside", "answers", "read_labels"]
 
 
 def read_labels(path: Path) -> Boxes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path, PurePosixPath
@@ -28,7 +29,8 @@ def read_coco(path: Path, text: str) -> Boxes:
         images       id, and the frame's number from 0: `frame_id`, `frame` or `frame_number`, else the last digits in
                      the stem of `file_name`
         annotations  image_id, category_id, and a detector's `score`, else 1; those with `ignore` are passed over, a
-                     crowd counts as one box
+                     crowd counts as one box. Where there are regions, its place: `bbox`, in pixels of the image, whose
+                     `width` and `height` must be there too
         categories   id, name
 
     Everything else is not looked at. An image without annotations shows nothing; of a frame without an image nothing
@@ -41,7 +43,8 @@ def read_coco(path: Path, text: str) -> Boxes:
     names: dict[int, str] = {}  # by the id of the category
     frames: dict[int, int] = {}  # by the id of the image
     places: dict[int, str] = {}  # by the number of the frame
-    boxes: list[tuple[int, str, float]] = []
+    boxes: list[tuple[int, str, float, list[float]]] = []
+    sizes: dict[int, Entry] = {}  # by the id of the image
     problems: list[str] = []
 
     def read(name: str, entry: Callable[[str, Entry], None]) -> None:
@@ -60,14 +63,15 @@ def read_coco(path: Path, text: str) -> Boxes:
         id_, number = _new_id(one, frames), _frame(one)
         if number in places:
             raise _Wrong("", f"of another frame than {places[number]} (each clip needs a file of its own)", number)
-        frames[id_], places[number] = number, place
+        frames[id_], places[number], sizes[id_] = number, place, one
 
     def annotation(place: str, one: Entry) -> None:
-        frame = frames[_known_id(one, "image_id", frames, "image")]
+        image_id = _known_id(one, "image_id", frames, "image")
+        frame = frames[image_id]
         name = names[_known_id(one, "category_id", names, "category")]
         score = _score(one)
         if not _is_ignored(one):
-            boxes.append((frame, name, score))
+            boxes.append((frame, name, score, _corners(one, sizes[image_id])))
 
     read("categories", category)
     read("images", image)
@@ -79,12 +83,13 @@ def read_coco(path: Path, text: str) -> Boxes:
     refuse(path, problems)
     return Boxes(
         path=path,
-        frame=np.array([frame for frame, _, _ in boxes], np.int64),
-        object_name=np.array([name for _, name, _ in boxes], np.str_),
-        confidence=np.array([score for _, _, score in boxes], np.float64),
+        frame=np.array([frame for frame, *_ in boxes], np.int64),
+        object_name=np.array([name for _, name, *_ in boxes], np.str_),
+        confidence=np.array([score for *_, score, _ in boxes], np.float64),
         told=np.array(list(places), np.int64),
         place=np.array([f": {place}" for place in places.values()], np.str_),
         complete=False,
+        corners=np.array([corners for *_, corners in boxes], np.float64).reshape(-1, 4),
     )
 
 
@@ -162,6 +167,20 @@ def _score(one: Entry) -> float:
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
         raise _Wrong("score", "a number in 0..1", score)
     return float(score)
+
+
+def _corners(one: Entry, image: Entry) -> list[float]:
+    """xmin, ymin, xmax, ymax in fractions of the image; NaN where it does not say."""
+    box = one.get("bbox")
+    numbers = [*box] if isinstance(box, list) and len(box) == 4 else []
+    size = [image.get("width"), image.get("height")]
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in [*numbers, *size]) or not numbers:
+        return [math.nan] * 4
+    width, height = (float(v) for v in size if isinstance(v, int | float))
+    if not (width > 0 and height > 0):
+        return [math.nan] * 4
+    x, y, w, h = (float(v) for v in numbers)
+    return [x / width, y / height, (x + w) / width, (y + h) / height]
 
 
 def _is_ignored(one: Entry) -> bool:

@@ -19,10 +19,13 @@ from pipeline.runs import whole_file
 __all__ = ["read_table", "write_table"]
 
 Value = TypeVar("Value")
+Row = tuple[int, list[str]]  # the line on which it begins, and its fields
+Corners = tuple[float, ...]
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 COLUMNS = ("frame", "object_name", "confidence", *CORNERS)
 OPTIONAL = ("ind",)  # number of the object's track
+OF_REGIONS = ("frame", "region", "label")
 
 
 def read_table(path: Path, text: str) -> Boxes:
@@ -30,8 +33,10 @@ def read_table(path: Path, text: str) -> Boxes:
 
         frame,object_name,confidence,xmin,ymin,xmax,ymax,ind        (ind may be missing)
 
-    Corners are checked, since wrong ones show that a file means something else, and then not looked at; the track is
-    not looked at. A frame without a row shows nothing; a file with the first line alone says that no frame does.
+    The track is not looked at. A frame without a row shows nothing; a file with the first line alone says that no frame
+    does. Or one row for every region of every frame that is taken, with an empty label where it shows nothing:
+
+        frame,region,label
 
     Raises:
         ConfigError: the first problems of the file, each with its line.
@@ -41,23 +46,62 @@ def read_table(path: Path, text: str) -> Boxes:
         refuse(path, broken or [f"{path}:1: labels must begin with {','.join(COLUMNS)}, got an empty file"])
     (first, names), *rows = rows
     header = [name.strip() for name in names]
+    if set(header) == set(OF_REGIONS) and len(header) == len(OF_REGIONS):
+        return _of_regions(path, header, rows, broken)
     refuse(path, [f"{path}:{first}: {wrong}" for wrong in _wrong_columns(header)])
-    boxes: list[tuple[int, str, float]] = []
+    boxes: list[tuple[int, str, float, Corners]] = []
     problems: list[str] = []
     for line, row in rows:
         box, wrong = _box(header, row)
         boxes.append(box)
         problems += [f"{path}:{line}: {text}" for text in wrong]
     refuse(path, problems + broken)
-    frames = np.array([frame for frame, _, _ in boxes], np.int64)
+    frames = np.array([frame for frame, *_ in boxes], np.int64)
     return Boxes(
         path=path,
         frame=frames,
-        object_name=np.array([name for _, name, _ in boxes], np.str_),
-        confidence=np.array([confidence for _, _, confidence in boxes], np.float64),
+        object_name=np.array([name for _, name, *_ in boxes], np.str_),
+        confidence=np.array([confidence for *_, confidence, _ in boxes], np.float64),
         told=frames,
         place=np.array([f":{line}" for line, _ in rows], np.str_),
         complete=True,
+        corners=np.array([corners for *_, corners in boxes], np.float64).reshape(-1, 4),
+    )
+
+
+def _of_regions(path: Path, header: Sequence[str], rows: Sequence[Row], broken: Sequence[str]) -> Boxes:
+    """A table of what regions show."""
+    problems: list[str] = []
+    frames: list[int] = []
+    regions, names = [], []
+    for line, row in rows:
+        if len(row) != len(header):
+            problems.append(
+                f"{path}:{line}: a row must have {len(header)} fields as the first line has, got {len(row)}"
+            )
+            continue
+        fields = dict(zip(header, (field.strip() for field in row), strict=True))
+        number = as_number(fields["frame"])
+        if number is None:
+            problems.append(f"{path}:{line}: frame must be a whole number from 0, got {fields['frame'][:80]!r}")
+        problems += [
+            f"{path}:{line}: {name} must be a name of up to {LONGEST_NAME} characters, got {fields[name][:80]!r}"
+            for name, least in (("region", 1), ("label", 0))
+            if not least <= len(fields[name]) <= LONGEST_NAME
+        ]
+        frames.append(number or 0)
+        regions.append(fields["region"])
+        names.append(fields["label"])
+    refuse(path, [*problems, *broken])
+    return Boxes(
+        path=path,
+        frame=np.array(frames, np.int64),
+        object_name=np.array(names, np.str_),
+        confidence=np.ones(len(names)),
+        told=np.array(frames, np.int64),
+        place=np.array([f":{line}" for line, _ in rows], np.str_),
+        complete=False,
+        region=np.array(regions, np.str_),
     )
 
 
@@ -94,10 +138,10 @@ def write_table(
         raise VpipeError(f"{path}: must be a file that can be written, got {exc.strerror or exc}") from exc
 
 
-def _rows(path: Path, text: str) -> tuple[list[tuple[int, list[str]]], list[str]]:
+def _rows(path: Path, text: str) -> tuple[list[Row], list[str]]:
     """All rows with the line on which each begins, without blank ones; and the problem at which they broke off."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[tuple[int, list[str]]] = []
+    rows: list[Row] = []
     while True:
         line = reader.line_num + 1
         try:
@@ -125,10 +169,10 @@ def _wrong_columns(header: Sequence[str]) -> list[str]:
     ]
 
 
-def _box(header: Sequence[str], row: Sequence[str]) -> tuple[tuple[int, str, float], list[str]]:
-    """Frame, name and confidence of a row, and what is wrong with it; they mean nothing if something is."""
+def _box(header: Sequence[str], row: Sequence[str]) -> tuple[tuple[int, str, float, Corners], list[str]]:
+    """Frame, name, confidence and corners of a row, and what is wrong with it; they mean nothing if something is."""
     if len(row) != len(header):
-        return (0, "", 0.0), [f"a row must have {len(header)} fields as the first line has, got {len(row)}"]
+        return (0, "", 0.0, ()), [f"a row must have {len(header)} fields as the first line has, got {len(row)}"]
     fields = dict(zip(header, row, strict=True))
     wrong: list[str] = []
 
@@ -142,6 +186,7 @@ def _box(header: Sequence[str], row: Sequence[str]) -> tuple[tuple[int, str, flo
         read("frame", "a whole number from 0", as_number, 0),
         read("object_name", f"a name of up to {LONGEST_NAME} characters", _name, ""),
         read("confidence", "a number in 0..1", _share, 0.0),
+        tuple(_number(fields[name]) for name in CORNERS),
     )
     return box, wrong + _wrong_corners(fields)
 
