@@ -229,7 +229,7 @@ class _Tally:
     """What the filters did with the pictures of one segment."""
 
     by_filter: dict[str, _Sums]
-    kept: list[npt.NDArray[np.int64]] = field(default_factory=list)  # frames of which a row goes on
+    kept: bytearray = field(default_factory=bytearray)  # of each frame from the segment's first on: a row of it goes on
 
     def add(self, by: Filter, part: FrameBatch, kept: npt.NDArray[np.bool_]) -> SegmentEnd | None:
         """Counts some rows. Returns the segment's end once all filters are through."""
@@ -239,7 +239,9 @@ class _Tally:
         if len(part):
             sums.frames += int(np.count_nonzero(np.diff(part.index, prepend=sums.last)))
             sums.last = int(part.index[-1])
-            self.kept.append(np.unique(part.index[kept]))
+            places = np.maximum(part.index - part.segment.first_frame, 0)
+            self.kept.extend(bytes(max(0, int(places.max()) + 1 - len(self.kept))))
+            np.frombuffer(self.kept, np.uint8)[places[kept]] = 1
         if part.end is None:
             return None
         sums.ended = True
@@ -248,7 +250,7 @@ class _Tally:
     def _closed(self, end: SegmentEnd) -> SegmentEnd:
         seeing = [sums for sums in self.by_filter.values() if sums.pictures]  # a source may have no region for others
         labelled = min((sums.frames for sums in seeing), default=0)
-        written = len(np.unique(np.concatenate(self.kept))) if self.kept else 0
+        written = self.kept.count(1)
         counts = Counts(
             labelled=labelled,
             failed=end.counts.decoded - labelled,

@@ -33,6 +33,9 @@ IDENTITY_KEY = "vpipe.identity"
 
 REPEATING = ["source", "region", "label", "fold_slot", "labels.list.element"]  # columns worth a dictionary
 ROW_GROUP = 1 << 16  # rows kept in memory per segment and filter, a few MB; a longer segment goes to disk meanwhile
+# Tables that are kept as they came. Their many small arrays lie between the large ones that torch frees and asks for
+# again, and keep that memory from being used again as a whole: Arrow's own memory lies elsewhere.
+FEW = 8
 MAX_NAME_BYTES = 255  # of one component of a path, on every common file system
 
 
@@ -100,11 +103,14 @@ class _Part:
         self._path = path
         self._schema = schema
         self._tables: list[pa.Table] = []
+        self._fresh: list[pa.Table] = []
         self._in_memory = 0
         self._opened: tuple[WholeFile, pq.ParquetWriter] | None = None
 
     def add(self, rows: pa.Table) -> None:
-        self._tables.append(rows)
+        self._fresh.append(rows)
+        if len(self._fresh) == FEW:
+            self._settle()
         self.rows += rows.num_rows
         self._in_memory += rows.num_rows
         if self._in_memory >= ROW_GROUP:
@@ -133,10 +139,17 @@ class _Part:
             file = WholeFile(self._path)
             self._opened = file, pq.ParquetWriter(file.file, self._schema, compression="zstd", use_dictionary=REPEATING)
         writer = self._opened[1]
+        self._settle()
         if self._tables:
             writer.write_table(pa.concat_tables(self._tables).combine_chunks())
         self._tables, self._in_memory = [], 0
         return self._opened
+
+    def _settle(self) -> None:
+        """Copies the fresh tables into one."""
+        if self._fresh:
+            self._tables.append(pa.concat_tables(self._fresh).combine_chunks())
+            self._fresh = []
 
 
 def part_path(folder: Path, filter: str, segment: Segment) -> Path:
