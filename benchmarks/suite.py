@@ -18,13 +18,14 @@ from benchmarks.facts import ROOT
 from benchmarks.footage import CACHE
 from benchmarks.part import RESULTS, read, say
 
-PARTS = ("archive", "growth", "startup", "models")
+PARTS = ("archive", "growth", "startup", "models", "regions")
 # What a check measures again: few cases in few rounds, to the ratios that are told in docs/performance.md.
 CHECKED = {
     "archive": ["--only", "lobby-person, one", "--arms", "vpipe f=4,vpipe f=1,opencv,pyav,wall", "--rounds", "3"],
     "growth": ["--rounds", "3", "--only", "footage"],
     "startup": ["--rounds", "3"],
     "models": ["--rounds", "3", "--only", "coral"],
+    "regions": ["--rounds", "3", "--only", "coin-count"],
 }
 
 

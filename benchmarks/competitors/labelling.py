@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from specialized.folding import Normalize
-from specialized.modelfile import load_model
+from specialized.modelfile import ModelCard, load_model
 
 BATCH = 256
 
@@ -28,19 +28,27 @@ def label(videos: Iterable[Path], model: Path, pictures: Pictures) -> torch.Tens
         model: A model file, f = 1.
         pictures: How frames become pictures of the model's input size.
     """
+    card, forward = normalized(model)
+    scores = [torch.empty(0, len(card.classes))]
+    with torch.inference_mode():
+        for video in videos:
+            scores += [forward(batch) for batch in pictures(video, card.input)]
+    return torch.cat(scores)
+
+
+def normalized(model: Path) -> tuple[ModelCard, Callable[[torch.Tensor], torch.Tensor]]:
+    """A model file, f = 1, and what maps pictures, uint8 (n, 3, H, W), to scores (n, K)."""
     card, network = load_model(model)
     if card.fold != 1:
         raise SystemExit(f"{model}: must be a model of f = 1, got f = {card.fold}")
     network = network.to(torch.bfloat16).to(memory_format=torch.channels_last).eval()
     normalize = Normalize(f=1, size=card.input, mean=card.mean, std=card.std, device=torch.device("cpu"))
-    scores = [torch.empty(0, len(card.classes))]
-    with torch.inference_mode():
-        for video in videos:
-            for batch in pictures(video, card.input):
-                x = normalize(batch.permute(0, 2, 3, 1)[:, None], torch.bfloat16)
-                x = x.contiguous(memory_format=torch.channels_last)
-                scores.append(network(x).float().softmax(1))
-    return torch.cat(scores)
+
+    def forward(batch: torch.Tensor) -> torch.Tensor:
+        x = normalize(batch.permute(0, 2, 3, 1)[:, None], torch.bfloat16)
+        return network(x.contiguous(memory_format=torch.channels_last)).float().softmax(1)
+
+    return card, forward
 
 
 def batched(pictures: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
