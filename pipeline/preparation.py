@@ -162,7 +162,7 @@ def _refuse_unlearnable(
 
 def _blown_up(config: TrainConfig, card: ModelCard, footage: Footage | Images) -> Iterator[str]:
     """Warns of pictures that are larger than the frames they are made of: they cost more and show no more."""
-    if isinstance(footage, Images):
+    if isinstance(footage, Images) or footage.examples.regions:  # many a region is small, and made larger on purpose
         return
     for video, size in zip(footage.videos, footage.sizes, strict=True):
         if card.input[0] > size[0] or card.input[1] > size[1]:
