@@ -7,19 +7,22 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from pipeline.cli.shell import FAILED, facts, log_to_stderr, overwrite_option, set_option
+from pipeline.cli.shell import FAILED, Finite, facts, log_to_stderr, overwrite_option, set_option
 from pipeline.errors import ConfigError, ModelError
 from pipeline.outputs import check_output
 from pipeline.threads import Stop, stuck_threads
 from pipeline.values import OBJECT
+
+if TYPE_CHECKING:
+    from pipeline.regions import Region
 
 
 @click.command()
@@ -161,17 +164,51 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, one object a line.")
-def probe(paths: tuple[str, ...], as_json: bool) -> None:
-    """Say what a video holds, what is wrong with it, and what vpipe would do with it."""
+@click.option("--regions", "config", metavar="CONFIG", help="Of a run or a training, whose regions are drawn.")
+@click.option(
+    "--picture", "out", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw them on a frame of the video."
+)
+@click.option(
+    "--at",
+    "at_s",
+    type=Finite(min=0),
+    metavar="SECONDS",
+    help="The frame, from the video's first on. Default: in its middle.",
+)
+@overwrite_option
+def probe(
+    paths: tuple[str, ...], as_json: bool, config: str | None, out: Path | None, at_s: float | None, overwrite: bool
+) -> None:
+    """Say what a video holds, what is wrong with it, and what vpipe would do with it.
+
+    With --regions CONFIG and --picture FILE.png, also show where its regions lie: those that CONFIG has for this video,
+    else those for all.
+    """
     from pipeline.probe import probe as look
     from pipeline.sources.paths import videos_at
 
+    if (config is None) != (out is None):
+        raise click.UsageError("--regions and --picture go together")
+    if out is None and (at_s is not None or overwrite):
+        raise click.UsageError("--at and --overwrite go with --picture")
     log_to_stderr(logging.WARNING)
+    videos = videos_at(paths)
+    regions: Sequence[Region] = ()
+    if config is not None and out is not None:
+        if len(videos) > 1:
+            raise click.UsageError(f"--picture shows one video, and {len(videos)} are given")
+        from pipeline.regionpicture import draw_regions, regions_for
+
+        check_output(out, given_by="--picture", overwrite=overwrite, suffix=".png")
+        regions = regions_for(config, videos[0])
     bad = 0
-    for video in videos_at(paths):
+    for video in videos:
         found = look(video)
         bad += "error" in found
         click.echo(json.dumps(found) if as_json else facts(str(video), found))
+    if out is not None and not bad:
+        draw_regions(videos[0], regions, out, at_s=at_s)
+        click.echo(out, err=as_json)
     sys.exit(FAILED if bad else 0)
 
 

@@ -73,7 +73,7 @@ class SegmentTask:
         start_s, end_s = (*index.seconds(borders).tolist(), None, None)[:2]
         return Segment(self.source, cut.number, cut.first_frame, start_s, end_s, self.bundle, self.slot)
 
-    def frames(self, reader: Reader) -> Iterator[FrameBatch]:
+    def frames(self, reader: Reader) -> Generator[FrameBatch]:
         """Decodes the cut. The last batch carries the segment's end, whatever happened on the way."""
         segment = self.segment
         builder = Builder(segment, self.views, self.batch_frames)

@@ -1,8 +1,9 @@
-"""Single frames of a file to look at, found by their numbers."""
+"""Single frames of a file to look at, found by their numbers or by time."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,42 @@ import numpy as np
 
 from pipeline.batch import Pixels
 from pipeline.errors import SourceError
+from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat, View
+from pipeline.sources.selection import Selection
 
-__all__ = ["read_stills"]
+__all__ = ["read_still", "read_stills"]
+
+
+def read_still(path: Path, *, from_s: float | None = None) -> Pixels:
+    """Decodes one frame, as large as players show it.
+
+    Args:
+        path: The file.
+        from_s: The first frame from this time on, in seconds from the file's first. None: one from the file's middle,
+            or, where all behind that is damaged, the first that is not.
+
+    Returns:
+        uint8 (H, W, 3) RGB.
+
+    Raises:
+        SourceError: There is no such frame.
+    """
+    tasks = list(_tasks(path, Selection(from_s=from_s)))
+    middle = tasks[0].index.frames // 2 if from_s is None else 0
+    with Reader() as reader:
+        for least in dict.fromkeys((middle, 0)):
+            for task in tasks:
+                selected = task.selected & (np.arange(len(task.selected)) >= least)
+                view = View(PictureFormat(*task.index.shown_size))
+                frames = replace(task, selected=selected, views=(view,), batch_frames=1).frames(reader)
+                with closing(frames):
+                    for batch in frames:
+                        if len(batch) and batch.index[0] >= least:
+                            return batch.frames.reshape(batch.frames.shape[1:])
+    raise SourceError(path.name, f"{path}: must hold a frame from {from_s or 0:g} s on, got none that can be decoded")
 
 
 def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int, Pixels]:
@@ -32,13 +64,8 @@ def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int
         SourceError: The file cannot be read, or none of the frames.
     """
     stills: dict[int, Pixels] = {}
-    source = FileSource(
-        path, name=path.name, views=[View(PictureFormat(1, 1))], segment_frames=1
-    )  # a cut at every keyframe
     with Reader() as reader:
-        for task in source.segments():
-            if isinstance(task, Refusal):
-                raise SourceError(path.name, task.error)
+        for task in _tasks(path):
             height, of_width = task.index.shown_size
             view = View(PictureFormat(max(1, round(width * height / of_width)), width))
             # Where frames are counted as they come, nothing is selected beforehand, and all of them are decoded.
@@ -51,3 +78,12 @@ def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int
     if numbers and not stills:
         raise SourceError(path.name, f"{path}: none of its frames can be decoded")
     return stills
+
+
+def _tasks(path: Path, selection: Selection | None = None) -> Iterator[SegmentTask]:
+    """The file, cut at every keyframe."""
+    views = [View(PictureFormat(1, 1))]
+    for task in FileSource(path, name=path.name, views=views, segment_frames=1, selection=selection).segments():
+        if isinstance(task, Refusal):
+            raise SourceError(path.name, task.error)
+        yield task
