@@ -19,7 +19,7 @@ from pipeline.contracts import Sink, Source
 from pipeline.errors import ConfigError, ModelError
 from pipeline.filter import Filter
 from pipeline.regionfile import regions_of
-from pipeline.regions import Region, chosen
+from pipeline.regions import Column, Region, chosen, columns_of
 from pipeline.rows import Labelling
 from pipeline.runs import cores
 from pipeline.schema import CallbackSink, SinkObject
@@ -286,6 +286,16 @@ def open_sinks(config: RunConfig, *, folder: Path, sources: Sequence[str], stop:
             case CallbackSink():
                 options = {"call": section.call}
             case _:
-                options = {"path": section.path}
+                options = {"path": section.path, "columns": _columns(config) if section.wide else None}
         sinks.append(open_sink(section.type, folder=folder, sources=sources, stop=stop, **options))
     return sinks
+
+
+def _columns(config: RunConfig) -> dict[Column, str]:
+    """Those of the run, whatever its sources: a sink writes their names before it has seen a row."""
+    common = regions_of(config)
+    regions = [(regions_of(source) if isinstance(source, FileSection) else None) or common for source in config.sources]
+    return columns_of(
+        {section.name: section.regions or () for section in config.filters},
+        [tuple(region.name for region in some or ()) for some in regions],
+    )

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pipeline.errors import ModelError
 from pipeline.regionfile import regions_of
-from pipeline.regions import chosen
+from pipeline.regions import chosen, columns_of
 from pipeline.schema import (
     CallbackSink,
     Configuration,
@@ -329,6 +329,12 @@ def _check_regions(report: Report, config: RunConfig, cards: Sequence[tuple[int,
             report.problem(("sources", k), "must have regions: every filter asks for some by name, got none")
     if "streams" in {config.fold.order or card.order for _, _, card in cards} and len(set(names)) > 1:
         report.problem(("fold", "order"), "must not be streams where sources have other regions than each other")
+    try:
+        columns_of({section.name: section.regions or () for section in config.filters}, names)
+    except ValueError as error:
+        for k, sink in enumerate(config.sinks):
+            if isinstance(sink, FileSink) and sink.wide:
+                report.problem(("sinks", k, "wide"), str(error))
 
 
 def _check_sinks(report: Report, config: RunConfig) -> None:

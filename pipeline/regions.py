@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -10,9 +12,12 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Point", "Region", "chosen", "nearest"]
+__all__ = ["OF_FRAMES", "Column", "Point", "Region", "chosen", "columns_of", "nearest"]
 
 Point = tuple[float, float]
+Column = tuple[str, str | None]  # name of a filter, and of a region that it labels, or None: the whole frame
+
+OF_FRAMES = ("source", "frame", "pts_s", "captured")  # columns that stand before those of labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,3 +92,29 @@ def chosen(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]
     if not patterns:
         return tuple(range(len(names)))
     return tuple(k for k, name in enumerate(names) if any(fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def columns_of(filters: Mapping[str, tuple[str, ...]], sources: Sequence[tuple[str, ...]]) -> dict[Column, str]:
+    """A column for each region of each filter, in their order, and its name: that of the region, of the filter where it
+    labels whole frames, or `<filter>.<region>` where another column would have the same.
+
+    Args:
+        filters: By name, the patterns of the regions that they label.
+        sources: The names of the regions of each; none: whole frames.
+
+    Raises:
+        ValueError: two columns have one name nevertheless.
+    """
+    columns: dict[Column, str] = {}
+    for filter, patterns in filters.items():
+        for names in sources:
+            for region in [names[k] for k in chosen(patterns, names)] if names else [None]:
+                columns[filter, region] = filter if region is None else region
+    short = Counter([*OF_FRAMES, *columns.values()])
+    for (filter, region), name in columns.items():
+        if region is not None and short[name] > 1:
+            columns[filter, region] = f"{filter}.{region}"
+    twice = [name for name, times in Counter([*OF_FRAMES, *columns.values()]).items() if times > 1]
+    if twice:
+        raise ValueError(f"must give columns of different names, got {twice[0]!r} twice; rename the filter or region")
+    return columns

@@ -217,6 +217,11 @@ class FileSink(Section):
         description="A file, written at the end from the run's own record; one that is there is replaced with "
         "`--overwrite` or `--resume` only. `-` is the standard output, written as the run goes."
     )
+    wide: bool = Field(
+        default=False,
+        description="One row per frame, with a column for the label of each region, or of each filter where there are "
+        "no regions; see [output.md](output.md#csv-and-json-lines).",
+    )
 
 
 class CallbackSink(Section):

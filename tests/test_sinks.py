@@ -212,8 +212,8 @@ def test_a_parquet_file_of_something_else_is_named(tmp_path):
         read_end(tmp_path / "x.parquet")
 
 
-def texts(tmp_path, type, path="-", *, sources=("a", "b"), folder=None):
-    return open_sink(type, folder=folder or tmp_path, sources=sources, path=path)
+def texts(tmp_path, type, path="-", *, sources=("a", "b"), folder=None, **options):
+    return open_sink(type, folder=folder or tmp_path, sources=sources, path=path, **options)
 
 
 def a_run_of_two_filters(folder):

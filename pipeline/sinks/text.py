@@ -10,7 +10,17 @@ scores of every filter as one object by class, and `labels` where the task is an
     {"source":"lobby","frame":7,"region":null,"pts_s":0.28,"captured":null,"filter":"person","label":"person","score":0.97,
      "scores":{"person":0.97,"none":0.03}}
 
-(on one line). `captured` is ISO 8601 in UTC; what is not known is empty in csv and null in JSON.
+(on one line). With `wide: true` both have one row per frame, with its labels side by side:
+
+    source, frame, pts_s, captured, <a column for each region of each filter>
+
+    {"source":"wall","frame":7,"pts_s":0.28,"captured":null,"labels":{"display-1":"7","display-2":"3"}}
+
+A column has the name of its region, or `<filter>.<region>` where other columns would have that name; of whole frames,
+that of the filter. The columns are those of the run, of all of its sources. There is no label where a region is not one
+of the source's, where `keep` let the row not pass, and where an any_of model finds no class.
+
+`captured` is ISO 8601 in UTC; what is not known is empty in csv and null in JSON.
 
 `path: "-"` is the standard output: each segment at its commit, each source in the order of its frames. Any other path
 is a file that appears when the run has finished, in the order of the sources given, then frames, then filters: also
@@ -23,7 +33,7 @@ import json
 import os
 import select
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +44,11 @@ import pyarrow.csv
 from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
+from pipeline.regions import OF_FRAMES, Column
 from pipeline.rows import Labelling, labelling_of
 from pipeline.runs import WholeFile, make_folder
 from pipeline.sinks.parts import committed, disk_errors, open_part, part_path
+from pipeline.sinks.wide import placed, side_by_side
 from pipeline.threads import Stop
 
 __all__ = ["CsvSink", "JsonlSink"]
@@ -55,15 +67,23 @@ class TextSink(Sink):
         folder: The run's folder.
         sources: Names of the sources, in the order in which a file holds them.
         stop: Ends a wait for a reader of the standard output that does not read.
+        columns: One row per frame, with these columns of labels, by their names; None: one per picture and filter.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, folder: Path, sources: Sequence[str], stop: Stop | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        folder: Path,
+        sources: Sequence[str],
+        stop: Stop | None = None,
+        columns: Mapping[Column, str] | None = None,
     ) -> None:
         self._path = None if path == "-" else Path(path)
         self._folder = folder
         self._sources = tuple(sources)
         self._stop = stop
+        self._columns = columns
         self._file: WholeFile | None = None
         self._begun = False
 
@@ -110,13 +130,24 @@ class TextSink(Sink):
 
     def _render(self, end: SegmentEnd) -> Iterator[pa.Buffer]:
         paths = [part_path(self._folder, name, end.segment) for name in end.filters]
-        for lines in _by_frame([_tables(path, self.lines, alone=len(paths) == 1) for path in paths]):
+        for lines in self._long(paths) if self._columns is None else self._wide(paths, self._columns):
             yield self.text(lines, first=not self._begun)
             self._begun = True
+
+    def _long(self, paths: Sequence[Path]) -> Iterator[pa.Table]:
+        return _by_frame([_tables(path, self.lines, alone=len(paths) == 1) for path in paths])
+
+    def _wide(self, paths: Sequence[Path], columns: Mapping[Column, str]) -> Iterator[pa.Table]:
+        rows = _by_frame([_tables(path, placed, columns=columns) for path in paths])
+        return map(self.frame_lines, side_by_side(rows, columns))
 
     @abstractmethod
     def lines(self, rows: pa.RecordBatch, labelling: Labelling, *, alone: bool) -> pa.Table:
         """What becomes lines, with the column `frame`; the same columns for every filter unless it is alone."""
+
+    @abstractmethod
+    def frame_lines(self, frames: pa.RecordBatch) -> pa.Table:
+        """What becomes lines, from frames with their labels side by side."""
 
     @abstractmethod
     def text(self, lines: pa.Table, *, first: bool) -> pa.Buffer:
@@ -140,6 +171,10 @@ class CsvSink(TextSink):
         if alone:
             columns |= {f"score_{name}": scores for name, scores in _by_class(rows, labelling)}
         return pa.table(columns)
+
+    def frame_lines(self, frames: pa.RecordBatch) -> pa.Table:
+        at = OF_FRAMES.index("captured")
+        return pa.Table.from_batches([frames]).set_column(at, "captured", _iso(frames["captured"]))
 
     def text(self, lines: pa.Table, *, first: bool) -> pa.Buffer:
         out = pa.BufferOutputStream()
@@ -167,8 +202,20 @@ class JsonlSink(TextSink):
         for name, scores in _by_class(rows, labelling):
             texts += [f"{before}{json.dumps(name, ensure_ascii=False)}:", _number(scores)]
             before = ","
-        line = pc.binary_join_element_wise(*texts, "}}\n", "", null_handling="replace", null_replacement="null")
-        return pa.table({"frame": rows["frame"], "line": line})
+        return pa.table({"frame": rows["frame"], "line": _lines(texts)})
+
+    def frame_lines(self, frames: pa.RecordBatch) -> pa.Table:
+        texts = [
+            *('{"source":', _quoted(frames["source"].dictionary_encode())),
+            *(',"frame":', _number(frames["frame"])),
+            *(',"pts_s":', _number(frames["pts_s"])),
+            *(',"captured":', pc.binary_join_element_wise('"', _iso(frames["captured"]), '"', "")),
+        ]
+        before = ',"labels":{'
+        for name, labels in zip(frames.schema.names[len(OF_FRAMES) :], frames.columns[len(OF_FRAMES) :], strict=True):
+            texts += [f"{before}{json.dumps(name, ensure_ascii=False)}:", _quoted(labels)]
+            before = ","
+        return pa.table({"line": _lines(texts)})
 
     def text(self, lines: pa.Table, *, first: bool) -> pa.Buffer:
         # The lines of an array lie one behind the other in its memory: that is the text.
@@ -178,12 +225,17 @@ class JsonlSink(TextSink):
         return data[int(bounds[0]) : int(bounds[-1])]
 
 
-def _tables(path: Path, lines: Callable[..., pa.Table], *, alone: bool) -> Iterator[pa.Table]:
+def _lines(texts: Sequence[str | pa.Array]) -> pa.Array:
+    """Each row's texts one behind the other."""
+    return pc.binary_join_element_wise(*texts, "}}\n", "", null_handling="replace", null_replacement="null")
+
+
+def _tables(path: Path, lines: Callable[..., pa.Table], **options: object) -> Iterator[pa.Table]:
     """The lines of one part, a few at a time, in the order of its frames."""
     with open_part(path) as part:
         labelling = labelling_of(part.metadata.metadata)
         for rows in part.iter_batches(ROWS):
-            yield lines(rows, labelling, alone=alone)
+            yield lines(rows, labelling, **options)
 
 
 def _by_frame(streams: Sequence[Iterator[pa.Table]]) -> Iterator[pa.Table]:
