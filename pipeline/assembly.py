@@ -231,9 +231,9 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
 
 
 def _seen(regions: tuple[Region, ...] | None, patterns: Sequence[tuple[str, ...]]) -> tuple[Region, ...] | None:
-    """Those of a source's regions that some filters see."""
+    """Those of a source's regions that some filters see; None: the whole frame."""
     if regions is None:
-        return None
+        return None if () in patterns else ()
     names = tuple(region.name for region in regions)
     wanted = set().union(*(chosen(some, names) for some in patterns))
     return tuple(region for place, region in enumerate(regions) if place in wanted)

@@ -35,7 +35,7 @@ class Grouping:
         f: Pictures per group; 1 means no folding.
         order: How groups are formed.
         view: Of which view its pictures are.
-        regions: Patterns of the names of its regions; empty: all.
+        regions: Patterns of the names of its regions; empty: all, and whole frames.
     """
 
     f: int
@@ -55,7 +55,7 @@ class Grouping:
 
     def of(self, batch: FrameBatch) -> FrameBatch | None:
         """Its rows of a batch, or None; ticks and the ends of segments are everyone's."""
-        if batch.view != self.view:
+        if batch.view != self.view or (self.regions and not batch.regions):
             empty = batch.end is not None or not len(batch)
             return FrameBatch.tick(batch.segment, size=(1, 1), end=batch.end) if empty else None
         if not batch.regions or batch.region is None:

@@ -99,7 +99,7 @@ def columns_of(filters: Mapping[str, tuple[str, ...]], sources: Sequence[tuple[s
     labels whole frames, or `<filter>.<region>` where another column would have the same.
 
     Args:
-        filters: By name, the patterns of the regions that they label.
+        filters: By name, the patterns of the regions that they label; none: all, and whole frames.
         sources: The names of the regions of each; none: whole frames.
 
     Raises:
@@ -108,7 +108,7 @@ def columns_of(filters: Mapping[str, tuple[str, ...]], sources: Sequence[tuple[s
     columns: dict[Column, str] = {}
     for filter, patterns in filters.items():
         for names in sources:
-            for region in [names[k] for k in chosen(patterns, names)] if names else [None]:
+            for region in [names[k] for k in chosen(patterns, names)] if names else [] if patterns else [None]:
                 columns[filter, region] = filter if region is None else region
     short = Counter([*OF_FRAMES, *columns.values()])
     for (filter, region), name in columns.items():

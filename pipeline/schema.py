@@ -182,7 +182,9 @@ class FilterSection(Section):
     )
     batch: Count = Field(default=256, description="Pictures in a forward pass.")
     regions: Names | None = Field(
-        default=None, description="Names of the regions that it labels, or patterns of them (`bay-*`). Default: all."
+        default=None,
+        description="Names of the regions that it labels, or patterns of them (`bay-*`). Default: all, and "
+        "the frames of sources without regions.",
     )
     keep: Keep = Field(
         default={},

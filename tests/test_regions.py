@@ -98,7 +98,8 @@ def test_every_label_is_that_of_its_region_in_its_frame(case, groups, late):
         for filter, grouping in zip(filters, groupings, strict=True):
             own = [batch for batch in labelled if (batch.source, batch.filter) == (name, filter.name)]
             count = counts[grouping.view]
-            places = chosen(grouping.regions, tuple(f"r{k}" for k in range(count))) if count else (0,)
+            names = tuple(f"r{k}" for k in range(count))
+            places = chosen(grouping.regions, names) if count else () if grouping.regions else (0,)
             rows = [(frame, place) for frame in range(sum(lengths)) for place in places]
             got = [
                 (int(n), 0 if batch.region is None else int(batch.region[at]))
@@ -200,6 +201,24 @@ def test_a_run_labels_each_region_of_each_frame_with_what_it_shows(tmp_path, wor
     counts = outcome.summary["frames"]
     assert (counts["labelled"], counts["written"], counts["pictures"]) == (173, 173, 173 * (6 + 4 + 2 + 1))
     assert outcome.summary["problems"] == []
+
+
+def test_whole_frames_are_for_filters_that_name_no_regions(tmp_path):
+    configured(tmp_path, filters=["input: [24, 36]", "input: [40, 32], regions: [bay-0]"], frames=30)
+    file = tmp_path / "run.yaml"
+    _, regions, rest = file.read_text().partition("regions_px:\n")
+    own = ", ".join(f"{name}: {list(box)}" for name, box in zip(NAMES, BOXES, strict=True))
+    head = f"sources:\n  - {{path: 0.mp4, name: s0, regions_px: {{{own}}}}}\n  - {{path: 1.mp4, name: s1}}\n"
+    file.write_text(head + rest[rest.index("filters:") :])
+    assert regions
+    outcome = run(load_run_config(file))
+    assert outcome.exit_code == 0
+    frames = outcome.folder.path / "frames"
+    assert {row["region"] for row in pq.read_table(frames / "m0" / "s1").to_pylist()} == {None}
+    assert len(pq.read_table(frames / "m1" / "s1")) == 0
+    assert {row["region"] for row in pq.read_table(frames / "m1" / "s0").to_pylist()} == {"bay-0"}
+    assert outcome.summary["sources"]["s1"]["pictures"] == outcome.summary["sources"]["s1"]["labelled"] == 23
+    assert outcome.summary["sources"]["s0"]["pictures"] == 7 * 30
 
 
 def test_regions_are_folded_across_streams_each_with_its_own(tmp_path):

@@ -359,9 +359,7 @@ def test_streams_merge_by_frame_and_keep_the_order_of_their_rows(streams, size):
 
     merged = list(text._by_frame([tables(which, frames) for which, frames in enumerate(streams)]))
     got = [(row["frame"], row["stream"], row["row"]) for table in merged for row in table.to_pylist()]
-    assert [frame for frame, _, _ in got] == sorted(frame for frames in streams for frame in frames)
-    for which, frames in enumerate(streams):
-        assert [(frame, row) for frame, stream, row in got if stream == which] == [(f, i) for i, f in enumerate(frames)]
+    assert got == sorted((frame, which, i) for which, frames in enumerate(streams) for i, frame in enumerate(frames))
 
 
 def test_a_callback_gets_the_table_of_each_filter_of_a_committed_segment(tmp_path):

@@ -243,17 +243,43 @@ def _by_frame(streams: Sequence[Iterator[pa.Table]]) -> Iterator[pa.Table]:
     if len(streams) == 1:
         yield from streams[0]
         return
-    heads = [next(stream, None) for stream in streams]
-    while any(head is not None for head in heads):
-        # Up to the frame that the shortest head ends with, all streams are known.
-        last = min(head["frame"][-1].as_py() for head in heads if head is not None)
-        known = []
-        for i, head in enumerate(heads):
-            if head is not None:
-                n = int(np.searchsorted(head["frame"].to_numpy(), last, side="right"))
-                known.append(head[:n])
-                heads[i] = head[n:] if n < len(head) else next(streams[i], None)
-        yield pa.concat_tables(known).sort_by("frame")
+    heads = [_Head(stream) for stream in streams]
+    while any(heads := [head for head in heads if head.reach()]):
+        # Of the last frame of a head more rows may follow; up to it, all streams are known.
+        bound = min((head.last for head in heads if not head.is_over), default=None)
+        yield pa.concat_tables([head.taken(bound) for head in heads]).sort_by("frame")
+
+
+class _Head:
+    """The next rows of a stream, of more than one frame unless they are its last."""
+
+    def __init__(self, stream: Iterator[pa.Table]) -> None:
+        self._stream = stream
+        self._rows: pa.Table | None = None
+        self.is_over = False
+
+    @property
+    def last(self) -> int:
+        """The last frame of these rows."""
+        assert self._rows is not None
+        return int(self._rows["frame"][-1].as_py())
+
+    def reach(self) -> bool:
+        """Reads on if need be; whether there are rows."""
+        while not self.is_over and (not self._rows or self._rows["frame"][0].as_py() == self.last):
+            rows = next(self._stream, None)
+            if rows is None:
+                self.is_over = True
+            else:
+                self._rows = pa.concat_tables([self._rows, rows]) if self._rows else rows
+        return bool(self._rows)
+
+    def taken(self, bound: int | None) -> pa.Table:
+        """Takes the rows of frames below the bound, or all."""
+        assert self._rows is not None
+        n = len(self._rows) if bound is None else int(np.searchsorted(self._rows["frame"].to_numpy(), bound))
+        taken, self._rows = self._rows[:n], self._rows[n:]
+        return taken
 
 
 def _by_class(rows: pa.RecordBatch, labelling: Labelling) -> Iterator[tuple[str, pa.Array]]:
