@@ -203,6 +203,42 @@ def test_a_run_labels_each_region_of_each_frame_with_what_it_shows(tmp_path, wor
     assert outcome.summary["problems"] == []
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_any_number_of_regions_is_labelled_in_place(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    count = int(rng.choice([1, 2, 7, 33, 64]) if seed else 64)
+    columns, rows = (1, 1) if count == 1 else (8, -(-count // 8))
+    boxes = [(80 * (k % columns) + 1, 60 * (k // columns) + 3, 77, 55) for k in range(count)]
+    lines = ["sources:"]
+    lengths = [int(n) for n in rng.integers(1, 45, 1 + seed % 3)]
+    for k, frames in enumerate(lengths):
+        path = tmp_path / f"{k}.mp4"
+        write_clip(path, range(frames), source=k, size=(80 * columns, 60 * rows), keyframe_every=12, regions=boxes)
+        lines.append(f"  - {{path: {k}.mp4, name: s{k}}}")
+    lines.append("regions_px: {" + ", ".join(f"r{k:02}: {list(box)}" for k, box in enumerate(boxes)) + "}")
+    lines.append("filters:")
+    reads = f"model: 'tests.models:NumberReader', classes: [{', '.join(BITS)}], task: any_of"
+    filters = int(rng.integers(1, 4))
+    for number in range(filters):
+        fold, order = int(rng.integers(1, 9)), ALONG[int(rng.integers(4))]
+        keys = f"input: [{24 + 8 * number}, 36], fold: {fold}, order: {order}, batch: {int(rng.integers(fold, 97))}"
+        lines.append(f"  - {{name: m{number}, {reads}, {keys}}}")
+    lines.append(f"decode: {{workers: {1 + seed % 3}, segment_frames: 13}}")
+    (tmp_path / "run.yaml").write_text("\n".join(lines) + f"\nrun: {{dir: {tmp_path}}}\n")
+    outcome = run(load_run_config(tmp_path / "run.yaml"))
+    assert outcome.exit_code == 0, outcome.summary
+    for number in range(filters):
+        for k, frames in enumerate(lengths):
+            paths = sorted((outcome.folder.path / "frames" / f"m{number}" / f"s{k}").glob("*.parquet"))
+            found = [row for path in paths for row in pq.read_table(path).to_pylist()]
+            expected = [(n, place) for n in range(frames) for place in range(count)]
+            assert [(row["frame"], row["region"]) for row in found] == [(n, f"r{place:02}") for n, place in expected]
+            shown, by = numbers(np.array([row["scores"] for row in found]))
+            assert shown.tolist() == [in_region(n, place) for n, place in expected]
+            assert set(by.tolist()) == {k}
+    assert outcome.summary["frames"]["pictures"] == filters * count * sum(lengths)
+
+
 def test_whole_frames_are_for_filters_that_name_no_regions(tmp_path):
     configured(tmp_path, filters=["input: [24, 36]", "input: [40, 32], regions: [bay-0]"], frames=30)
     file = tmp_path / "run.yaml"
