@@ -81,15 +81,16 @@ class Crop:
         """The rectangle of a frame with these planes; valid until the next is taken."""
         for own, plane, part in zip(self._own, planes, self._parts, strict=True):
             block = plane[part]
-            if block.shape[1] > own.shape[1]:
-                block = _mean(block[:, :-1], block[:, 1:])
-            if block.shape[0] > own.shape[0]:
-                block = _mean(block[:-1], block[1:])
-            own[:] = block
+            own[:] = block if block.shape == own.shape else _means(block, own.shape)
         return self._frame
 
 
-def _mean(one: Plane, other: Plane) -> Plane:
-    """Of two arrays of unsigned numbers, rounded up, without a wider type."""
-    mean: Plane = (one | other) - ((one ^ other) >> 1)
-    return mean
+def _means(block: Plane, shape: tuple[int, ...]) -> Plane:
+    """The means of neighbours along each axis on which the block is longer by one than the shape, rounded half up."""
+    wide = np.uint16 if block.dtype == np.uint8 else np.uint32
+    halvings = 0
+    if block.shape[1] > shape[1]:
+        block, halvings = np.add(block[:, :-1], block[:, 1:], dtype=wide), 1
+    if block.shape[0] > shape[0]:
+        block, halvings = np.add(block[:-1], block[1:], dtype=wide), halvings + 1
+    return (block + (1 << halvings - 1)) >> halvings
