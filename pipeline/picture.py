@@ -76,9 +76,11 @@ def _facts(run: RunFolder) -> Mapping[str, str]:
     """What is said of each filter: its model, how frames were folded and whether all of them have a row."""
     document = json.loads(run.run_json.read_bytes())
     fold = document["identity"]["fold"]
-    folded = "not folded" if fold["frames"] == 1 else f"{fold['frames']} frames folded, {fold['order']}"
+    # Nothing where filters differ in it.
+    unlike = {1: ", not folded", None: ""}
+    folded = unlike.get(fold["frames"], f", {fold['frames']} frames folded, {fold['order']}")
     return {
-        section["name"]: f"{Path(section['model']).name}, {folded}"
+        section["name"]: f"{Path(section['model']).name}{folded}"
         + (", only rows that `keep` lets pass" if section.get("keep") else "")
         for section in document["config"]["filters"]
     }

@@ -40,7 +40,7 @@ def report(summary: Mapping[str, object], folder: Path) -> str:
         lines.append(f"broken off: {summary['error']}")
     lines += [f"DOES NOT ADD UP: {problem}" for problem in cast(list[str], summary["problems"])]
     for name, facts in cast(Mapping[str, Mapping[str, object]], summary["filters"]).items():
-        lines.append(f"filter {name}: {_model(facts)}, {_fold(summary)}")
+        lines.append(f"filter {name}: {_model(facts)}, {_fold(facts)}")
     if summary["bound_by"]:
         lines.append(f"bound by {summary['bound_by']}; {_gpu(summary)}")
     lines.append(f"results: {folder}")
@@ -70,7 +70,9 @@ def _headline(summary: Mapping[str, object], frames: Mapping[str, int]) -> str:
     speed = f", {rate:,.0f} frames/s" if isinstance(rate, float) else ""
     # How many an interrupted run would have labelled is not known: what had no turn is not counted yet.
     of = "" if summary["state"] == "interrupted" else f" of {frames['indexed'] - frames['skipped']:,}"
-    return f"{summary['state']}: {frames['labelled']:,}{of} frames labelled in {summary['seconds']:.1f} s{speed}"
+    # Where there are regions, a frame is many pictures.
+    many = f" ({frames['pictures']:,} pictures)" if frames["pictures"] > frames["labelled"] else ""
+    return f"{summary['state']}: {frames['labelled']:,}{of} frames labelled{many} in {summary['seconds']:.1f} s{speed}"
 
 
 def _model(facts: Mapping[str, object]) -> str:
@@ -78,11 +80,10 @@ def _model(facts: Mapping[str, object]) -> str:
     return f"{Path(str(facts['model'])).name} on {facts['device']} ({facts['engine']}, {dtype})"
 
 
-def _fold(summary: Mapping[str, object]) -> str:
-    fold = cast(Mapping[str, object], summary["fold"])
-    if fold["frames"] == 1:
+def _fold(facts: Mapping[str, object]) -> str:
+    if facts["fold"] == 1:
         return "not folded"
-    return f"{fold['frames']} frames folded, {fold['order']}, {fold['padded_slots']} padded slots"
+    return f"{facts['fold']} pictures folded, {facts['order']}, {facts['padded_slots']} padded slots"
 
 
 def _gpu(summary: Mapping[str, object]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -241,8 +242,8 @@ class _Run:
     stop: Stop
     watcher: Watcher | None
     times: Times
-    padded: int = 0
-    pictures: list[int] = field(default_factory=list)  # of each grouping, without padding
+    pictures: Counter[int] = field(default_factory=Counter)  # by the number of the grouping, without padding
+    padded: Counter[int] = field(default_factory=Counter)  # slots, likewise
     labelled: int = 0
     dropped: list[SegmentEnd] = field(default_factory=list)
     error: str | None = None
@@ -322,9 +323,8 @@ class _Run:
             yield batch
 
     def _counted(self, groups: Iterator[FoldedBatch]) -> Iterator[FoldedBatch]:
-        self.pictures = [0] * len(self.plan.groupings)
         for folded in groups:
-            self.padded += folded.padded
+            self.padded[folded.grouping] += folded.padded
             self.pictures[folded.grouping] += len(folded.slot) - folded.padded
             yield folded
 
@@ -340,7 +340,7 @@ class _Run:
             seconds=seconds,
             labelled=self.labelled,
             stages=self.times.stages(transfer_s=sum(model.engine.transfer_s for model in self.models)),
-            fold={"frames": self.plan.f, "order": self.plan.order, "padded_slots": self.padded},
+            fold={"frames": self.plan.f, "order": self.plan.order, "padded_slots": self.padded.total()},
             filters=self._filters(seconds),
             gpu=telemetry.gpu(),
             gpu_absent=telemetry.gpu_absent,
@@ -357,9 +357,13 @@ class _Run:
         facts: dict[str, Mapping[str, object]] = {}
         for model, filter in zip(self.models, self.plan.filters, strict=True):
             grouping = self.plan.groupings[filter.grouping]
-            pictures = self.pictures[filter.grouping] if self.pictures else 0
-            folding = {"fold": grouping.f, "order": grouping.order, "regions": list(grouping.regions) or None}
-            facts[model.name] = {**model.facts(pictures=pictures, seconds=seconds), **folding}
+            facts[model.name] = {
+                **model.facts(pictures=self.pictures[filter.grouping], seconds=seconds),
+                "fold": grouping.f,
+                "order": grouping.order,
+                "padded_slots": self.padded[filter.grouping],
+                "regions": list(grouping.regions) or None,
+            }
         return facts
 
 
