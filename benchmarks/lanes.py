@@ -1,6 +1,6 @@
 """Is there a car in this stretch of a lane? 14 regions of one picture, unfolded, folded in time and across regions.
 
-    python -m benchmarks.lanes                    goes on where it was stopped; 25 minutes on two cores
+    python -m benchmarks.lanes                    goes on where it was stopped; half an hour on two cores
     python -m benchmarks.lanes --only regions-f4
     python -m benchmarks.lanes --report           only sums up what is there
 
@@ -60,7 +60,7 @@ MODELS: Sequence[tuple[Order, int, str]] = (
     ("consecutive", 4, "random"),
     ("regions", 4, "random"),
 )
-SEEDS = 3
+SEEDS = 2
 VERSION = 1  # of training and measuring: cells of another one are done again
 
 Floats = NDArray[np.float64]
