@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -145,7 +146,8 @@ def _regions(regions: Sequence[Region] | None, config: TrainConfig) -> Document:
     """What is cut out of the frames of a clip."""
     if regions is None:
         return {}
-    return {"regions": [dataclasses.asdict(region) for region in regions], "inside": config.inside}
+    told = json.loads(json.dumps([dataclasses.asdict(region) for region in regions]))  # as a card holds them
+    return {"regions": told, "inside": config.inside}
 
 
 def shown_to(card: ModelCard) -> set[object]:

@@ -211,6 +211,10 @@ class _Builder:
         if isinstance(yaml, SequenceNode):
             made = [self.node(child, _joined(key, str(k)), child) for k, child in enumerate(yaml.value)]
             return Node(made, where, key)
+        if not _is_text(yaml.value):
+            node = Node(None, where, key, broken=True)
+            self.problems.append(node.problem(f"must be Unicode text, got half of a surrogate pair in {yaml.value!r}"))
+            return node
         quoted = isinstance(yaml, ScalarNode) and yaml.style is not None
         return Node(str(yaml.value) if quoted else _scalar(yaml.value), where, key)
 
@@ -221,6 +225,9 @@ class _Builder:
             line = name.start_mark.line + 1
             if not isinstance(name, ScalarNode):
                 self.problems.append(f"{self.file}:{line}: a key must be a word, got a list or mapping")
+                continue
+            if not _is_text(name.value):
+                self.problems.append(f"{self.file}:{line}: a key must be Unicode text, got {name.value!r}")
                 continue
             if name.value in lines:
                 text = f"must be given once, got it on line {lines[name.value]} too; remove one"
@@ -233,6 +240,12 @@ class _Builder:
 
 _TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")}
 _TAGS |= {f"tag:yaml.org,2002:{kind}" for kind in ("merge", "value")}  # the plain scalars `<<` and `=`: words here
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written: an escape in a quoted text may name half of a surrogate pair."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
 
 _INT = re.compile(r"[-+]?[0-9]{1,18}|0o[0-7]{1,20}|0x[0-9a-fA-F]{1,15}")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")

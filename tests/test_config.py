@@ -160,6 +160,8 @@ telemetri: {}
             "sinks: [{type: 'textwrap:indent', text: x}]",
             "sinks.0.prefix: must be given: textwrap:indent has no default for it",
         ),
+        ('x: "\\ud800"', "x: must be Unicode text, got half of a surrogate pair in '\\ud800'"),
+        ('"\\ud800": 1', "a key must be Unicode text, got '\\ud800'"),
         ("x: !!python/name:os.system y", "x: must have no tag, got tag:yaml.org,2002:python/name:os.system; remove it"),
         ('"a\\nb": 1', "'a\\nb': unknown key; known here: run, sources, regions, regions_px, decode, fold"),
     ],

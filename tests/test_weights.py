@@ -55,10 +55,7 @@ def test_they_are_as_right_as_their_card_says(name, trained):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(
-            "intersection-f4",
-            marks=pytest.mark.xfail(strict=True, reason="a card's regions are lists, those it is compared with tuples"),
-        ),
+        "intersection-f4",
         "lobby-person-f1",
         "lobby-person-f4",
     ],
