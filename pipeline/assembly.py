@@ -36,7 +36,7 @@ from specialized.modelfile import ModelCard, file_hash, load_model, load_weights
 from specialized.objects import code_hash, load_object, one_line
 from specialized.orders import Order
 
-__all__ = ["Model", "Sources", "formats_of", "open_models", "open_sinks", "open_sources"]
+__all__ = ["Model", "Sources", "format_of", "formats_of", "open_models", "open_sinks", "open_sources"]
 
 log = logging.getLogger(__name__)
 
@@ -156,15 +156,21 @@ class Sources:
     others: tuple[Source, ...]
     others_facts: tuple[Mapping[str, object], ...]  # their sections, as they were written
     ignored: tuple[Path, ...]
+    regions: Mapping[str, tuple[str, ...]]  # names of the regions of each source that has some
 
     @property
     def names(self) -> list[str]:
         return [source.name for source in (*self.files, *self.others)]
 
 
+def format_of(card: ModelCard) -> PictureFormat:
+    """The kind of pictures that a model takes."""
+    return PictureFormat(*card.input, resize=card.resize, fit=card.fit)
+
+
 def formats_of(cards: Sequence[ModelCard]) -> list[PictureFormat]:
-    """The kinds of pictures that some models take. A view of a source is one of them."""
-    return list(dict.fromkeys(PictureFormat(*card.input, resize=card.resize, fit=card.fit) for card in cards))
+    """The kinds of pictures that some models take. A view of a source is of one of them."""
+    return list(dict.fromkeys(map(format_of, cards)))
 
 
 def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order, batch_pictures: int) -> Sources:
@@ -183,7 +189,7 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
     formats = formats_of(cards)
     patterns: dict[PictureFormat, list[tuple[str, ...]]] = {picture: [] for picture in formats}
     for filter, card in zip(config.filters, cards, strict=True):
-        patterns[formats_of([card])[0]].append(filter.regions or ())
+        patterns[format_of(card)].append(filter.regions or ())
     fold = 1 if order == "streams" else math.lcm(*(card.fold for card in cards))
     device = config.decode.device
     if (absent := absent_decoder(config)) is not None:
@@ -193,6 +199,7 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
     others: list[Source] = []
     others_facts: list[Mapping[str, object]] = []
     ignored: list[Path] = []
+    names: dict[str, tuple[str, ...]] = {}
     written = cast(Sequence[Mapping[str, object]], config.resolved()["sources"])
     for section, facts in zip(config.sources, written, strict=True):
         if isinstance(section, SourceObject):
@@ -203,14 +210,18 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
         regions = common if own is None else own
         views = [View(picture, _seen(regions, patterns[picture])) for picture in formats]
         most = max(view.pictures for view in views)
+        # One picture a frame: groups are then a view of the batch's memory.
+        unit = fold if most == 1 else 1
         found = find_videos(section.path, section.name)
         ignored += found.ignored
+        if regions is not None:
+            names |= {name: tuple(region.name for region in regions) for name, _ in found.videos}
         files += [
             FileSource(
                 path,
                 name=name,
                 views=views,
-                batch_frames=fold * max(1, round(batch_pictures / (fold * most))),
+                batch_frames=unit * max(1, round(batch_pictures / (unit * most))),
                 selection=_selection(section, config.run.limit, config.decode.frames),
                 segment_frames=config.decode.segment_frames,
                 fast=config.decode.fast,
@@ -221,7 +232,7 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
         ]
     if order == "streams" and others:
         raise ConfigError(["sources: order streams must have files only, got a source of another type"])
-    sources = Sources(tuple(files), tuple(others), tuple(others_facts), tuple(ignored))
+    sources = Sources(tuple(files), tuple(others), tuple(others_facts), tuple(ignored), names)
     twice = sorted(name for name, times in Counter(sources.names).items() if times > 1)
     if twice:
         raise ConfigError([f"sources: names must differ, got {', '.join(twice)} more than once; set `name:`"])

@@ -124,7 +124,7 @@ class SegmentEnd:
         retry: True when the segment was cut short by its disk or network rather than by damage in the file: it is
             not committed, so that a later run tries it again.
         filters: Rows written per filter, by its name.
-        per_frame: Scores that the filters owe for every frame.
+        per_frame: Scores that the filters owe for every frame, by the regions that they were to see.
     """
 
     segment: Segment
@@ -149,7 +149,8 @@ class FrameBatch:
         captured_s: float64 (N,), UTC time of capture in seconds since 1970, or None.
         end: Set on the last batch of a segment.
         view: Which of the run's views the pictures are of; see `pipeline.sources.scaler.View`.
-        regions: Names of the regions that the view has in this source; empty: whole frames.
+        regions: Names of the regions that the view has in this source; empty: whole frames. A source of one's own gives
+            whole frames.
         region: int16 (N,), place of each picture's region in `regions`, or None.
         scores: float32 (N, K), or None before the filter.
         filter: Name of the filter that gave the scores, empty before it.
@@ -195,8 +196,8 @@ class FrameBatch:
 
     @property
     def whole_frames(self) -> int:
-        """How many frames it shows."""
-        return len(self) // max(1, len(self.regions))
+        """How many frames its pictures are of."""
+        return int(np.count_nonzero(np.diff(self.index, prepend=-1)))
 
     def __len__(self) -> int:
         return len(self.index)

@@ -43,6 +43,8 @@ BUILD_OFFERS = (
     "input",
 )  # what `specialized.models.build` passes where a class takes it
 
+MANY_BYTES = 100_000_000  # of pictures that wait for others
+
 _OWN_MODEL = tuple(FilterSection.model_fields)[tuple(FilterSection.model_fields).index("args") :]
 
 
@@ -327,6 +329,16 @@ def _check_regions(report: Report, config: RunConfig, cards: Sequence[tuple[int,
             report.problem((*place, "regions"), f"{text}; remove what is not needed, or name it in a filter's regions")
         elif not here and all(patterns):
             report.problem(("sources", k), "must have regions: every filter asks for some by name, got none")
+    for k, section, card in cards:
+        order = config.fold.order or card.order
+        most = max((len(chosen(section.regions or (), here)) for here in names), default=0)
+        if order == "regions" and card.fold > 1 and not all(names):
+            told = "should be of regions: the model was trained to see several at once, got sources without"
+            report.warning(("filters", k, "model"), f"{told}; expect less accuracy")
+        held = 64 * card.fold * most * card.input[0] * card.input[1] * 3
+        if order in ("strided", "shuffled") and held > MANY_BYTES:
+            text = f"should hold back less: {most} regions in groups of {card.fold} in the order {order} wait for each "
+            report.warning(("filters", k, "regions"), f"{text}other, {held / 1e6:,.0f} MB of them in each open segment")
     if "streams" in {config.fold.order or card.order for _, _, card in cards} and len(set(names)) > 1:
         report.problem(("fold", "order"), "must not be streams where sources have other regions than each other")
     try:

@@ -20,6 +20,9 @@ __all__ = ["Filter", "folded_filter"]
 
 LONGEST_WAIT_S = 0.5  # of a group for others to share its forward: as long as nobody notices
 
+Owed = Callable[[str], Sequence[int]]
+"""Of each filter, how many pictures it is to score of every frame of a source."""
+
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
 
@@ -49,9 +52,16 @@ class Filter:
 
 
 def folded_filter(
-    filters: Sequence[Filter], *, times: Times | None = None, clock: Callable[[], float] = time.monotonic
+    filters: Sequence[Filter],
+    *,
+    owed: Owed | None = None,
+    times: Times | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> FilterStage:
     """Makes the filter stage. Each filter sees the groups of its grouping; `times` is told how long they take.
+
+    `owed` says of the frames of a source, by its name, how many pictures each filter is to score; without it one. What
+    a frame is owed and did not get is told as `failed`.
 
     For each FrameBatch that went into the groups it yields one batch per filter that sees it, with scores and without
     the rows that the filter's `keep` leaves out. The batches of a filter keep their order; the end of a segment rides
@@ -67,19 +77,30 @@ def folded_filter(
     if len({filter.name for filter in filters}) < len(filters):
         raise ValueError("filters need different names")
     times = times or Times()
-    return lambda groups: _label(groups, filters, times, clock)
+    owed = owed or (lambda source: [1] * len(filters))
+    return lambda groups: _label(groups, filters, owed, times, clock)
 
 
 def _label(
-    groups: Iterator[FoldedBatch], filters: Sequence[Filter], times: Times, clock: Callable[[], float]
+    groups: Iterator[FoldedBatch], filters: Sequence[Filter], owed: Owed, times: Times, clock: Callable[[], float]
 ) -> Iterator[FrameBatch]:
     tallies: dict[Segment, _Tally] = {}
+
+    def tally_of(segment: Segment) -> _Tally:
+        if segment not in tallies:
+            owes = zip(filters, owed(segment.source), strict=True)
+            tallies[segment] = _Tally({filter.name: _Sums(count) for filter, count in owes})
+        return tallies[segment]
+
     lanes = [_Lane(filter, times) for filter in filters]
 
     def scored() -> Iterator[FrameBatch]:
         for lane in lanes:
             for folded, scores in lane.scored():
-                yield from _handed_back(folded, scores, lane.filter, filters, tallies)
+                for batch in _handed_back(folded, scores, lane.filter, tally_of):
+                    if batch.end is not None:
+                        del tallies[batch.segment]
+                    yield batch
 
     for folded in groups:
         now_s = clock()
@@ -183,7 +204,7 @@ def _is_tick(folded: FoldedBatch) -> bool:
 
 
 def _handed_back(
-    folded: FoldedBatch, scores: Scores, by: Filter, filters: Sequence[Filter], tallies: dict[Segment, _Tally]
+    folded: FoldedBatch, scores: Scores, by: Filter, tally_of: Callable[[Segment], _Tally]
 ) -> Iterator[FrameBatch]:
     """Brings the scores (B, f, K) of one batch of groups back to the batches that its pictures came from."""
     f = folded.frames.shape[1]
@@ -196,11 +217,8 @@ def _handed_back(
     for part in folded.parts:
         here = slice(first, first + len(part))
         first += len(part)
-        tally = tallies.setdefault(part.segment, _Tally({filter.name: _Sums() for filter in filters}))
         kept = by.keeps(ordered[here])
-        end = tally.add(by, part, kept)
-        if end is not None:
-            del tallies[part.segment]
+        end = tally_of(part.segment).add(by, part, kept)
         scored = replace(part, scores=ordered[here], fold_slot=fold_slot[here], filter=by.name, end=end)
         yield scored if kept.all() else scored.rows(kept)
 
@@ -217,9 +235,9 @@ def _in_order(scores: Scores, real: npt.NDArray[np.bool_], to: npt.NDArray[np.in
 class _Sums:
     """What one filter did with the pictures of a segment."""
 
+    owed: int  # of each frame
     pictures: int = 0
     rows: int = 0
-    frames: int = 0
     last: int = -1  # frame
     ended: bool = False
 
@@ -229,7 +247,8 @@ class _Tally:
     """What the filters did with the pictures of one segment."""
 
     by_filter: dict[str, _Sums]
-    kept: bytearray = field(default_factory=bytearray)  # of each frame from the segment's first on: a row of it goes on
+    written: int = 0  # frames of which a row goes on
+    open: set[int] = field(default_factory=set)  # more of them, which other filters have not reached yet
 
     def add(self, by: Filter, part: FrameBatch, kept: npt.NDArray[np.bool_]) -> SegmentEnd | None:
         """Counts some rows. Returns the segment's end once all filters are through."""
@@ -237,27 +256,29 @@ class _Tally:
         sums.pictures += len(part)
         sums.rows += int(np.count_nonzero(kept))
         if len(part):
-            sums.frames += int(np.count_nonzero(np.diff(part.index, prepend=sums.last)))
             sums.last = int(part.index[-1])
-            places = np.maximum(part.index - part.segment.first_frame, 0)
-            self.kept.extend(bytes(max(0, int(places.max()) + 1 - len(self.kept))))
-            np.frombuffer(self.kept, np.uint8)[places[kept]] = 1
+            self.open.update(np.unique(part.index[kept]).tolist())
+            reached = min(one.last for one in self.by_filter.values() if one.owed)
+            self._settle({frame for frame in self.open if frame < reached})
         if part.end is None:
             return None
         sums.ended = True
         return self._closed(part.end) if all(sums.ended for sums in self.by_filter.values()) else None
 
+    def _settle(self, frames: set[int]) -> None:
+        self.written += len(frames)
+        self.open -= frames
+
     def _closed(self, end: SegmentEnd) -> SegmentEnd:
-        seeing = [sums for sums in self.by_filter.values() if sums.pictures]  # a source may have no region for others
-        labelled = min((sums.frames for sums in seeing), default=0)
-        written = self.kept.count(1)
+        self._settle(self.open)
+        sums = self.by_filter.values()
+        labelled = min((one.pictures // one.owed for one in sums if one.owed), default=0)
         counts = Counts(
             labelled=labelled,
             failed=end.counts.decoded - labelled,
-            written=written,
-            filtered=labelled - written,
-            pictures=sum(sums.pictures for sums in seeing),
+            written=self.written,
+            filtered=labelled - self.written,
+            pictures=sum(one.pictures for one in sums),
         )
-        filters: Mapping[str, int] = {name: sums.rows for name, sums in self.by_filter.items()}
-        per_frame = sum(sums.pictures // sums.frames for sums in seeing)
-        return replace(end, counts=end.counts + counts, filters=filters, per_frame=per_frame)
+        filters: Mapping[str, int] = {name: one.rows for name, one in self.by_filter.items()}
+        return replace(end, counts=end.counts + counts, filters=filters, per_frame=sum(one.owed for one in sums))

@@ -12,6 +12,7 @@ fill a group at the end of a segment is padded with the group's last picture; th
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -49,9 +50,9 @@ class Grouping:
         if self.order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, got {self.order!r}")
 
-    def per_frame(self, batch: FrameBatch) -> int:
-        """How many pictures of its own every frame of this batch has."""
-        return len(chosen(self.regions, batch.regions)) if batch.regions else 1
+    def per_frame(self, regions: tuple[str, ...]) -> int:
+        """How many pictures of its own a frame with these regions has; none: the whole frame is one."""
+        return len(chosen(self.regions, regions)) if regions else 0 if self.regions else 1
 
     def of(self, batch: FrameBatch) -> FrameBatch | None:
         """Its rows of a batch, or None; ticks and the ends of segments are everyone's."""
@@ -121,7 +122,7 @@ class _Along:
         state = self._open.setdefault(batch.segment, _Open())
         state.parts.append(batch)
         if len(batch) and order != "regions":
-            state.per_frame = self._grouping.per_frame(batch)
+            state.per_frame = self._grouping.per_frame(batch.regions)
         window = f * WINDOW_GROUPS * state.per_frame
         unit = f * state.per_frame if order in ("consecutive", "regions") or f == 1 else window
         n = sum(map(len, state.parts))
@@ -169,32 +170,34 @@ class _Across:
         self._grouping = grouping
         self._number = number
         self._times = times
-        self._waiting: dict[tuple[str, ...], dict[int, FrameBatch]] = {}
+        self._waiting: dict[tuple[str, ...], dict[int, deque[FrameBatch]]] = {}
         self._ended: dict[tuple[str, ...], set[int]] = {}
 
     def formed(self, batch: FrameBatch) -> Iterator[FoldedBatch]:
-        """The groups that are whole with this batch."""
+        """The groups that are whole with this batch: of one batch of each source that has not ended."""
         f, bundle, slot = self._grouping.f, batch.segment.bundle, batch.segment.slot
         if slot >= f or not bundle:
             raise ValueError(f"order streams takes bundles of up to {f} sources, got {batch.segment}")
-        arrived = self._waiting.setdefault(bundle, {})
-        arrived[slot] = batch
+        if not len(batch) and batch.end is None:
+            return  # a tick: no source may be a batch ahead of the others for it
+        waiting = self._waiting.setdefault(bundle, {})
+        waiting.setdefault(slot, deque()).append(batch)
         over = self._ended.setdefault(bundle, set())
-        if len(arrived) + len(over) < len(bundle):
-            return
-        parts = [arrived[slot] for slot in sorted(arrived)]
-        positions = np.full((max(map(len, parts)), f), -1, np.int32)
+        while bundle in self._waiting and all(waiting.get(k) for k in range(len(bundle)) if k not in over):
+            yield self._group(bundle, [waiting[k].popleft() for k in range(len(bundle)) if k not in over])
+
+    def _group(self, bundle: tuple[str, ...], parts: Sequence[FrameBatch]) -> FoldedBatch:
+        positions = np.full((max(map(len, parts)), self._grouping.f), -1, np.int32)
         first = 0
         for part in parts:
             positions[: len(part), part.segment.slot] = np.arange(first, first + len(part))
             first += len(part)
-        over.update(slot for slot, part in arrived.items() if part.end is not None)
-        arrived.clear()
+        over = self._ended[bundle]
+        over.update(part.segment.slot for part in parts if part.end is not None)
         if len(over) == len(bundle):
             del self._waiting[bundle], self._ended[bundle]
         with self._times.span("compute", "fold", parts[0].segment, first):
-            folded = _group(parts, positions, self._number)
-        yield folded
+            return _group(parts, positions, self._number)
 
 
 def _group(parts: Sequence[FrameBatch], positions: npt.NDArray[np.int32], grouping: int) -> FoldedBatch:

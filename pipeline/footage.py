@@ -240,7 +240,8 @@ def read_footage(
         if not len(found.numbers):
             raise ConfigError([f"{clip.video}: must have frames in the selection, got none; select others"])
         _refuse_frames_beyond(boxes, found.frames)
-        _refuse_frames_unknown(boxes, found.numbers)
+        if boxes.region is None:
+            _refuse_frames_unknown(boxes, found.numbers)
         _refuse_regions_unknown(boxes, found.numbers, clip.regions)
         warnings += _frames_between(boxes, found.numbers)
         labels = answers(boxes, found.numbers, asks, task, regions=clip.regions, size=found.size, inside=inside)
@@ -259,7 +260,7 @@ def read_footage(
         pts_s=np.concatenate([pts_s for *_, pts_s in read]),
         videos=tuple(clip.video for clip in clips),
         sizes=tuple(found.size for found, *_ in read),
-        objects=tuple(sorted({str(name) for _, boxes in labelled for name in np.unique(boxes.object_name)})),
+        objects=tuple(sorted({str(name) for _, boxes in labelled for name in np.unique(boxes.object_name) if name})),
         warnings=tuple(warnings),
     )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.assembly import Model, Sources, formats_of, open_sources
+from pipeline.assembly import Model, Sources, format_of, formats_of, open_sources
 from pipeline.batch import FoldedBatch, FrameBatch
 from pipeline.config import RunConfig
 from pipeline.filter import Filter, folded_filter
@@ -78,7 +78,12 @@ class Plan:
         return fold(*self.groupings, seed=self.seed, times=times)(self._compared(batches))
 
     def label(self, groups: Iterator[FoldedBatch], *, times: Times | None = None) -> Iterator[FrameBatch]:
-        return folded_filter(self.filters, times=times)(groups)
+        return folded_filter(self.filters, owed=self._owed, times=times)(groups)
+
+    def _owed(self, source: str) -> list[int]:
+        """Of each filter, how many pictures it is to score of every frame of a source."""
+        regions = self.sources.regions.get(source, ())
+        return [self.groupings[filter.grouping].per_frame(regions) for filter in self.filters]
 
     def _compared(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
         """Passes batches on, and warns once per source whose pictures lie otherwise in time than those of training."""
@@ -103,7 +108,7 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
         Grouping(
             config.fold.frames or card.fold,
             config.fold.order or card.order,
-            formats.index(formats_of([card])[0]),
+            formats.index(format_of(card)),
             section.regions or (),
         )
         for section, card in zip(config.filters, cards, strict=True)

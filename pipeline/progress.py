@@ -39,6 +39,7 @@ class RunProgress:
                 console=Console(file=stream),
             )
         self._frames = 0
+        self._views: dict[str, int] = {}
         self._active: dict[str, int] = {}  # segments being decoded, per source
         self._sources = 0
         self._seen: set[str] = set()
@@ -61,7 +62,8 @@ class RunProgress:
             self._bar.start()
 
     def decoded(self, batch: FrameBatch) -> None:
-        self._frames += batch.whole_frames if batch.view == 0 else 0
+        if len(batch) and self._views.setdefault(batch.source, batch.view) == batch.view:  # one of them counts
+            self._frames += batch.whole_frames
         self._active.setdefault(batch.source, 0)
         self._seen.add(batch.source)
         self._show()

@@ -25,6 +25,7 @@ __all__ = ["regions_of"]
 
 MOST = 10_000  # regions of a picture
 ROUNDING = 1e-9  # of fractions that add up to 1
+FLAT = 1e-6  # share of its rectangle that a polygon of no area may seem to have
 
 Say = Callable[[Sequence[str], str], None]
 
@@ -76,11 +77,14 @@ def _regions_of(section: Regional, say: Say) -> tuple[Region, ...] | None:
 def _read(path: Path, key: str, say: Say) -> tuple[Region, ...]:
     """The regions of a file."""
     problems: list[str] = []
+    lines: dict[str, int] = {}  # by name
 
     def collect(keys: Sequence[str], text: str) -> None:
-        problems.append(": ".join([str(path), *keys[1:], text]))
+        name = keys[1] if len(keys) > 1 else None
+        where = f"{path}:{lines[name]}" if name in lines else f"{path}"
+        problems.append(": ".join([where, *([repr(name)] if name is not None else []), text]))
 
-    spec = _table(path, problems) if path.suffix.lower() == ".csv" else _mapping(path, problems)
+    spec = _table(path, problems, lines) if path.suffix.lower() == ".csv" else _mapping(path, problems)
     regions = () if problems else _from(spec, (key,), collect)
     for problem in problems:
         say([key], problem)
@@ -117,7 +121,8 @@ def _mapping(path: Path, problems: list[str]) -> Mapping[str, object]:
     return plain if isinstance(plain, dict) else {}
 
 
-def _table(path: Path, problems: list[str]) -> Mapping[str, object]:
+def _table(path: Path, problems: list[str], lines: dict[str, int]) -> Mapping[str, object]:
+    """The rows by name, and in `lines` where each is."""
     spec: dict[str, object] = {}
     columns = ["name", "x", "y", "w", "h"]
     try:
@@ -138,6 +143,7 @@ def _table(path: Path, problems: list[str]) -> Mapping[str, object]:
                 name = row[0].strip()
                 if name in spec:
                     problems.append(f"{where}: must be a name of its own, got {name!r} again")
+                lines[name] = rows.line_num
                 try:
                     spec[name] = [float(value) for value in row[1:]]
                 except ValueError:
@@ -174,14 +180,21 @@ def _polygon(name: str, corners: object, in_pixels: bool) -> Region:
     if in_pixels:  # whole pixels around it
         x, y, right, bottom = math.floor(x), math.floor(y), math.ceil(right), math.ceil(bottom)
     corners = tuple((point[0], point[1]) for point in points)
+    doubled = sum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True))
+    if abs(doubled) / 2 <= FLAT * (right - x) * (bottom - y):
+        raise ValueError(f"a polygon must enclose something, got corners in a line: {[*map(list, points)]}")
     return _checked(Region(name, x, y, right - x, bottom - y, in_pixels, corners))
 
 
 def _grid(name: str, numbers: object, in_pixels: bool) -> Iterator[Region]:
     rows, columns, x, y, w, h = _numbers(numbers, 6, "grid: [rows, columns, x, y, w, h]")
-    if not (rows.is_integer() and columns.is_integer() and min(rows, columns) >= 1 and rows * columns <= MOST):
+    if not (rows.is_integer() and columns.is_integer() and min(rows, columns) >= 1):
         raise ValueError(f"a grid must have at least one row and one column, got {rows:g} and {columns:g}")
+    if rows * columns > MOST:
+        raise ValueError(f"a grid must have at most {MOST} cells, got {rows:g} rows of {columns:g}")
     _checked(Region(name, x, y, w, h, in_pixels))
+    if in_pixels and (w < columns or h < rows):
+        raise ValueError(f"the cells of a grid must have a pixel each, got {rows:g} rows of {columns:g} in {w:g}x{h:g}")
     across = [_edge(x + k * w / columns, in_pixels) for k in range(int(columns) + 1)]
     down = [_edge(y + k * h / rows, in_pixels) for k in range(int(rows) + 1)]
     for row, (top, bottom) in enumerate(pairwise(down), 1):

@@ -53,15 +53,24 @@ class Region:
             left, top = min(left, width - 1), min(top, height - 1)
             right, bottom = max(right, left + 1), max(bottom, top + 1)
         if right > width or bottom > height:
-            raise ValueError(f"region {self.name!r}: must lie in the picture of {width}x{height}, got {self.told()}")
+            rule = f"region {self.name!r}: must lie in the picture of {width}x{height}"
+            raise ValueError(f"{rule}, got {self.told()}; change it under regions_px")
         return left, top, right, bottom
 
-    def mask(self, height: int, width: int) -> npt.NDArray[np.bool_] | None:
-        """Which pixels of its rectangle, resized to this size, the polygon encloses: bool (H, W); None: all."""
-        if not self.polygon:
-            return None
-        down, across = np.meshgrid((np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width, indexing="ij")
-        return self.holds(self.x + across * self.w, self.y + down * self.h)
+    def mask(self, size: tuple[int, int], width: int, height: int) -> npt.NDArray[np.bool_]:
+        """Which pixels of its box, resized to this size (H, W), the polygon encloses: bool (H, W).
+
+        Args:
+            size: Of what the box became.
+            width, height: Of the picture.
+        """
+        left, top, right, bottom = self.box(width, height)
+        x = left + (np.arange(size[1]) + 0.5) / size[1] * (right - left)
+        y = top + (np.arange(size[0]) + 0.5) / size[0] * (bottom - top)
+        if not self.in_pixels:
+            x, y = x / width, y / height
+        down, across = np.meshgrid(y, x, indexing="ij")
+        return self.holds(across, down)
 
     def holds(self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
         """Which points, in the region's own unit, lie in it."""
@@ -88,10 +97,12 @@ def nearest(length: float) -> int:
 
 @lru_cache(maxsize=1024)
 def chosen(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]:
-    """Positions of the names that one of the patterns (`bay-*`) fits; no patterns fit all."""
+    """Positions of the names that are one of the patterns, or that one (`bay-*`) fits; no patterns fit all."""
     if not patterns:
         return tuple(range(len(names)))
-    return tuple(k for k, name in enumerate(names) if any(fnmatchcase(name, pattern) for pattern in patterns))
+    return tuple(
+        k for k, name in enumerate(names) if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+    )
 
 
 def columns_of(filters: Mapping[str, tuple[str, ...]], sources: Sequence[tuple[str, ...]]) -> dict[Column, str]:

@@ -204,10 +204,9 @@ def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[d
 
 
 def _regions(source: FileSource) -> dict[str, object]:
-    """What is cut out of its pictures."""
-    regions = {region for view in source.views for region in view.regions or ()}
-    told = [dataclasses.asdict(region) for region in sorted(regions, key=lambda region: region.name)]
-    return {"regions": told} if told else {}
+    """What is cut out of its pictures for each view, in order, which decides how the order `regions` groups them."""
+    told = [None if view.regions is None else list(map(dataclasses.asdict, view.regions)) for view in source.views]
+    return {"regions": told} if any(regions is not None for regions in told) else {}
 
 
 def _sections(written: Mapping[str, object], key: str) -> list[Mapping[str, object]]:

@@ -181,7 +181,7 @@ class FilterSection(Section):
         description="Type of the arithmetic; `auto`: 16 bits where the device has matrix units for them.",
     )
     batch: Count = Field(default=256, description="Pictures in a forward pass.")
-    regions: Names | None = Field(
+    regions: Annotated[Names, Field(min_length=1)] | None = Field(
         default=None,
         description="Names of the regions that it labels, or patterns of them (`bay-*`). Default: all, and "
         "the frames of sources without regions.",

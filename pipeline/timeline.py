@@ -156,9 +156,9 @@ class _Rows:
         self.frame = rows["frame"].to_numpy()[known]
         self.label = positions.to_numpy()[known]
         self.scores = rows["scores"].combine_chunks().flatten().to_numpy().reshape(-1, k)[known]
-        several = len(self.time) > 1
-        self._step = float(np.median(np.diff(self.time))) if several else 0.0
-        self._stride = float(np.median(np.diff(self.frame))) if several else 1.0
+        steps, strides = (np.diff(np.unique(each)) for each in (self.time, self.frame))  # a frame may have many rows
+        self._step = float(np.median(steps)) if len(steps) else 0.0
+        self._stride = float(np.median(strides)) if len(strides) else 1.0
 
     @property
     def stretch(self) -> tuple[float, float]:

@@ -232,21 +232,23 @@ def _of_regions(
     """How each region does. All are judged on the same resamples."""
     if scored.region is None:
         return {}
-    numbers = np.unique(scored.region).tolist()
-    inside = scored.region[:, None] == np.array(numbers)  # (n, R)
-    count = len(numbers)
-    drawn = resampled(sums(np.column_stack([inside, inside * right[:, None]]), block), seed=seed)
+    numbers, place = np.unique(scored.region, return_inverse=True)
+    count, blocks = len(numbers), int(block.max()) + 1
+    cell = block * count + place
+    of_block = [np.bincount(cell, weights, blocks * count).reshape(blocks, count) for weights in (None, right)]
+    drawn = resampled(np.concatenate(of_block, axis=1).astype(np.float64), seed=seed)
     with np.errstate(invalid="ignore"):  # 0 / 0: a resample without the region
         shares = drawn[:, count:] / drawn[:, :count]
-    return {
-        scored.regions[number]: RegionScore(
-            n=int(inside[:, k].sum()),
-            accuracy=float(right[inside[:, k]].mean()),
-            interval=interval(shares[:, k], len(np.unique(block[inside[:, k]]))),
-            majority=_majority(scored.card, scored.truth[inside[:, k]]),
+    found = {}
+    for k, number in enumerate(numbers.tolist()):
+        inside = place == k
+        found[scored.regions[number]] = RegionScore(
+            n=int(inside.sum()),
+            accuracy=float(right[inside].mean()),
+            interval=interval(shares[:, k], int(np.count_nonzero(of_block[0][:, k]))),
+            majority=_majority(scored.card, scored.truth[inside]),
         )
-        for k, number in enumerate(numbers)
-    }
+    return found
 
 
 def _intervals(

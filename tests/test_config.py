@@ -417,6 +417,17 @@ REGIONS = VALID + "regions:\n  bay-1: [0, 0, 0.5, 0.5]\n  gate: [0.5, 0.25, 0.5,
         ("regions:\n  bay-1: [0, 0, 0.5, 0.5]", "regions_px:\n  bay-1: [0, -1, 2, 2]", "must lie in the picture, got"),
         (REGIONS[len(VALID) :], "regions: {}\n", "cam.yaml:7: regions: must hold one or more, got none"),
         (REGIONS[len(VALID) :], "regions: gone.csv\n", "gone.csv: must be a table of regions, got: No such file"),
+        (
+            "[0, 0, 0.5, 0.5]",
+            "{grid: [200, 100, 0, 0, 1, 1]}",
+            "a grid must have at most 10000 cells, got 200 rows of 100",
+        ),
+        (
+            "[0, 0, 0.5, 0.5]",
+            "{polygon: [[0, 0], [0.5, 0.5], [1, 1]]}",
+            "a polygon must enclose something, got corners",
+        ),
+        ("regions:", "  regions: []\nregions:", "cam.yaml:7: filter.regions: "),
         ("regions:", "  regions: [bay-1]\nregions:", "regions: must each have a filter, got none for gate; remove"),
         ("regions:", "  regions: ['*', bey-1]\nregions:", "got 'bey-1'; did you mean 'bay-1'?"),
     ],
@@ -439,6 +450,34 @@ def test_regions_come_from_files_too(folder):
         ":2: must have 5 values, got 4",
         ":3: x, y, w and h must be numbers, got 0, 0, a, 1",
     ]
+
+
+def test_what_is_wrong_in_a_file_of_regions_is_named_with_its_line(folder):
+    (folder / "bays.csv").write_text("name,x,y,w,h\nbay-1,0,0,10,12\nbay-2,0,0,0,12\n,1,1,1,1\n")
+    got = problems(VALID + "regions_px: bays.csv\n")
+    assert [line.partition("bays.csv")[2] for line in got] == [
+        ":3: 'bay-2': must have a width and a height over 0, got [0, 0, 0, 12]",
+        ":4: '': must be a name of printable characters",
+    ]
+
+
+def test_a_region_may_be_called_like_a_pattern(folder):
+    text = VALID + "  regions: ['bay[1]', 'gate*']\nregions: {'bay[1]': [0, 0, 1, 1], gate*: [0, 0, 1, 1]}\n"
+    load(text)
+
+
+def test_a_model_of_regions_should_see_regions(folder):
+    make_model(folder / "r.safetensors", order="regions")
+    (told,) = load(VALID.replace("m4", "r")).warnings
+    assert told.startswith("cam.yaml:6: filter.model: should be of regions: the model was trained to see several at")
+    assert load(VALID.replace("m4", "r") + "regions: {a: [0, 0, 1, 1]}\n").warnings == ()
+
+
+def test_orders_that_hold_back_much_of_many_regions_are_a_warning(folder):
+    grid = "regions: {a: {grid: [8, 8, 0, 0, 1, 1]}}\n"
+    make_model(folder / "s.safetensors", order="shuffled")
+    (told,) = load(VALID.replace("m4", "s") + grid).warnings
+    assert "64 regions in groups of 4 in the order shuffled wait for each other, 123 MB of them in each" in told
 
 
 def test_a_source_has_regions_of_its_own_or_those_of_the_run(folder):

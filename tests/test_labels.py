@@ -330,11 +330,20 @@ def test_a_box_counts_in_the_regions_that_hold_its_centre_or_enough_of_its_area(
     found = answers(boxes, np.arange(5), asks, "any_of", **where).reshape(5, 3)
     assert found.tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
     found = answers(boxes, np.arange(5), asks, "any_of", **where, inside=0.33).reshape(5, 3)
-    assert found.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert found.tolist() == [[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
     of_frames = answers(boxes, np.arange(5), asks, "one_of")
     assert of_frames.tolist() == [0, 0, 0, 0, 1]
     one_of = answers(boxes, np.arange(5), asks, "one_of", **where)
     assert one_of.reshape(5, 3).tolist() == [[0, 1, 1], [1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
+
+
+def test_a_share_of_a_box_is_counted_within_the_polygon(tmp_path):
+    gate = Region("gate", 0.0, 0.0, 1.0, 0.5, polygon=((0.0, 0.0), (1.0, 0.0), (0.0, 0.5)))
+    rows = ["0,car,1,0.8,0.38,0.95,0.48", "1,car,1,0.1,0.1,0.2,0.2", "2,car,1,0,0,1,0.5"]
+    boxes = read_labels(labels(tmp_path, REQUIRED + "\n" + "\n".join(rows)))
+    asks = [Ask(name="car", object="car")]
+    found = answers(boxes, np.arange(3), asks, "any_of", regions=[gate], inside=0.45)
+    assert found.ravel().tolist() == [0, 1, 1]
 
 
 def test_labels_may_be_given_by_region(tmp_path):
@@ -366,6 +375,9 @@ def test_coco_says_where_boxes_are(tmp_path):
     path = tmp_path / "clip.json"
     path.write_text(json.dumps(document))
     assert read_labels(path).corners.tolist() == [[0.1, 0.1, 0.3, 0.3]]
+    document["images"][0]["width"] = 10**400
+    path.write_text(json.dumps(document))
+    assert np.isnan(read_labels(path).corners).all()
     del document["images"][0]["width"]
     path.write_text(json.dumps(document))
     assert np.isnan(read_labels(path).corners).all()

@@ -1,5 +1,7 @@
 """Regions: every label belongs to its source, its frame and its region, and crops are right to the pixel."""
 
+from dataclasses import replace
+
 import av
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,12 +11,17 @@ from hypothesis import strategies as st
 
 from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.config import load_run_config
+from pipeline.errors import ConfigError
 from pipeline.filter import Filter, folded_filter
 from pipeline.fold import Grouping, fold
+from pipeline.ledger import SourceLedger
 from pipeline.regions import Region, chosen
 from pipeline.runner import run
+from pipeline.sources import decode
 from pipeline.sources.file import FileSource
 from pipeline.sources.orientation import Orientation
+from pipeline.sources.own import OwnSource
+from pipeline.sources.planes import Crop, planes_of
 from pipeline.sources.scaler import INTERPOLATIONS, PictureFormat, Scaler, View
 from pipeline.testing import MeanEngine, check_fold, numbers_in
 from specialized.orders import WINDOW_GROUPS
@@ -89,18 +96,22 @@ def test_every_label_is_that_of_its_region_in_its_frame(case, groups, late):
     segments, groupings, batches = case
     filters = [Filter(f"m{k}", MeanEngine(groups + k), grouping=k) for k in range(len(groupings))]
     clock = iter(range(10_000)).__next__ if late else lambda: 0
-    labelled = list(folded_filter(filters, clock=clock)(fold(*groupings)(iter(batches))))
+    regions = {name: [tuple(f"r{k}" for k in range(count)) for count in counts] for name, _, counts, _ in segments}
+    owed = {
+        name: [grouping.per_frame(views[grouping.view]) for grouping in groupings] for name, views in regions.items()
+    }
+    labelled = list(folded_filter(filters, owed=owed.__getitem__, clock=clock)(fold(*groupings)(iter(batches))))
     ends = [batch.end for batch in labelled if batch.end]
     assert sorted(end.segment.source for end in ends) == [name for name, *_ in segments]
     for name, lengths, counts, _ in segments:
         (end,) = (end for end in ends if end.segment.source == name)
-        owed = []
+        places = []
         for filter, grouping in zip(filters, groupings, strict=True):
             own = [batch for batch in labelled if (batch.source, batch.filter) == (name, filter.name)]
             count = counts[grouping.view]
             names = tuple(f"r{k}" for k in range(count))
-            places = chosen(grouping.regions, names) if count else () if grouping.regions else (0,)
-            rows = [(frame, place) for frame in range(sum(lengths)) for place in places]
+            seen = chosen(grouping.regions, names) if count else () if grouping.regions else (0,)
+            rows = [(frame, place) for frame in range(sum(lengths)) for place in seen]
             got = [
                 (int(n), 0 if batch.region is None else int(batch.region[at]))
                 for batch in own
@@ -109,11 +120,63 @@ def test_every_label_is_that_of_its_region_in_its_frame(case, groups, late):
             assert got == rows
             assert [int(n) for batch in own for n in numbers_in(batch.scores)] == [64 * n + k for n, k in rows]
             assert end.filters[filter.name] == len(rows)
-            owed.append(len(places))
-        if any(owed):
-            assert end.counts.imbalance() is None
-            assert (end.counts.labelled, end.counts.failed) == (sum(lengths), 0)
-            assert end.counts.pictures == sum(owed) * sum(lengths) == end.per_frame * sum(lengths)
+            places.append(len(seen))
+        assert end.counts.imbalance() is None or not any(places)
+        assert end.counts.labelled == (sum(lengths) if any(places) else 0)
+        assert (end.per_frame, end.counts.pictures) == (sum(places), sum(places) * sum(lengths))
+
+
+@pytest.mark.parametrize("lost", ["a view", "a region"])
+def test_what_a_filter_never_saw_is_told_as_failed(lost):
+    batches = list(region_batches("a", [4], [2, 2]))
+    if lost == "a view":
+        batches = [batch if batch.view == 0 else batch.rows(np.zeros(len(batch), np.bool_)) for batch in batches]
+    else:
+        batches = [batch.rows(batch.region == 0) if batch.view == 1 else batch for batch in batches]
+        batches = [replace(batch, regions=("r0",)) if batch.view == 1 else batch for batch in batches]
+    filters = [Filter(f"m{k}", MeanEngine(4), grouping=k) for k in range(2)]
+    stage = folded_filter(filters, owed=lambda source: [2, 2])
+    labelled = stage(fold(Grouping(1, "regions", 0), Grouping(1, "regions", 1))(iter(batches)))
+    (end,) = (batch.end for batch in labelled if batch.end)
+    assert end.counts.failed == (4 if lost == "a view" else 2)
+    assert not end.counts.complete
+    (problem,) = SourceLedger("a", (end,)).check()
+    assert problem.endswith(f"pictures must be classified, got {end.counts.pictures}")
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.lists(st.integers(0, 4), min_size=1, max_size=4), min_size=2, max_size=4),
+    counts=st.lists(st.sampled_from([0, 1, 3]), min_size=1, max_size=3),
+    choices=st.lists(st.integers(0, 3), max_size=40),
+    ticks=st.lists(st.integers(0, 3), max_size=40),
+)
+def test_across_streams_nothing_is_lost_whatever_comes_first(lengths, counts, choices, ticks):
+    members = tuple(f"s{k}" for k in range(len(lengths)))
+    queues = []
+    for slot, own in enumerate(lengths):
+        segment = Segment(members[slot], bundle=members, slot=slot)
+        given = list(region_batches(members[slot], own, counts))
+        ends = [None if one.end is None else replace(one.end, segment=segment) for one in given]
+        queues.append([replace(one, segment=segment, end=end) for one, end in zip(given, ends, strict=True)])
+    mixed = []
+    while any(queues):
+        there = [queue for queue in queues if queue]
+        queue = there[(choices.pop() if choices else 0) % len(there)]
+        if ticks and ticks.pop() == 0:
+            mixed.append(FrameBatch.tick(queue[0].segment))
+        mixed.append(queue.pop(0))
+    groupings = [Grouping(len(lengths) + view % 2, "streams", view) for view in range(len(counts))]
+    filters = [Filter(f"m{k}", MeanEngine(3), grouping=k) for k in range(len(counts))]
+    owed = [max(1, count) for count in counts]
+    labelled = list(folded_filter(filters, owed=lambda source: owed)(fold(*groupings)(iter(mixed))))
+    for slot, own in enumerate(lengths):
+        (end,) = (batch.end for batch in labelled if batch.end and batch.source == members[slot])
+        assert (end.counts.labelled, end.counts.failed) == (sum(own), 0)
+        for filter, each in zip(filters, owed, strict=True):
+            mine = [one for one in labelled if (one.source, one.filter) == (members[slot], filter.name)]
+            shown = [int(n) for one in mine for n in numbers_in(one.scores)]
+            assert shown == [64 * n + k for n in range(sum(own)) for k in range(each)]
 
 
 def group_of(order, f, count, frames, regions=()):
@@ -143,7 +206,7 @@ def test_groups_of_regions_go_on_into_the_next_frame():
 
 def test_frames_of_which_one_region_is_kept_are_written():
     batches = list(region_batches("a", [4], [3]))
-    stage = folded_filter([Filter("m", MeanEngine(4), keep=((0, 130.0),))])
+    stage = folded_filter([Filter("m", MeanEngine(4), keep=((0, 130.0),))], owed=lambda source: [3])
     labelled = list(stage(fold(Grouping(1, "regions"))(iter(batches))))
     (end,) = (batch.end for batch in labelled if batch.end)
     assert [(n, k) for batch in labelled for n, k in zip(batch.index, batch.region, strict=True)] == [
@@ -201,6 +264,17 @@ def test_a_run_labels_each_region_of_each_frame_with_what_it_shows(tmp_path, wor
     counts = outcome.summary["frames"]
     assert (counts["labelled"], counts["written"], counts["pictures"]) == (173, 173, 173 * (6 + 4 + 2 + 1))
     assert outcome.summary["problems"] == []
+
+
+def test_across_streams_a_source_that_is_silent_for_long_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(decode, "SILENT_FRAMES", 20)
+    filters = [f"input: {size}, fold: 2, order: streams, batch: 32" for size in ("[24, 36]", "[40, 32]")]
+    configured(tmp_path, filters=filters)
+    file = tmp_path / "run.yaml"
+    file.write_text(file.read_text().replace("name: s0}", "name: s0, every: 3}"))
+    outcome = run(load_run_config(file))
+    assert outcome.exit_code == 0, outcome.summary["frames"]
+    assert outcome.summary["sources"]["s0"]["labelled"] == 30
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -270,13 +344,42 @@ def test_regions_are_folded_across_streams_each_with_its_own(tmp_path):
             assert {row["fold_slot"] for row in rows} == {int(source[1])}
 
 
-def test_a_region_beyond_the_picture_refuses_its_source_by_name(tmp_path):
-    configured(tmp_path, filters=["input: [24, 36]"], sources=1, frames=3)
+def test_a_region_beyond_the_picture_refuses_its_file_before_it_is_decoded_and_others_go_on(tmp_path):
+    configured(tmp_path, filters=["input: [24, 36]"], frames=8)
+    write_clip(tmp_path / "0.mp4", range(8), size=(224, 160))
+    outcome = run(load_run_config(tmp_path / "run.yaml"))
+    assert outcome.exit_code == 3
+    sources = outcome.summary["sources"]
+    rule = "must lie in the picture of 224x160"
+    assert f"0.mp4: region 'door-2': {rule}, got [141, 0, 99, 81]; change it under regions_px" in sources["s0"]["error"]
+    assert (sources["s0"]["decoded"], sources["s0"]["corrupt"], sources["s1"]["labelled"]) == (0, 0, 1)
+
+
+def test_a_run_is_not_resumed_with_its_regions_in_another_order(tmp_path):
+    configured(tmp_path, filters=["input: [24, 36], order: regions, fold: 2"], sources=1, frames=8)
     file = tmp_path / "run.yaml"
-    file.write_text(file.read_text().replace("[160, 96, 80, 64]", "[160, 96, 81, 64]"))
-    outcome = run(load_run_config(file))
-    assert outcome.exit_code == 1
-    assert "region 'door-5': must lie in the picture of 240x160, got [160, 96, 81, 64]" in str(outcome.summary)
+    assert run(load_run_config(file)).exit_code == 0
+    text = file.read_text()
+    first, second = (f"  {name}: {list(box)}\n" for name, box in list(zip(NAMES, BOXES, strict=True))[:2])
+    file.write_text(text.replace(first + second, second + first))
+    with pytest.raises(ConfigError, match=r"another run: s0\.regions"):
+        run(load_run_config(file), mode="resume")
+
+
+class Framing:
+    """A source of one's own that gives regions."""
+
+    def __init__(self, *, name: str) -> None:
+        self.name = name
+
+    def __iter__(self):
+        yield from region_batches(self.name, [3], [2])
+
+
+def test_a_source_of_ones_own_gives_whole_frames():
+    (batch,) = OwnSource(Framing(name="mine"))
+    assert batch.end.retry
+    assert "batches must be of whole frames, got regions" in batch.end.error
 
 
 # ------------------------------------------------------------------------------------------------ pixels
@@ -379,6 +482,27 @@ def test_regions_lie_in_the_picture_as_players_show_it(transposed, rows, columns
     assert turn.stored((0, 0, width, height), width, height) == (0, 0, 96, 80)
 
 
+def test_chroma_at_the_border_is_that_of_the_last_sample():
+    frame = av.VideoFrame(10, 4, "yuv420p")
+    for plane in planes_of(frame):
+        plane[:] = 128
+    planes_of(frame)[1][:] = [0, 40, 80, 120, 160]
+    taken = planes_of(Crop(frame, (7, 0, 10, 4)).taken(planes_of(frame)))
+    assert taken[1].tolist() == [[140, 160]] * 2
+    assert planes_of(Crop(frame, (5, 0, 9, 4)).taken(planes_of(frame)))[1].tolist() == [[100, 140]] * 2
+    assert planes_of(Crop(frame, (4, 0, 8, 4)).taken(planes_of(frame)))[1].tolist() == [[80, 120]] * 2
+
+
+def test_a_polygon_is_cut_out_between_the_bars_of_a_letterboxed_picture():
+    frame = av.VideoFrame.from_ndarray(np.full((80, 160, 3), 200, np.uint8), "rgb24")
+    region = Region("gate", 0.0, 0.0, 1.0, 0.5, polygon=((0.0, 0.0), (1.0, 0.0), (0.0, 0.5)))
+    out = np.empty((1, 40, 40, 3), np.uint8)
+    Scaler(View(PictureFormat(40, 40, fit="letterbox"), (region,))).draw(frame, out)
+    widths = (out[0].max(axis=2) > 0).sum(axis=1).tolist()
+    assert widths[:15] == widths[25:] == [0] * 15
+    assert widths[15:25] == [38, 34, 30, 26, 22, 18, 14, 10, 6, 2]
+
+
 def test_what_lies_outside_of_a_polygon_is_black():
     frame = av.VideoFrame.from_ndarray(np.full((80, 96, 3), 200, np.uint8), "rgb24")
     region = Region("gate", 0.0, 0.0, 0.5, 0.5, polygon=((0.0, 0.0), (0.48, 0.0), (0.0, 0.48)))
@@ -404,4 +528,4 @@ def test_a_source_may_be_decoded_for_no_region(tmp_path):
     write_clip(tmp_path / "a.mp4", range(3), size=SIZE)
     views = [View(PictureFormat(8, 8), ()), View(PictureFormat(8, 8), (Region("r", 0, 0, 1, 1),))]
     batches = list(FileSource(tmp_path / "a.mp4", name="a", views=views))
-    assert [(batch.view, len(batch), batch.end is not None) for batch in batches] == [(0, 0, False), (1, 3, True)]
+    assert [(batch.view, len(batch), batch.end is not None) for batch in batches] == [(1, 3, True)]

@@ -19,6 +19,8 @@ Inside = Literal["centre"] | float
 
 Labels = NDArray[np.int64] | NDArray[np.float32]
 
+STEPS = (np.arange(16) + 0.5) / 16  # where a box is looked at, along each side
+
 LONGEST_NAME = 200  # characters: all names of a file lie in one array, as wide as the longest
 
 
@@ -89,6 +91,10 @@ def _in(boxes: Boxes, region: Region, size: tuple[int, int], inside: Inside) -> 
     xmin, ymin, xmax, ymax = boxes.corners.T * np.array([width, height, width, height])[:, None]
     if inside == "centre":
         return region.holds((xmin + xmax) / 2, (ymin + ymax) / 2)
+    if region.polygon:  # by points of the box
+        x, y = (low + np.multiply.outer(STEPS, high - low) for low, high in ((xmin, xmax), (ymin, ymax)))  # (S, M)
+        held = region.holds(*np.broadcast_arrays(x[:, None], y))  # (S, S, M)
+        return np.asarray(held.mean(axis=(0, 1)) >= inside, np.bool_)
     across = np.minimum(xmax, region.x + region.w) - np.maximum(xmin, region.x)
     down = np.minimum(ymax, region.y + region.h) - np.maximum(ymin, region.y)
     shared = np.maximum(across, 0) * np.maximum(down, 0)

@@ -176,10 +176,12 @@ def _corners(one: Entry, image: Entry) -> list[float]:
     size = [image.get("width"), image.get("height")]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in [*numbers, *size]) or not numbers:
         return [math.nan] * 4
-    width, height = (float(v) for v in size if isinstance(v, int | float))
+    try:
+        width, height, x, y, w, h = (float(v) for v in [*size, *numbers] if isinstance(v, int | float))
+    except OverflowError:  # a whole number of hundreds of digits
+        return [math.nan] * 4
     if not (width > 0 and height > 0):
         return [math.nan] * 4
-    x, y, w, h = (float(v) for v in numbers)
     return [x / width, y / height, (x + w) / width, (y + h) / height]
 
 

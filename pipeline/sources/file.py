@@ -58,6 +58,17 @@ class FileSource:
 
     Iterating decodes it segment by segment in the calling thread. A run gives the segments of all its files to a pool
     of decoders instead.
+
+    Args:
+        path: The file.
+        name: Of the source.
+        views: What is shown of every frame, one or more: a batch of each.
+        batch_frames: Frames per batch.
+        selection: Which frames are taken; None: all.
+        segment_frames: See `pipeline.sources.cuts`.
+        fast: Decode without the loop filter.
+        device: Where to decode: cpu, cuda, cuda:1.
+        start: What tells the UTC time of the first frame, or None.
     """
 
     def __init__(
@@ -109,6 +120,12 @@ class FileSource:
             raise SourceError(self.name, f"{self.path}: {index.io_error}") from OSError(index.io_error)
         if index.frames == 0 and index.unread == 0:
             raise SourceError(self.name, f"{self.path}: holds a video stream without a single frame")
+        for region in (region for view in self.views for region in view.regions or ()):
+            height, width = index.shown_size
+            try:
+                region.box(width, height)
+            except ValueError as error:
+                raise SourceError(self.name, f"{self.path}: {error}") from error
         check_frames(self.selection.frames, index, self.name)
         if index.numbering == "pts":
             offered = frames_on_offer(self.selection.frames, index)

@@ -27,6 +27,8 @@ class OwnSource:
         try:
             iterator = iter(self._source)
             for batch in iterator:
+                if batch.view or batch.regions or batch.region is not None:
+                    raise ValueError("batches must be of whole frames, got regions; name regions of files")
                 begun[batch.segment] = batch.end is not None
                 yield batch
             error = "the source ended in the middle of a segment"

@@ -75,13 +75,17 @@ class Crop:
             half_x, half_y = left & ((1 << shift_x) - 1), top & ((1 << shift_y) - 1)
             x, y = (left >> shift_x) * layout.interleaved, top >> shift_y
             height, width = own.shape
-            self._parts.append((slice(y, y + height + half_y), slice(x, x + width + half_x)))
+            part = slice(y, y + height + half_y), slice(x, x + width + half_x)
+            self._parts.append((part, (height + half_y, width + half_x)))
 
     def taken(self, planes: Sequence[Plane]) -> VideoFrame:
         """The rectangle of a frame with these planes; valid until the next is taken."""
-        for own, plane, part in zip(self._own, planes, self._parts, strict=True):
+        for own, plane, (part, shape) in zip(self._own, planes, self._parts, strict=True):
             block = plane[part]
-            own[:] = block if block.shape == own.shape else _means(block, own.shape)
+            if block.shape != shape:  # at the picture's border there is no neighbour
+                down, across = (wanted - there for wanted, there in zip(shape, block.shape, strict=True))
+                block = np.pad(block, ((0, down), (0, across)), mode="edge")
+            own[:] = block if shape == own.shape else _means(block, own.shape)
         return self._frame
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import av.video.frame
 import numpy as np
@@ -17,6 +17,8 @@ from pipeline.sources.orientation import UPRIGHT, Orientation
 from pipeline.sources.planes import Crop, planes_of, to_planes
 
 __all__ = ["PictureFormat", "Scaler", "View"]
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 INTERPOLATIONS = {
     "area": Interpolation.AREA,
@@ -66,8 +68,8 @@ class Scaler:
         self._orientation = orientation
         # One each: swscale's tables belong to a size, and regions have sizes of their own.
         self._resizers = [_Resizer(view.picture, orientation) for _ in range(view.pictures)]
-        size = view.picture.height, view.picture.width
-        self._masks = [region.mask(*size) for region in view.regions or ()]
+        self._size = view.picture.height, view.picture.width
+        self._outside: Sequence[npt.NDArray[np.bool_] | None] = ()  # of each region's polygon
         self._layout: object = None
         self._crops: Sequence[Crop] = ()
 
@@ -83,19 +85,30 @@ class Scaler:
         frame = to_planes(frame)
         layout = frame.format.name, frame.width, frame.height, frame.colorspace, frame.color_range
         if layout != self._layout:
-            self._crops = [Crop(frame, self._box(region, frame)) for region in self._regions]
+            width, height = self._turned(frame.width, frame.height)
+            boxes = [region.box(width, height) for region in self._regions]
+            self._crops = [Crop(frame, self._orientation.stored(box, width, height)) for box in boxes]
+            self._outside = [self._outside_of(region, width, height) for region in self._regions]
             self._layout = layout
         planes = planes_of(frame)
-        for crop, resizer, mask, picture in zip(self._crops, self._resizers, self._masks, out, strict=True):
+        for crop, resizer, outside, picture in zip(self._crops, self._resizers, self._outside, out, strict=True):
             resizer.draw(crop.taken(planes), picture)
-            if mask is not None:
-                picture[~mask] = 0
+            if outside is not None:
+                picture[outside] = 0
 
-    def _box(self, region: Region, frame: VideoFrame) -> tuple[int, int, int, int]:
-        """Its place in the picture as it is stored."""
-        turned = self._orientation.transposed
-        width, height = (frame.height, frame.width) if turned else (frame.width, frame.height)
-        return self._orientation.stored(region.box(width, height), width, height)
+    def _turned(self, width: int, height: int) -> tuple[int, int]:
+        """As players show it."""
+        return (height, width) if self._orientation.transposed else (width, height)
+
+    def _outside_of(self, region: Region, width: int, height: int) -> npt.NDArray[np.bool_] | None:
+        """Which pixels of its picture are black, in a frame of this size as it is shown: bool (H, W); None: none."""
+        if not region.polygon:
+            return None
+        left, top, right, bottom = region.box(width, height)
+        outside = np.ones(self._size, np.bool_)
+        inner = self._resizers[0].content(right - left, bottom - top, outside)
+        inner[:] = ~region.mask((inner.shape[0], inner.shape[1]), width, height)
+        return outside
 
 
 class _Resizer:
@@ -112,7 +125,9 @@ class _Resizer:
         height, width = self._picture.height, self._picture.width
         if self._picture.fit == "letterbox":
             out[:] = 0
-            out = self._content(frame, out)
+            turned = self._orientation.transposed
+            shown = (frame.height, frame.width) if turned else (frame.width, frame.height)
+            out = self.content(*shown, out)
             height, width = out.shape[:2]
         if self._orientation.transposed:
             height, width = width, height
@@ -128,9 +143,10 @@ class _Resizer:
         rows = np.frombuffer(memoryview(plane), np.uint8).reshape(height, plane.line_size)  # lines are padded
         out[:] = self._orientation.apply(rows[:, : 3 * width].reshape(height, width, 3))
 
-    def _content(self, frame: av.video.frame.VideoFrame, out: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-        """The part of a letterboxed picture between the bars."""
-        height, width = (frame.width, frame.height) if self._orientation.transposed else (frame.height, frame.width)
+    def content(self, width: int, height: int, out: npt.NDArray[Scalar]) -> npt.NDArray[Scalar]:
+        """The part of a picture (H, W, ...) that one of this size, as it is shown, fills: all but the bars."""
+        if self._picture.fit != "letterbox":
+            return out
         scale = min(out.shape[0] / height, out.shape[1] / width)
         inner_h, inner_w = max(1, round(height * scale)), max(1, round(width * scale))
         top, left = (out.shape[0] - inner_h) // 2, (out.shape[1] - inner_w) // 2

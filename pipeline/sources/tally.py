@@ -237,7 +237,8 @@ class Builder:
         self._n -= 1
 
     def take(self, utc_offset_s: float | None, end: SegmentEnd | None = None) -> Iterator[FrameBatch]:
-        """What was filled so far, as a batch of each view; the end rides on the last. The next row begins others."""
+        """What was filled so far, a batch of each view that has pictures; the end rides on that of the last view. The
+        next row begins others."""
         n = self._n
         pts_s = self._pts_s[:n]
         captured_s = None if utc_offset_s is None else pts_s + utc_offset_s
@@ -259,4 +260,7 @@ class Builder:
                     regions=view.names,
                     region=np.tile(np.arange(count, dtype=np.int16), n),
                 )
-            yield replace(batch, end=end) if number == len(taken) - 1 else batch
+            if number == len(taken) - 1:
+                batch = replace(batch, end=end)
+            if len(batch) or batch.end is not None or len(taken) == 1:
+                yield batch
