@@ -27,7 +27,17 @@ def scores_of(labelling, frames, period):
     return np.stack([first, 1 - first], axis=1)
 
 
-def make_run(root, footage, *, labellings=(PERSON,), segment=25, rate=25.0, start=None, kept=lambda frame: frame >= 0):
+def make_run(
+    root,
+    footage,
+    *,
+    labellings=(PERSON,),
+    segment=25,
+    rate=25.0,
+    start=None,
+    kept=lambda frame: frame >= 0,
+    regions=(),
+):
     """The folder of a run that labelled these sources: name -> (path or None, frames)."""
     run = RunFolder.create(root, "lobby")
     files = [(name, path) for name, (path, _) in footage.items() if path is not None]
@@ -39,7 +49,7 @@ def make_run(root, footage, *, labellings=(PERSON,), segment=25, rate=25.0, star
     sink = PartsSink(run.path, labellings, identity=sha)
     for name, (_, n) in footage.items():
         for number, first in enumerate(range(0, n, segment)):
-            index = np.arange(first, min(n, first + segment))
+            index = np.repeat(np.arange(first, min(n, first + segment)), max(1, len(regions)))
             part = Segment(name, number, first)
             rows = {}
             for labelling in labellings:
@@ -49,6 +59,8 @@ def make_run(root, footage, *, labellings=(PERSON,), segment=25, rate=25.0, star
                     index=index,
                     pts_s=index / rate if rate else np.full(len(index), np.nan),
                     captured_s=None if start is None else start + index / rate,
+                    regions=regions,
+                    region=(np.arange(len(index)) % len(regions)).astype(np.int16) if regions else None,
                     scores=scores_of(labelling, index, 40),
                     filter=labelling.name,
                 ).rows(kept(index))
@@ -90,6 +102,15 @@ def test_the_picture_says_where_rows_were_left_out_on_request(tmp_path, monkeypa
     person, things = titles
     assert person == "person: person.safetensors, 4 frames folded, consecutive"
     assert things == "things: things.safetensors, 4 frames folded, consecutive, only rows that `keep` lets pass"
+
+
+@pytest.mark.parametrize("regions", [(), ("a",), ("a", "b"), ("a", "b", "c")])
+def test_regions_leave_no_column_empty_that_whole_frames_fill(tmp_path, regions):
+    (timeline,) = read_timelines(make_run(tmp_path, {"a": (None, 300)}, regions=regions), ["a"])
+    assert timeline.last == pytest.approx(300 / 25)
+    (band,) = timeline.bands
+    assert (band.labels.sum(axis=1) > 0).all()
+    assert band.rows.sum() == 300 * max(1, len(regions))
 
 
 def test_columns_hold_every_row_and_gaps_stay_empty(tmp_path):
