@@ -88,8 +88,8 @@ def sequence(shown: Display, frames: int, *, seed: int) -> tuple[Pictures, Label
         Pictures, and the number of each one's class in `shown.classes`.
     """
     rng = np.random.default_rng(seed)
-    labels = _held(rng, len(shown.classes), frames, shown.hold)
-    others = _held(rng, shown.others, frames, (1, shown.hold[1]))
+    labels = held(rng, len(shown.classes), frames, shown.hold)
+    others = held(rng, shown.others, frames, (1, shown.hold[1]))
     texts = [shown.text(v, o) if v < shown.values else "" for v, o in zip(labels, others, strict=True)]
     longest = shown.text(shown.values - 1, shown.others - 1)
     pictures, start = np.empty((frames, *shown.size, 3), np.uint8), 0
@@ -113,19 +113,19 @@ def digits(n: int, *, size: tuple[int, int] = (32, 32), seed: int) -> tuple[Pict
     """
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(n) % 10)
-    textures = np.stack([_texture(rng, (2 * size[0], 2 * size[1])) for _ in range(64)])
+    textures = np.stack([scenery(rng, (2 * size[0], 2 * size[1])) for _ in range(64)])
     ink, edge = np.empty((2, n, *size), np.float32)
     for i, label in enumerate(labels):
-        drawn = _drawn(str(label), FACES[rng.integers(len(FACES))])
+        drawn = letters(str(label), FACES[rng.integers(len(FACES))])
         scale = min(size[0] / drawn.shape[0], size[1] / drawn.shape[1]) * rng.uniform(0.45, 0.8)
         turn = cv2.getRotationMatrix2D((0, 0), rng.uniform(-12, 12), scale)[:, :2] @ np.diag([rng.uniform(0.8, 1.1), 1])
         room = (np.array(size[::-1]) - scale * np.array(drawn.shape[::-1])) / 2
-        ink[i], edge[i] = _inked(drawn, turn @ _lean(rng), rng.uniform(-0.8, 0.8, 2) * room, size)
+        ink[i], edge[i] = masks(drawn, turn @ _lean(rng), rng.uniform(-0.8, 0.8, 2) * room, size)
     corners = rng.integers(0, size, (n, 2))
     return _finished(rng, _windows(textures, rng.integers(len(textures), size=n), corners, size), ink, edge, n), labels
 
 
-def _held(rng: np.random.Generator, k: int, n: int, hold: tuple[int, int]) -> NDArray[np.int64]:
+def held(rng: np.random.Generator, k: int, n: int, hold: tuple[int, int]) -> NDArray[np.int64]:
     """N numbers in 0 .. k - 1. Each stays for a while; each comes once before any comes again."""
     changes = n // hold[0] + 1
     values = np.concatenate([rng.permutation(k) for _ in range(changes // k + 1)])[:changes]
@@ -136,18 +136,18 @@ def _scene(rng: np.random.Generator, size: tuple[int, int], texts: list[str], lo
     """Frames with one font over one background that moves."""
     n, (height, width) = len(texts), size
     face = FACES[rng.integers(len(FACES))]
-    widest = _drawn(longest, face).shape[::-1]
+    widest = letters(longest, face).shape[::-1]
     scale = np.array([0.9 * width, 0.75 * height]) / widest * rng.uniform(0.92, 1, 2)  # the longest text fills it
     matrix = np.diag(scale) @ _lean(rng)
     place = rng.uniform(-1, 1, 2) + rng.uniform(-0.7, 0.7, (n, 2))
     ink, edge = np.zeros((2, n, *size), np.float32)
     for i, text in enumerate(texts):
         if text:
-            drawn = _drawn(text, face)
+            drawn = letters(text, face)
             place[i, 0] += scale[0] * (drawn.shape[1] - widest[0]) / 2  # and all begin where it does
-            ink[i], edge[i] = _inked(drawn, matrix, place[i], size)
+            ink[i], edge[i] = masks(drawn, matrix, place[i], size)
     path = rng.uniform(0, 512, 2) + np.cumsum(rng.normal(rng.normal(0, 1.5, 2), 0.7, (n, 2)), axis=0)
-    texture = _texture(rng, (4 * height, 4 * width))[None]
+    texture = scenery(rng, (4 * height, 4 * width))[None]
     behind = _windows(texture, np.zeros(n, np.int64), path.astype(np.int64), size)
     return _finished(rng, behind, ink, edge, 1)
 
@@ -158,7 +158,7 @@ def _lean(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 @functools.lru_cache(maxsize=20_000)
-def _drawn(text: str, face: int | None) -> NDArray[np.uint8]:
+def letters(text: str, face: int | None) -> NDArray[np.uint8]:
     """A text, cut to its ink and `CAPITAL` points high, or less where nothing in it is as high as a digit."""
     canvas = np.zeros((2 * CAPITAL, 2 * CAPITAL * (len(text) + 1)), np.uint8)
     if face is None:
@@ -190,7 +190,7 @@ def _draw_segments(canvas: NDArray[np.uint8], letter: str, x: int) -> int:
     return x + wide + CAPITAL // 3
 
 
-def _inked(
+def masks(
     drawn: NDArray[np.uint8], matrix: NDArray[np.float64], offset: NDArray[np.float64], size: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """How far ink, and the edge around it, cover each pixel, 0..255, with the text's middle `offset` off the centre."""
@@ -203,7 +203,7 @@ def _inked(
     return small[0].astype(np.float32), small[1].astype(np.float32)
 
 
-def _texture(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
+def scenery(rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.float32]:
     """Float32 (H, W, 3) in 0..255: coarse and fine patches of colour with some shapes on them."""
     height, width = size
     texture = np.zeros((height, width, 3), np.float32)
