@@ -1,16 +1,20 @@
 """Renders recordings of a game's screen, on which six numbers are to be read, with what vpipe needs to learn them.
 
-    python -m benchmarks.display render runs/display       two minutes: recordings, labels, configurations
+    python -m benchmarks.display render runs/display       two to four minutes: recordings, labels, configurations
     vpipe train runs/display/train-goldnumber-int.yaml     and likewise the other five
     vpipe run runs/display/run.yaml > runs/display/read.csv
     python -m benchmarks.display score runs/display/test.csv runs/display/read.csv
 
 FOLDER/game-0.mp4 and so on are recordings of one game, 640x360 at 30 frames/s, as H.264 with B-frames at the usual
 quality; the last one is test.mp4, of which no training sees a frame. Beside each lie its labels, `frame,region,label`.
-The numbers stand where `REGIONS` says, each in a font of its own, outlined, over a map that is panned and cut; they
-are drawn as in `benchmarks.displays`. From recording to recording vary: the map, its light, colours, the size of the
-numbers by a few per cent and their place by a pixel. Scores jump, in random order, each value once before any comes
-again; clocks count. Either way all values of a number come about equally often, and "none", which is no number, too.
+The numbers stand where `REGIONS` says, each in a font of its own, outlined or shaded, over a map that is panned and
+cut; they are drawn as in `benchmarks.displays`. From recording to recording vary: the map, its light, colours, the size
+of the numbers by a few per cent and their place by a pixel. Scores jump, in random order, each value once before any
+comes again; clocks count. Either way all values of a number come about equally often, and "none", which is no number,
+too.
+
+For a folded model set `--set model.fold=4 --set output=NAME-f4.safetensors --set run.name=NAME-f4`, where an output is
+relative to the configuration, and name the model file in run.yaml, or by `--set filters.0.model=FILE`.
 
 Everything is drawn from the seed: the same one gives the same recordings, on one version of OpenCV and of the encoder.
 """
@@ -55,19 +59,19 @@ REGIONS = {  # x, y, width, height in pixels
     name: (*CORNERS[name], LARGER * DISPLAYS[name].size[1], LARGER * DISPLAYS[name].size[0]) for name in CORNERS
 }
 UP, DOWN = ("timer-minutes",), ("timer3",)  # clocks
+SHADED = ("timer-minutes",)  # on a dark panel, for its segments are thin; others are outlined
 
-EPOCHS = 12
 TRAIN = """\
 # vpipe train {folder}/train-{name}.yaml
 model: {{architecture: {name}, fold: 1, order: consecutive}}
 {task}
-split: {{blocks: 10, validation: [4], test: [9], gap_s: 1}}
-train: {{epochs: {epochs}, shift: 1}}
+split: {{blocks: 10, validation: [3, 4], test: [8, 9], gap_s: 1}}
+train: {{epochs: 20, shift: 1, zoom: 0.1, contrast: 0.2, colour: 0.2}}
 output: {name}-f1.safetensors
 """
 RUN = """\
 # vpipe run {folder}/run.yaml > {folder}/read.csv
-run: {{name: display}}
+run: {{name: display-read}}
 sources:
   - {{path: {recording}.mp4}}
 regions_px:
@@ -89,7 +93,7 @@ class Style:
     widest: int  # points of the longest text
     ink: NDArray[np.float32]  # RGB
     edge: NDArray[np.float32]
-    cover: float  # of the outline
+    cover: float  # of the outline or shade
 
 
 def shown(name: str, frames: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], list[str]]:
@@ -156,11 +160,13 @@ def _style(name: str, rng: np.random.Generator) -> Style:
 
 
 def _drawn(text: str, style: Style, name: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """How far ink and outline cover the points of the region, (H, W, 1) in 0..1."""
+    """How far ink, and what sets it off, cover the points of the region, (H, W, 1) in 0..1."""
     _, _, width, height = REGIONS[name]
     ink = letters(text, style.face)
     left = np.array([style.scale[0] * (ink.shape[1] - style.widest) / 2, 0])  # all begin where the longest does
     inked, edge = masks(ink, np.diag(style.scale), style.offset + left, (height, width))
+    if name in SHADED:
+        edge[:] = 255
     return inked[..., None] / 255, style.cover * edge[..., None] / 255
 
 
@@ -203,7 +209,7 @@ def record(video: Path, labels: Path, *, frames: int, seed: int) -> None:
 def configure(folder: Path, recordings: Sequence[str]) -> None:
     """Writes configurations: one to train a model for each number, one to read all six of the last recording."""
     for name in REGIONS:
-        text = TRAIN.format(name=name, folder=folder, epochs=EPOCHS, task=_task(name, recordings[:-1]))
+        text = TRAIN.format(name=name, folder=folder, task=_task(name, recordings[:-1]))
         (folder / f"train-{name}.yaml").write_text(text, encoding="utf-8")
     run = RUN.format(
         folder=folder,
@@ -248,7 +254,7 @@ def main() -> None:
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--recordings", default=4, show_default=True, type=click.IntRange(2), help="The last is held out.")
-@click.option("--frames", default=6000, show_default=True, type=click.IntRange(1), help="Of each recording.")
+@click.option("--frames", default=4500, show_default=True, type=click.IntRange(1), help="Of each recording.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Another seed, other recordings.")
 def render(folder: Path, recordings: int, frames: int, seed: int) -> None:
     """Write recordings of a game, their labels, and configurations to train with, into FOLDER."""
