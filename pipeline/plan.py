@@ -11,9 +11,13 @@ import numpy as np
 from pipeline.assembly import Model, Sources, format_of, formats_of, open_sources
 from pipeline.batch import FoldedBatch, FrameBatch
 from pipeline.config import RunConfig
+from pipeline.errors import ConfigError, SourceError
 from pipeline.filter import Filter, folded_filter
 from pipeline.fold import Grouping, fold
+from pipeline.regions import Region
 from pipeline.sources import pool
+from pipeline.sources.container import open_video
+from pipeline.sources.file import FileSource
 from pipeline.sources.paths import passed_over
 from pipeline.threads import Stop
 from pipeline.times import Times
@@ -97,10 +101,10 @@ class Plan:
 
 
 def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
-    """Finds the sources and settles how their frames are grouped; opens nothing.
+    """Finds the sources and settles how their frames are grouped.
 
     Raises:
-        ConfigError: There is nothing to label, or two sources have one name.
+        ConfigError: There is nothing to label, two sources have one name, or a region lies outside of a picture.
     """
     cards = [model.card for model in models]
     formats = formats_of(cards)
@@ -125,6 +129,7 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
         for model, grouping in zip(models, wanted, strict=True)
     )
     sources = open_sources(config, cards=cards, order=order, batch_pictures=batch_pictures)
+    _refuse_regions_outside(sources.files)
     if sources.ignored:
         log.warning("%s", passed_over(sources.ignored))
     for warning in config.warnings:
@@ -142,6 +147,37 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
     }
     trained_s = tuple(sorted(step for step in steps if step is not None))
     return Plan(sources, groupings, filters, config.fold.seed, trained_s)
+
+
+def _refuse_regions_outside(files: Sequence[FileSource]) -> None:
+    """Looks at one file of each section. Of the others, as of those that cannot be opened, their turn will tell."""
+    problems: list[str] = []
+    for source in {source.views: source for source in reversed(files)}.values():
+        regions = [region for view in source.views for region in view.regions or () if region.in_pixels]
+        if not regions:
+            continue
+        try:
+            container, stream = open_video(source.path, source.name)
+        except (SourceError, OSError):
+            continue
+        with container:
+            width, height = stream.codec_context.width, stream.codec_context.height
+        told = [_outside(regions, *size) for size in ((width, height), (height, width))]  # turned, for all it tells
+        if width and all(told):
+            problems += [f"{source.path}: {problem}" for problem in told[0]]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _outside(regions: Sequence[Region], width: int, height: int) -> list[str]:
+    """What is wrong with those that do not lie in a picture of this size."""
+    problems = []
+    for region in dict.fromkeys(regions):
+        try:
+            region.box(width, height)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
 
 
 def _compare_step(batch: FrameBatch, trained_s: float) -> None:

@@ -346,13 +346,26 @@ def test_regions_are_folded_across_streams_each_with_its_own(tmp_path):
 
 def test_a_region_beyond_the_picture_refuses_its_file_before_it_is_decoded_and_others_go_on(tmp_path):
     configured(tmp_path, filters=["input: [24, 36]"], frames=8)
-    write_clip(tmp_path / "0.mp4", range(8), size=(224, 160))
+    write_clip(tmp_path / "1.mp4", range(8), size=(224, 160))
     outcome = run(load_run_config(tmp_path / "run.yaml"))
     assert outcome.exit_code == 3
     sources = outcome.summary["sources"]
     rule = "must lie in the picture of 224x160"
-    assert f"0.mp4: region 'door-2': {rule}, got [141, 0, 99, 81]; change it under regions_px" in sources["s0"]["error"]
-    assert (sources["s0"]["decoded"], sources["s0"]["corrupt"], sources["s1"]["labelled"]) == (0, 0, 1)
+    assert f"1.mp4: region 'door-2': {rule}, got [141, 0, 99, 81]; change it under regions_px" in sources["s1"]["error"]
+    assert (sources["s1"]["decoded"], sources["s1"]["corrupt"], sources["s0"]["labelled"]) == (0, 0, 8)
+
+
+def test_a_region_beyond_the_picture_of_the_first_file_is_refused_before_the_run(tmp_path):
+    configured(tmp_path, filters=["input: [24, 36]"], frames=8)
+    write_clip(tmp_path / "0.mp4", range(8), size=(160, 240))  # as if it were turned
+    run(load_run_config(tmp_path / "run.yaml"), mode="overwrite")
+    write_clip(tmp_path / "0.mp4", range(8), size=(224, 160))
+    with pytest.raises(ConfigError) as caught:
+        run(load_run_config(tmp_path / "run.yaml"), mode="overwrite")
+    assert [problem.partition("0.mp4: ")[2].partition(":")[0] for problem in caught.value.problems] == [
+        "region 'door-2'",
+        "region 'door-5'",
+    ]
 
 
 def test_a_run_is_not_resumed_with_its_regions_in_another_order(tmp_path):
