@@ -61,6 +61,8 @@ def set_up(tmp_path_factory):
             write(
                 root / "runs" / folder / part, np.zeros((len(names), 4, 4, 3), np.uint8), np.arange(len(names)), names
             )
+    (root / "runs" / "display").mkdir()
+    (root / "runs" / "display" / "test.mp4").symlink_to(ROOT / "videos" / "intersection.mp4")
     return root
 
 

@@ -128,7 +128,8 @@ def test_probe_refuses_regions_that_it_cannot_draw(tmp_path):
     command = ("probe", turned, "--picture", tmp_path / "a.png", "--regions")
     code, _, err = vpipe(*command, config)
     assert code == 2
-    assert err == f"vpipe: {turned}: region 'a': must lie in the picture of 216x384, got [0, 0, 384, 216]; change it under regions_px\n"
+    rule = "region 'a': must lie in the picture of 216x384, got [0, 0, 384, 216]; change it under regions_px"
+    assert err == f"vpipe: {turned}: {rule}\n"
     code, _, err = vpipe(*command, runs(tmp_path, f"{{path: {turned}}}"))
     told = f"must have regions of {turned}, got none; describe them under `regions`"
     assert (code, err) == (2, f"vpipe: {config}: {told}\n")

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load_train_config
+from benchmarks.display import REGIONS, record, right
+from pipeline.config import load_run_config, load_train_config
 from pipeline.evaluation import evaluate
 from pipeline.labelled import clips_of, division_of, seen_elsewhere
 from pipeline.preparation import new_card
+from pipeline.runner import run
 from specialized.modelfile import file_hash, read_card
 from specialized.train import settled
 
@@ -21,7 +23,18 @@ def shipped(name: str) -> Path:
 
 
 def test_all_that_ship_are_looked_at():
-    assert sorted((ROOT / "specialized/weights").iterdir()) == [shipped(name) for name in SHIPPED]
+    names = sorted([*SHIPPED, *(f"display-{name}" for name in REGIONS)])
+    assert sorted((ROOT / "specialized/weights").iterdir()) == [shipped(name) for name in names]
+
+
+def test_those_of_a_display_read_it(tmp_path):
+    record(tmp_path / "screen.mp4", tmp_path / "screen.csv", frames=240, seed=101)
+    told = [f"sources.0.path={tmp_path / 'screen.mp4'}", f"run.dir={tmp_path}", f"sinks.0.path={tmp_path / 'read.csv'}"]
+    config = load_run_config(ROOT / "configs/display.yaml", overrides=told)
+    assert config.regions_px == {name: list(box) for name, box in REGIONS.items()}
+    assert run(config).exit_code == 0
+    shares = right(tmp_path / "screen.csv", tmp_path / "read.csv")
+    assert {name: share for name, share in shares.items() if share < 0.99} == {}
 
 
 @pytest.mark.parametrize(("name", "trained"), SHIPPED.items())
