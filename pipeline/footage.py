@@ -242,7 +242,7 @@ def read_footage(
         _refuse_frames_beyond(boxes, found.frames)
         if boxes.region is None:
             _refuse_frames_unknown(boxes, found.numbers)
-        _refuse_regions_unknown(boxes, found.numbers, clip.regions)
+        _refuse_regions_unknown(boxes, found.numbers, clip.regions, task)
         warnings += _frames_between(boxes, found.numbers)
         labels = answers(boxes, found.numbers, asks, task, regions=clip.regions, size=found.size, inside=inside)
         region = np.tile(np.array([of_name[name] for name in view.names] or [0], np.int16), len(found.numbers))
@@ -304,28 +304,37 @@ def _refuse_frames_unknown(boxes: Boxes, numbers: NDArray[np.int64]) -> None:
         )
 
 
-def _refuse_regions_unknown(boxes: Boxes, numbers: NDArray[np.int64], regions: Sequence[Region] | None) -> None:
+def _refuse_regions_unknown(
+    boxes: Boxes, numbers: NDArray[np.int64], regions: Sequence[Region] | None, task: Task
+) -> None:
     """Refuses labels that do not tell of a region, or tell of regions where there are none."""
     if regions is None:
         if boxes.region is not None:
             raise ConfigError([f"{boxes.path}: tells of regions: the clip must have some, got none; give it `regions`"])
         return
-    if boxes.region is not None:
-        for region in regions:
-            told = boxes.told[boxes.region == region.name]
-            unknown = np.setdiff1d(numbers, told)
-            if len(unknown):
-                raise ConfigError(
-                    [
-                        f"{boxes.path}: must have a row for region {region.name!r} in every frame that is taken, got "
-                        f"none for {len(unknown)} of {len(numbers)}, first for frame {unknown[0]}; its label is empty "
-                        "where the region shows nothing"
-                    ]
-                )
-    elif boxes.corners is None or np.isnan(boxes.corners).any():
-        raise ConfigError(
-            [f"{boxes.path}: annotations must have a bbox, and images width and height, where there are regions"]
-        )
+    if boxes.region is None:
+        if boxes.corners is None or np.isnan(boxes.corners).any():
+            told = "annotations must have a bbox, and images width and height, where there are regions"
+            raise ConfigError([f"{boxes.path}: {told}"])
+        return
+    names, place = np.unique(boxes.region, return_inverse=True)
+    rows = {str(name): np.flatnonzero(place == k) for k, name in enumerate(names)}
+    for region in regions:
+        own = rows.get(region.name, np.empty(0, np.intp))
+        frames, first, times = np.unique(boxes.told[own], return_index=True, return_counts=True)
+        unknown = np.setdiff1d(numbers, frames)
+        if len(unknown):
+            raise ConfigError(
+                [
+                    f"{boxes.path}: must have a row for region {region.name!r} in every frame that is taken, got "
+                    f"none for {len(unknown)} of {len(numbers)}, first for frame {unknown[0]}; its label is empty "
+                    "where the region shows nothing"
+                ]
+            )
+        if task == "one_of" and (twice := np.flatnonzero(times > 1)).size:
+            where = boxes.place[own[first[twice[0]]]]
+            told = f"region {region.name!r} must have one row in frame {frames[twice[0]]}, got {times[twice[0]]}"
+            raise ConfigError([f"{boxes.path}{where}: {told}; one_of knows one label"])
 
 
 def _frames_between(boxes: Boxes, numbers: NDArray[np.int64]) -> Iterator[str]:

@@ -151,7 +151,8 @@ def label(
 
     Yields:
         Batches with `frames`, `index`, `pts_s` and `scores` (N, K); the class of column k is `classes[k]` of the
-        model's card. The last batch of a segment carries `end`, whose `error` tells of trouble.
+        model's card. Where `overrides` give regions, row i is of `regions[region[i]]`. The last batch of a segment
+        carries `end`, whose `error` tells of trouble.
 
     Raises:
         ConfigError, ModelError: Before the first batch.

@@ -747,6 +747,19 @@ def test_labels_of_regions_must_tell_of_each_in_each_frame(bays, tmp_path):
         footage_of(config, new_card(config))
 
 
+def test_a_region_shows_one_thing_where_one_is_asked_for(bays, tmp_path):
+    rows = [f"{n},{name},{'car' if n % 2 else ''}" for n in range(180) for name in "abc"]
+    (bays / "twice.csv").write_text("\n".join(["frame,region,label", *rows, "7,b,", "7,b,car"]))
+    (bays / "train.yaml").write_text(
+        OF_REGIONS.replace("object: person", "object: car").replace("scene.csv", "twice.csv")
+    )
+    config = load_train_config(bays / "train.yaml", overrides=[f"output={tmp_path / 'm.safetensors'}"])
+    with pytest.raises(ConfigError, match=r"twice\.csv:24: region 'b' must have one row in frame 7, got 3; one_of"):
+        footage_of(config, new_card(config))
+    many = load_train_config(bays / "train.yaml", overrides=[f"output={tmp_path / 'm.safetensors'}", "task=any_of"])
+    assert footage_of(many, new_card(many)).examples.labels.reshape(180, 3)[7].tolist() == [1, 1, 1]
+
+
 def test_all_clips_have_regions_or_none(bays):
     one = "labels: scene.csv, regions: {a: [0, 0, 1, 1]}}\n  - {video: scene.mp4, labels: scene.csv}"
     (bays / "train.yaml").write_text(CONFIG.replace("labels: scene.csv}", one))
