@@ -47,6 +47,7 @@ from benchmarks.study import (
     Result,
     counts,
     do,
+    head_of,
     options,
     rendered,
     results,
@@ -269,13 +270,7 @@ def run_cell(cell: Cell) -> Result:
         epochs.append(trained.best_epoch)
         for block, (start, stop) in zip(test, found.runs, strict=True):
             blocks[block] = counts(found, slice(start, stop))
-    return {
-        "settings": cell.settings,
-        "cell": dataclasses.asdict(cell),
-        "dtype": engine.dtype,
-        "parameters": engine.cost.parameters,
-        "flops_per_picture": engine.cost.flops_per_picture,
-        "seconds": round(time.perf_counter() - began, 1),
+    return head_of(cell, engine, began) | {
         "best_epochs": epochs,
         "blocks": [blocks[block] for block in sorted(blocks)],
     }

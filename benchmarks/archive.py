@@ -29,7 +29,7 @@ from benchmarks.competitors import COMPETITORS
 from benchmarks.facts import ROOT, facts
 from benchmarks.footage import CACHE, clip
 from benchmarks.measuring import VPIPE, Program, Rate, Result, alternate, files_of, result, vpipe
-from benchmarks.part import chosen, options, run_part, say
+from benchmarks.part import chosen, options, run_part, say, seconds_option
 from pipeline.runs import cores
 
 WEIGHTS = ROOT / "specialized" / "weights"
@@ -60,13 +60,7 @@ CASES = (
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @options
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0.1),
-    default=2.5,
-    show_default=True,
-    help="By which a long run is longer than a short one.",
-)
+@seconds_option
 @click.option("--full", is_flag=True, help="Measure every program on every case.")
 @click.option("--arms", default="", metavar="NAME,...", help="Only these programs.")
 def main(rounds: int, seconds: float, only: str, again: bool, out: Path, full: bool, arms: str) -> None:

@@ -18,7 +18,6 @@ begin with weights of their own; the others know nothing of folding.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from benchmarks.study import (
     Result,
     counts,
     do,
+    head_of,
     options,
     origin,
     rendered,
@@ -135,13 +135,7 @@ def run_cell(cell: Cell) -> Result:
     began = time.perf_counter()
     trained, engine, scored = trained_and_scored(cell.card, parts(), cell.recipe)
     changing = of_change(scored)
-    return {
-        "settings": cell.settings,
-        "cell": dataclasses.asdict(cell),
-        "dtype": engine.dtype,
-        "parameters": engine.cost.parameters,
-        "flops_per_picture": engine.cost.flops_per_picture,
-        "seconds": round(time.perf_counter() - began, 1),
+    return head_of(cell, engine, began) | {
         "best_epoch": trained.best_epoch,
         "validation_accuracy": [round(epoch.validation_accuracy, 4) for epoch in trained.history],
         "blocks": [counts(scored, slice(start, stop)) for start, stop in scored.runs],

@@ -31,6 +31,7 @@ from benchmarks.study import (
     Result,
     counts,
     do,
+    head_of,
     options,
     origin,
     results,
@@ -155,13 +156,7 @@ def run_cell(cell: Cell) -> Result:
                 for name, one in of_region.items()
             }
             blocks[block] = counts(scored, slice(start, stop)) | {"regions": regions}
-    return {
-        "settings": cell.settings,
-        "cell": dataclasses.asdict(cell),
-        "dtype": engine.dtype,
-        "parameters": engine.cost.parameters,
-        "flops_per_picture": engine.cost.flops_per_picture,
-        "seconds": round(time.perf_counter() - began, 1),
+    return head_of(cell, engine, began) | {
         "best_epochs": epochs,
         "blocks": [blocks[block] for block in sorted(blocks)],
     }

@@ -55,6 +55,15 @@ def chosen(cases: Mapping[str, T], only: str) -> dict[str, T]:
     return found
 
 
+seconds_option = click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.1),
+    default=2.5,
+    show_default=True,
+    help="By which a long run is longer than a short one.",
+)
+
+
 def run_part(
     name: str,
     cases: Mapping[str, Callable[[], Result]],

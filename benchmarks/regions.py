@@ -25,7 +25,7 @@ import click
 from benchmarks.facts import ROOT, facts
 from benchmarks.footage import clip
 from benchmarks.measuring import Figures, Program, Rate, Result, alternate, files_of, medians, result, vpipe
-from benchmarks.part import options, run_part, say
+from benchmarks.part import options, run_part, say, seconds_option
 
 CLIP = "intersection-1280x720"
 FOLDS = (1, 4, 8)
@@ -40,13 +40,7 @@ PART = (0.1, 0.2, 0.8, 0.75)  # of the picture, that the regions share: x, y, wi
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @options
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0.1),
-    default=2.5,
-    show_default=True,
-    help="By which a long run is longer than a short one.",
-)
+@seconds_option
 @click.option("--full", is_flag=True, help="Measure every model at every number of regions.")
 def main(rounds: int, seconds: float, only: str, again: bool, out: Path, full: bool) -> None:
     chosen = [(model, count) for model in MODELS for count in REGIONS] if full else CASES

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import click
 
@@ -78,6 +78,24 @@ def settings_of(card: ModelCard, recipe: Recipe, **others: object) -> Result:
 
 def is_done(cell: Cell) -> bool:
     return cell.path.is_file() and json.loads(cell.path.read_bytes())["settings"] == cell.settings
+
+
+def head_of(cell: Cell, engine: Engine, began_s: float) -> Result:
+    """What every result of a cell begins with.
+
+    Args:
+        cell: A dataclass.
+        engine: That measured it.
+        began_s: By `time.perf_counter`, when it was begun.
+    """
+    return {
+        "settings": cell.settings,
+        "cell": dataclasses.asdict(cast(Any, cell)),
+        "dtype": engine.dtype,
+        "parameters": engine.cost.parameters,
+        "flops_per_picture": engine.cost.flops_per_picture,
+        "seconds": round(time.perf_counter() - began_s, 1),
+    }
 
 
 def results(cells: Iterable[Cell]) -> list[Result]:

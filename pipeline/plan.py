@@ -14,7 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, SourceError
 from pipeline.filter import Filter, folded_filter
 from pipeline.fold import Grouping, fold
-from pipeline.regions import Region
+from pipeline.regions import outside
 from pipeline.sources import pool
 from pipeline.sources.container import open_video
 from pipeline.sources.file import FileSource
@@ -162,22 +162,11 @@ def _refuse_regions_outside(files: Sequence[FileSource]) -> None:
             continue
         with container:
             width, height = stream.codec_context.width, stream.codec_context.height
-        told = [_outside(regions, *size) for size in ((width, height), (height, width))]  # turned, for all it tells
+        told = [outside(regions, *size) for size in ((width, height), (height, width))]  # turned, for all it tells
         if width and all(told):
             problems += [f"{source.path}: {problem}" for problem in told[0]]
     if problems:
         raise ConfigError(problems)
-
-
-def _outside(regions: Sequence[Region], width: int, height: int) -> list[str]:
-    """What is wrong with those that do not lie in a picture of this size."""
-    problems = []
-    for region in dict.fromkeys(regions):
-        try:
-            region.box(width, height)
-        except ValueError as error:
-            problems.append(str(error))
-    return problems
 
 
 def _compare_step(batch: FrameBatch, trained_s: float) -> None:

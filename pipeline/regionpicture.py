@@ -17,7 +17,7 @@ from pipeline.config import FileSource, TrainConfig, load_config
 from pipeline.drawing import INK, drawn
 from pipeline.errors import ConfigError, refuse
 from pipeline.regionfile import regions_of
-from pipeline.regions import Region
+from pipeline.regions import Region, outside
 from pipeline.sources.paths import find_videos
 from pipeline.sources.stills import read_still
 from pipeline.text import printable
@@ -82,7 +82,8 @@ def draw_regions(video: Path, regions: Sequence[Region], out: Path, *, at_s: flo
 
     still = read_still(video, from_s=at_s)
     height, width = still.shape[:2]
-    boxes = _boxes(video, regions, width, height)
+    refuse(video, [f"{video}: {problem}" for problem in outside(regions, width, height)])
+    boxes = [region.box(width, height) for region in regions]
     scale = _scale(regions, boxes, width, height)
     casing: Any = [patheffects.Stroke(linewidth=4 * POINT, foreground=INK), patheffects.Normal()]
     with drawn(out, (scale * width / DPI, scale * height / DPI), given_by="--picture", dpi=DPI) as figure:
@@ -95,18 +96,6 @@ def draw_regions(video: Path, regions: Sequence[Region], out: Path, *, at_s: flo
             axes.add_patch(Polygon(corners, fill=False, lw=2 * POINT, ec=colour, path_effects=casing, zorder=2))
         _draw_names(axes, regions, scale * np.array(boxes, np.float64), (scale * width, scale * height))
         axes.set(xlim=(0, scale * width), ylim=(scale * height, 0))
-
-
-def _boxes(video: Path, regions: Sequence[Region], width: int, height: int) -> list[Box]:
-    boxes: list[Box] = []
-    problems = []
-    for region in regions:
-        try:
-            boxes.append(region.box(width, height))
-        except ValueError as error:
-            problems.append(f"{video}: {error}")
-    refuse(video, problems)
-    return boxes
 
 
 def _corners(region: Region, box: Box, width: int, height: int) -> NDArray[np.float64]:

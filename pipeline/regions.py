@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["OF_FRAMES", "Column", "Point", "Region", "chosen", "columns_of", "nearest"]
+__all__ = ["OF_FRAMES", "Column", "Point", "Region", "chosen", "columns_of", "nearest", "outside"]
 
 Point = tuple[float, float]
 Column = tuple[str, str | None]  # name of a filter, and of a region that it labels, or None: the whole frame
@@ -88,6 +88,17 @@ class Region:
     def told(self) -> str:
         """Its rectangle, for messages."""
         return f"[{self.x:g}, {self.y:g}, {self.w:g}, {self.h:g}]"
+
+
+def outside(regions: Iterable[Region], width: int, height: int) -> list[str]:
+    """What is wrong with those that do not lie in a picture of this size, a line each."""
+    problems = []
+    for region in dict.fromkeys(regions):
+        try:
+            region.box(width, height)
+        except ValueError as error:
+            problems.append(str(error))
+    return problems
 
 
 def nearest(length: float) -> int:

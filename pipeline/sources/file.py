@@ -14,6 +14,7 @@ import numpy as np
 
 from pipeline.batch import FrameBatch, Segment, SegmentEnd
 from pipeline.errors import SourceError
+from pipeline.regions import outside
 from pipeline.sources.cuts import cut_file, whole_file
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.hardware import Gpu
@@ -120,12 +121,10 @@ class FileSource:
             raise SourceError(self.name, f"{self.path}: {index.io_error}") from OSError(index.io_error)
         if index.frames == 0 and index.unread == 0:
             raise SourceError(self.name, f"{self.path}: holds a video stream without a single frame")
-        for region in (region for view in self.views for region in view.regions or ()):
-            height, width = index.shown_size
-            try:
-                region.box(width, height)
-            except ValueError as error:
-                raise SourceError(self.name, f"{self.path}: {error}") from error
+        height, width = index.shown_size
+        regions = (region for view in self.views for region in view.regions or ())
+        if problems := outside(regions, width, height):
+            raise SourceError(self.name, f"{self.path}: {problems[0]}")
         check_frames(self.selection.frames, index, self.name)
         if index.numbering == "pts":
             offered = frames_on_offer(self.selection.frames, index)
