@@ -18,7 +18,7 @@ from pipeline.configcheck import absent_decoder
 from pipeline.contracts import Sink, Source
 from pipeline.errors import ConfigError, ModelError
 from pipeline.filter import Filter
-from pipeline.regionfile import regions_of
+from pipeline.regionfile import regions_of_each
 from pipeline.regions import Column, Region, chosen, columns_of
 from pipeline.rows import Labelling
 from pipeline.runs import cores
@@ -36,7 +36,7 @@ from specialized.modelfile import ModelCard, file_hash, load_model, load_weights
 from specialized.objects import code_hash, load_object, one_line
 from specialized.orders import Order
 
-__all__ = ["Model", "Sources", "format_of", "formats_of", "open_models", "open_sinks", "open_sources"]
+__all__ = ["Model", "Sources", "formats_of", "open_models", "open_sinks", "open_sources"]
 
 log = logging.getLogger(__name__)
 
@@ -163,14 +163,9 @@ class Sources:
         return [source.name for source in (*self.files, *self.others)]
 
 
-def format_of(card: ModelCard) -> PictureFormat:
-    """The kind of pictures that a model takes."""
-    return PictureFormat(*card.input, resize=card.resize, fit=card.fit)
-
-
 def formats_of(cards: Sequence[ModelCard]) -> list[PictureFormat]:
     """The kinds of pictures that some models take. A view of a source is of one of them."""
-    return list(dict.fromkeys(map(format_of, cards)))
+    return list(dict.fromkeys(map(PictureFormat.of, cards)))
 
 
 def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order, batch_pictures: int) -> Sources:
@@ -185,11 +180,10 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
     Raises:
         ConfigError: two sources end up with one name, or none is left.
     """
-    common = regions_of(config)
     formats = formats_of(cards)
     patterns: dict[PictureFormat, list[tuple[str, ...]]] = {picture: [] for picture in formats}
     for filter, card in zip(config.filters, cards, strict=True):
-        patterns[format_of(card)].append(filter.regions or ())
+        patterns[PictureFormat.of(card)].append(filter.regions or ())
     fold = 1 if order == "streams" else math.lcm(*(card.fold for card in cards))
     device = config.decode.device
     if (absent := absent_decoder(config)) is not None:
@@ -201,13 +195,12 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
     ignored: list[Path] = []
     names: dict[str, tuple[str, ...]] = {}
     written = cast(Sequence[Mapping[str, object]], config.resolved()["sources"])
-    for section, facts in zip(config.sources, written, strict=True):
+    seen = regions_of_each(config, config.sources)
+    for section, regions, facts in zip(config.sources, seen, written, strict=True):
         if isinstance(section, SourceObject):
             others.append(OwnSource(_own_source(section, formats[0], batch_pictures)))
             others_facts.append(facts)
             continue
-        own = regions_of(section)
-        regions = common if own is None else own
         views = [View(picture, _seen(regions, patterns[picture])) for picture in formats]
         most = max(view.pictures for view in views)
         # One picture a frame: groups are then a view of the batch's memory.
@@ -304,9 +297,7 @@ def open_sinks(config: RunConfig, *, folder: Path, sources: Sequence[str], stop:
 
 def _columns(config: RunConfig) -> dict[Column, str]:
     """Those of the run, whatever its sources: a sink writes their names before it has seen a row."""
-    common = regions_of(config)
-    regions = [(regions_of(source) if isinstance(source, FileSection) else None) or common for source in config.sources]
     return columns_of(
         {section.name: section.regions or () for section in config.filters},
-        [tuple(region.name for region in some or ()) for some in regions],
+        [tuple(region.name for region in regions or ()) for regions in regions_of_each(config, config.sources)],
     )

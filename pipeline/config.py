@@ -17,8 +17,9 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from pipeline.configcheck import card_of, check_run_config
+from pipeline.configcheck import check_run_config
 from pipeline.errors import ConfigError
+from pipeline.filtercheck import card_of
 from pipeline.schema import (
     Configuration,
     FileSink,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.footage import Footage, LabelledClip, read_footage
 from pipeline.images import Images, class_names, facts, read_images
-from pipeline.regionfile import regions_of
+from pipeline.regionfile import regions_of_each
 from pipeline.regions import Region
 from pipeline.sources.scaler import PictureFormat
 from pipeline.sources.selection import Selection
@@ -44,14 +44,13 @@ def footage_of(config: TrainConfig, card: ModelCard, *, outline: bool = False) -
         card: What the model takes.
         outline: Leave the frames of clips black rather than decode them, see `pipeline.footage.outline_clip`.
     """
-    picture = PictureFormat(*card.input, card.resize, card.fit)
+    picture = PictureFormat.of(card)
     if config.images is not None:
         return read_images(_folders(config.images), picture=picture, blocks=config.split.blocks)
-    common = regions_of(config)
     return read_footage(
         [
-            LabelledClip(Path(clip.video), Path(clip.labels), _selection(clip), regions_of(clip) or common)
-            for clip in config.clips
+            LabelledClip(Path(clip.video), Path(clip.labels), _selection(clip), regions)
+            for clip, regions in zip(config.clips, regions_of_each(config, config.clips), strict=True)
         ],
         picture=picture,
         asks=asks_of(config),
@@ -123,7 +122,6 @@ def clips_of(config: TrainConfig) -> list[Document]:
     """The clips, or folders of images, by name and content, without a word about this machine's folders."""
     if config.images is not None:
         return [{"part": part, **facts(folder)} for part, folder in _folders(config.images).items()]
-    common = regions_of(config)
     return [
         {
             "video": Path(clip.video).name,
@@ -136,9 +134,9 @@ def clips_of(config: TrainConfig) -> list[Document]:
                 exclude={"video", "labels", "regions", "regions_px"},
                 exclude_defaults=True,
             ),
-            **_regions(regions_of(clip) or common, config),
+            **_regions(regions, config),
         }
-        for clip in config.clips
+        for clip, regions in zip(config.clips, regions_of_each(config, config.clips), strict=True)
     ]
 
 

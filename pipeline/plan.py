@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pipeline.assembly import Model, Sources, format_of, formats_of, open_sources
+from pipeline.assembly import Model, Sources, formats_of, open_sources
 from pipeline.batch import FoldedBatch, FrameBatch
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, SourceError
@@ -19,6 +19,7 @@ from pipeline.sources import pool
 from pipeline.sources.container import open_video
 from pipeline.sources.file import FileSource
 from pipeline.sources.paths import passed_over
+from pipeline.sources.scaler import PictureFormat
 from pipeline.threads import Stop
 from pipeline.times import Times
 from specialized.orders import Order
@@ -112,7 +113,7 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
         Grouping(
             config.fold.frames or card.fold,
             config.fold.order or card.order,
-            formats.index(format_of(card)),
+            formats.index(PictureFormat.of(card)),
             section.regions or (),
         )
         for section, card in zip(config.filters, cards, strict=True)

@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pipeline.errors import ConfigError
 from pipeline.regions import Region, nearest
 from pipeline.values import Regions
 from pipeline.yamlfile import did_you_mean, read, shown
 
-__all__ = ["regions_of"]
+__all__ = ["regions_of", "regions_of_each"]
 
 MOST = 10_000  # regions of a picture
 ROUNDING = 1e-9  # of fractions that add up to 1
@@ -30,6 +30,7 @@ FLAT = 1e-6  # share of its rectangle that a polygon of no area may seem to have
 Say = Callable[[Sequence[str], str], None]
 
 
+@runtime_checkable
 class Regional(Protocol):
     """A section of a configuration that may have regions."""
 
@@ -59,6 +60,13 @@ def regions_of(section: Regional, say: Say | None = None) -> tuple[Region, ...] 
     if problems:
         raise ConfigError(problems)
     return regions
+
+
+def regions_of_each(common: Regional, sections: Iterable[object]) -> list[tuple[Region, ...] | None]:
+    """The regions of each section: its own, or else the common ones. Raises ConfigError as `regions_of` does."""
+    shared = regions_of(common)
+    own = [regions_of(section) if isinstance(section, Regional) else None for section in sections]
+    return [shared if regions is None else regions for regions in own]
 
 
 def _regions_of(section: Regional, say: Say) -> tuple[Region, ...] | None:

@@ -2,15 +2,8 @@
 
 import os
 
-from pipeline.configcheck import (
-    Report,
-    check_file_to_write,
-    check_folder,
-    check_model_class,
-    check_selection,
-    check_unique,
-    report_of,
-)
+from pipeline.filtercheck import check_model_class
+from pipeline.problems import Report, check_file_to_write, check_folder, check_selection, check_unique, report_of
 from pipeline.regionfile import regions_of
 from pipeline.trainschema import ImagesSection, TrainConfig
 from pipeline.values import OBJECT, UNFOLDED

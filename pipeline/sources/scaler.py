@@ -15,6 +15,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from pipeline.regions import Region
 from pipeline.sources.orientation import UPRIGHT, Orientation
 from pipeline.sources.planes import Crop, planes_of, to_planes
+from specialized.modelfile import ModelCard
 
 __all__ = ["PictureFormat", "Scaler", "View"]
 
@@ -40,6 +41,11 @@ class PictureFormat:
     width: int
     resize: Literal["area", "bilinear", "fast_bilinear", "bicubic", "point"] = "area"
     fit: Literal["stretch", "letterbox"] = "stretch"
+
+    @classmethod
+    def of(cls, card: ModelCard) -> PictureFormat:
+        """What a model takes."""
+        return cls(*card.input, resize=card.resize, fit=card.fit)
 
 
 @dataclass(frozen=True, slots=True)
