@@ -313,12 +313,15 @@ def _refuse_regions_unknown(
             raise ConfigError([f"{boxes.path}: tells of regions: the clip must have some, got none; give it `regions`"])
         return
     if boxes.region is None:
-        if boxes.corners is None or np.isnan(boxes.corners).any():
+        assert boxes.corners is not None
+        unplaced = boxes.frame[np.isnan(boxes.corners).any(axis=1)]
+        if len(unplaced):
             told = "annotations must have a bbox, and images width and height, where there are regions"
-            raise ConfigError([f"{boxes.path}: {told}"])
+            raise ConfigError(
+                [f"{boxes.path}: {told}, got {len(unplaced)} of {len(boxes)} without, first in frame {unplaced[0]}"]
+            )
         return
-    names, place = np.unique(boxes.region, return_inverse=True)
-    rows = {str(name): np.flatnonzero(place == k) for k, name in enumerate(names)}
+    rows = {name: np.flatnonzero(boxes.region == k) for k, name in enumerate(boxes.regions)}
     for region in regions:
         own = rows.get(region.name, np.empty(0, np.intp))
         frames, first, times = np.unique(boxes.told[own], return_index=True, return_counts=True)

@@ -765,3 +765,19 @@ def test_all_clips_have_regions_or_none(bays):
     (bays / "train.yaml").write_text(CONFIG.replace("labels: scene.csv}", one))
     with pytest.raises(ConfigError, match=r"clips\.1: must have regions as other clips have, got none"):
         load_train_config(bays / "train.yaml")
+
+
+def test_a_box_of_which_the_place_is_unknown_is_in_no_region_and_said(bays, tmp_path):
+    images = [{"id": n, "frame_id": n, "width": 96, "height": 80} for n in range(180)]
+    boxes = [
+        {"id": 1, "image_id": 5, "category_id": 1, "bbox": [0, 0, 9, 9]},
+        {"id": 2, "image_id": 7, "category_id": 1},
+    ]
+    document = {"categories": [{"id": 1, "name": "car"}], "images": images, "annotations": boxes}
+    (bays / "boxes.json").write_text(json.dumps(document))
+    (bays / "train.yaml").write_text(
+        OF_REGIONS.replace("object: person", "object: car").replace("scene.csv", "boxes.json")
+    )
+    config = load_train_config(bays / "train.yaml", overrides=[f"output={tmp_path / 'm.safetensors'}"])
+    with pytest.raises(ConfigError, match=r"where there are regions, got 1 of 2 without, first in frame 7"):
+        footage_of(config, new_card(config))

@@ -36,7 +36,8 @@ class Boxes:
     place: NDArray[np.str_]  # (L,) where it does, to be read behind the path: `:7` in line 7, `: images[6]`
     complete: bool  # a frame that the file does not speak of: shows nothing (True), or nobody knows (False)
     corners: NDArray[np.float64] | None = None  # (M, 4) xmin, ymin, xmax, ymax in fractions of the frame; NaN: unknown
-    region: NDArray[np.str_] | None = None  # (L,) the region that is told of; M = L then, and an empty name: nothing
+    region: NDArray[np.int64] | None = None  # (L,) which of `regions` is told of; M = L then, an empty name: nothing
+    regions: tuple[str, ...] = ()  # names
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -85,7 +86,8 @@ def answers(
 def _in(boxes: Boxes, region: Region, size: tuple[int, int], inside: Inside) -> NDArray[np.bool_]:
     """Which boxes count in a region."""
     if boxes.region is not None:
-        return np.asarray(boxes.region == region.name, np.bool_)
+        told = boxes.regions.index(region.name) if region.name in boxes.regions else -1
+        return np.asarray(boxes.region == told, np.bool_)
     assert boxes.corners is not None
     height, width = (1, 1) if not region.in_pixels else size
     xmin, ymin, xmax, ymax = boxes.corners.T * np.array([width, height, width, height])[:, None]

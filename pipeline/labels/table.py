@@ -73,7 +73,8 @@ def _of_regions(path: Path, header: Sequence[str], rows: Sequence[Row], broken: 
     """A table of what regions show."""
     problems: list[str] = []
     frames: list[int] = []
-    regions, names = [], []
+    regions: dict[str, int] = {}
+    of_regions, names = [], []
     for line, row in rows:
         if len(row) != len(header):
             problems.append(
@@ -90,7 +91,7 @@ def _of_regions(path: Path, header: Sequence[str], rows: Sequence[Row], broken: 
             if not least <= len(fields[name]) <= LONGEST_NAME
         ]
         frames.append(number or 0)
-        regions.append(fields["region"])
+        of_regions.append(regions.setdefault(fields["region"], len(regions)))
         names.append(fields["label"])
     refuse(path, [*problems, *broken])
     return Boxes(
@@ -101,7 +102,8 @@ def _of_regions(path: Path, header: Sequence[str], rows: Sequence[Row], broken: 
         told=np.array(frames, np.int64),
         place=np.array([f":{line}" for line, _ in rows], np.str_),
         complete=False,
-        region=np.array(regions, np.str_),
+        region=np.array(of_regions, np.int64),
+        regions=tuple(regions),
     )
 
 
