@@ -223,7 +223,7 @@ def configure(folder: Path, recordings: Sequence[str]) -> None:
 def _task(name: str, recordings: Sequence[str]) -> str:
     values = [value for value in DISPLAYS[name].classes if value != "none"]
     lines = [f"regions_px: {{{name}: {list(REGIONS[name])}}}", "classes:"]
-    lines += [f'  - {{name: "{value}", object: "{value}"}}' for value in values]
+    lines += [f'  - {{name: "{value}"}}' for value in values]
     lines += ["clips:", *(f"  - {{video: {recording}.mp4, labels: {recording}.csv}}" for recording in recordings)]
     return "\n".join(lines)
 

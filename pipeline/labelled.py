@@ -71,7 +71,7 @@ def classes_of(config: TrainConfig) -> tuple[str, ...]:
 def asks_of(config: TrainConfig) -> tuple[Ask, ...]:
     """The questions that are asked of the label boxes."""
     return tuple(
-        Ask(name=one.name, object=one.object, at_least=one.at_least, min_confidence=one.min_confidence)
+        Ask(name=one.name, object=one.object or one.name, at_least=one.at_least, min_confidence=one.min_confidence)
         for one in config.classes
     )
 

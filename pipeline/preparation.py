@@ -142,7 +142,7 @@ def _refuse_unlearnable(
             text = f"must leave frames for {part}, got none; lower gap_s, or name other blocks"
             raise ConfigError([config.problem(text, "split")])
     problems = []
-    for number, asked in enumerate(config.classes):
+    for number, asked in enumerate(asks_of(config)):
         if asked.object not in footage.objects:
             there = ", ".join(footage.objects) or "no box at all"
             text = (

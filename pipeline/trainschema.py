@@ -53,8 +53,9 @@ class ClassSection(Section):
     """A question that training asks of the boxes of a frame."""
 
     name: Annotated[str, Field(min_length=1)] = Field(description="The class that is answered.")
-    object: Annotated[str, Field(min_length=1)] = Field(
-        description="`object_name` of the boxes that count, or `label` of the regions."
+    object: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None,
+        description="`object_name` of the boxes that count, or `label` of the regions. Default: the class's name.",
     )
     at_least: Count = Field(default=1, description="So many boxes make the class true.")
     min_confidence: Share = Field(default=0.0, description="Boxes below do not count.")

@@ -760,6 +760,13 @@ def test_a_region_shows_one_thing_where_one_is_asked_for(bays, tmp_path):
     assert footage_of(many, new_card(many)).examples.labels.reshape(180, 3)[7].tolist() == [1, 1, 1]
 
 
+def test_a_class_counts_boxes_of_its_own_name_where_it_names_no_object(bays, tmp_path):
+    (bays / "train.yaml").write_text(OF_REGIONS.replace("name: person, object: person", "name: car"))
+    config = load_train_config(bays / "train.yaml", overrides=[f"output={tmp_path / 'm.safetensors'}"])
+    labels = footage_of(config, new_card(config), outline=True).examples.labels.reshape(180, 3)
+    assert labels.tolist() == [[1 - n // (7 + 2 * place) % 2 for place in range(3)] for n in range(180)]
+
+
 def test_all_clips_have_regions_or_none(bays):
     one = "labels: scene.csv, regions: {a: [0, 0, 1, 1]}}\n  - {video: scene.mp4, labels: scene.csv}"
     (bays / "train.yaml").write_text(CONFIG.replace("labels: scene.csv}", one))
