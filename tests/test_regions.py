@@ -542,3 +542,28 @@ def test_a_source_may_be_decoded_for_no_region(tmp_path):
     views = [View(PictureFormat(8, 8), ()), View(PictureFormat(8, 8), (Region("r", 0, 0, 1, 1),))]
     batches = list(FileSource(tmp_path / "a.mp4", name="a", views=views))
     assert [(batch.view, len(batch), batch.end is not None) for batch in batches] == [(1, 3, True)]
+
+
+def test_a_thousand_regions_from_a_file_are_each_labelled_by_what_it_shows(tmp_path):
+    names = [f"bay-{k}" for k in range(1000)]
+    cells = [(8 * (k % 40), 8 * (k // 40)) for k in range(1000)]
+    rows = ["name,x,y,w,h", *(f"{name},{x},{y},8,8" for name, (x, y) in zip(names, cells, strict=True))]
+    (tmp_path / "bays.csv").write_text("\n".join(rows))
+    bright = np.random.default_rng(0).random((8, 25, 40)) < 0.5
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 320, 200, "yuv420p"
+        for shown in bright:
+            picture = np.kron(shown, np.ones((8, 8)))[..., None].repeat(3, axis=2) * 200
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture.astype(np.uint8), "rgb24")))
+        container.mux(stream.encode(None))
+    (tmp_path / "run.yaml").write_text(
+        f"run: {{dir: {tmp_path}}}\nsources: [{{path: a.mp4}}]\nregions_px: bays.csv\n"
+        "filter: {model: 'tests.models:Bright', input: [4, 4], fold: 4, order: regions, classes: [person, none]}\n"
+    )
+    outcome = run(load_run_config(tmp_path / "run.yaml"))
+    assert outcome.exit_code == 0, outcome.summary["problems"]
+    (path,) = (outcome.folder.path / "frames").rglob("*.parquet")
+    found = pq.read_table(path).to_pydict()
+    assert found["region"] == names * 8
+    assert [label == "person" for label in found["label"]] == bright.flatten().tolist()
