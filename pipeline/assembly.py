@@ -6,11 +6,12 @@ import inspect
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from pipeline.config import FileSource as FileSection
 from pipeline.config import FilterSection, RunConfig, SourceObject, card_of
@@ -36,9 +37,11 @@ from specialized.modelfile import ModelCard, file_hash, load_model, load_weights
 from specialized.objects import code_hash, load_object, one_line
 from specialized.orders import Order
 
-__all__ = ["Model", "Sources", "formats_of", "open_models", "open_sinks", "open_sources"]
+__all__ = ["Model", "Sources", "engine_threads", "formats_of", "open_models", "open_sinks", "open_sources"]
 
 log = logging.getLogger(__name__)
+
+HEAVY_FLOPS = 1e9  # of a frame: a network then takes about as long as decoding does, on half the cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,19 +103,57 @@ def open_models(config: RunConfig) -> list[Model]:
     Raises:
         ModelError: one of them cannot be loaded or does not run there.
     """
-    # Decoding fills all cores, and a forward pass costs a fraction of it: half of them is plenty, and more threads than
-    # that wait for each other (measured on two cores).
-    threads = config.run.torch_threads or max(1, cores() // 2)
-    models = []
+    loaded: list[_Loaded] = []
+    models: list[Model] = []
     for section in config.filters:
-        try:
-            models.append(_open_model(section, threads=threads))
-        except ModelError as error:
-            raise ModelError(f"filter {section.name}: {error}") from error
+        with _named(section):
+            loaded.append(_load(section))
+    threads = engine_threads(config, [one.flops for one in loaded])
+    for section, one in zip(config.filters, loaded, strict=True):
+        with _named(section):
+            models.append(one.open(threads))
     return models
 
 
-def _open_model(section: FilterSection, *, threads: int | None) -> Model:
+def engine_threads(config: RunConfig, flops: Sequence[float]) -> int:
+    """Threads of the CPU's engines. It does not depend on the footage, so that labels do not.
+
+    Decoding fills all cores, and a forward pass mostly costs a fraction of it: half of them is plenty, and more threads
+    than that wait for each other. Where the networks have more to do, decoders wait for them, and leave them the cores.
+
+    Args:
+        config: The run.
+        flops: Per picture, of each filter's model.
+    """
+    if config.run.torch_threads is not None:
+        return config.run.torch_threads
+    most = 0.0
+    for regions in regions_of_each(config, config.sources):
+        names = tuple(region.name for region in regions or ())
+        pictures = [len(chosen(section.regions or (), names)) if names else 1 for section in config.filters]
+        most = max(most, sum(n * each for n, each in zip(pictures, flops, strict=True)))
+    return cores() if most > HEAVY_FLOPS else max(1, cores() // 2)
+
+
+@contextmanager
+def _named(section: FilterSection) -> Iterator[None]:
+    """Says of a model's error which filter's it is."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"filter {section.name}: {error}") from error
+
+
+class _Loaded(NamedTuple):
+    """The model of a filter in memory."""
+
+    flops: float  # per picture
+    open: Callable[[int], Model]  # by the number of threads
+
+
+def _load(section: FilterSection) -> _Loaded:
+    from specialized.cost import cost  # loads torch
+
     card = card_of(section)
     own_class = ":" in card.architecture and card.architecture == section.model
     weights = section.weights if own_class else section.model
@@ -126,26 +167,30 @@ def _open_model(section: FilterSection, *, threads: int | None) -> Model:
             )
     else:
         card, module = load_model(section.model)
-    engine = open_engine(
-        card,
-        module,
-        device=section.device,
-        batch=section.batch,
-        dtype=section.dtype,
-        engine=section.engine,
-        threads=threads,
-    )
-    thresholds = card.keep if section.keep == "auto" else section.keep
-    keep = tuple((card.classes.index(name), least) for name, least in thresholds.items())
-    return Model(
-        section.name,
-        section.model,
-        None if weights is None else file_hash(weights),
-        card,
-        engine,
-        Filter(section.name, engine, keep),
-        Labelling(section.name, card.classes, card.task, card.thresholds),
-    )
+
+    def opened(threads: int) -> Model:
+        engine = open_engine(
+            card,
+            module,
+            device=section.device,
+            batch=section.batch,
+            dtype=section.dtype,
+            engine=section.engine,
+            threads=threads,
+        )
+        thresholds = card.keep if section.keep == "auto" else section.keep
+        keep = tuple((card.classes.index(name), least) for name, least in thresholds.items())
+        return Model(
+            section.name,
+            section.model,
+            None if weights is None else file_hash(weights),
+            card,
+            engine,
+            Filter(section.name, engine, keep),
+            Labelling(section.name, card.classes, card.task, card.thresholds),
+        )
+
+    return _Loaded(cost(module, fold=card.fold, input=card.input).flops_per_picture, opened)
 
 
 @dataclass(frozen=True, slots=True)

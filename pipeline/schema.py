@@ -58,7 +58,11 @@ class RunSection(Section):
         default=None,
         description="At most this many frames of each source are labelled, the rest is counted as skipped.",
     )
-    torch_threads: Count | None = Field(default=None, description="Threads of the CPU engine. Default: half the cores.")
+    torch_threads: Count | None = Field(
+        default=None,
+        description="Threads of the CPU engines. Default: half the cores; all of them where the filters compute over "
+        "1 GFLOP a frame.",
+    )
 
 
 class Selection(Section):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from pipeline.assembly import engine_threads
 from pipeline.config import FilterSection, RunConfig, check_run_config
 from pipeline.errors import ModelError
 from pipeline.runs import cores
@@ -114,7 +115,9 @@ class Search:
             torch_threads=self.config.run.torch_threads or max(1, cores() // 2),
         )
         self.say("the configuration as it stands")
-        resolved = _resolved(choice, _opener(self.models[0], section)(choice))
+        engine = _opener(self.models[0], section)(choice)
+        threads = engine_threads(self.config, [engine.cost.flops_per_picture])
+        resolved = _resolved(replace(choice, torch_threads=threads), engine)
         label(self._run_of(resolved))  # what only a first run does is done
         return resolved
 

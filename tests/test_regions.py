@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.assembly import engine_threads
 from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.config import load_run_config
 from pipeline.errors import ConfigError
@@ -17,6 +18,7 @@ from pipeline.fold import Grouping, fold
 from pipeline.ledger import SourceLedger
 from pipeline.regions import Region, chosen
 from pipeline.runner import run
+from pipeline.runs import cores
 from pipeline.sources import decode
 from pipeline.sources.file import FileSource
 from pipeline.sources.orientation import Orientation
@@ -567,3 +569,12 @@ def test_a_thousand_regions_from_a_file_are_each_labelled_by_what_it_shows(tmp_p
     found = pq.read_table(path).to_pydict()
     assert found["region"] == names * 8
     assert [label == "person" for label in found["label"]] == bright.flatten().tolist()
+
+
+def test_engines_have_all_cores_where_the_networks_have_more_to_do_than_the_decoders(tmp_path):
+    config = configured(tmp_path, filters=["input: [24, 36]", "input: [40, 32], regions: [bay-0]"])
+    half = max(1, cores() // 2)
+    assert engine_threads(config, [1e8, 1e8]) == half  # seven pictures a frame
+    assert engine_threads(config, [1e8, 5e8]) == engine_threads(config, [2e8, 1e8]) == cores()
+    told = config.model_copy(update={"run": config.run.model_copy(update={"torch_threads": 3})})
+    assert engine_threads(told, [2e9, 0.0]) == 3
