@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, cast
 
+from pipeline.config import CameraSource, FilterSection, RunConfig, SourceObject, card_of
 from pipeline.config import FileSource as FileSection
-from pipeline.config import FilterSection, RunConfig, SourceObject, card_of
 from pipeline.configcheck import absent_decoder
 from pipeline.contracts import Sink, Source
 from pipeline.errors import ConfigError, ModelError
@@ -26,6 +26,7 @@ from pipeline.runs import cores
 from pipeline.schema import CallbackSink, SinkObject
 from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
+from pipeline.sources.camera import Camera
 from pipeline.sources.file import FileSource, NamePattern, Start
 from pipeline.sources.own import OwnSource
 from pipeline.sources.paths import find_videos
@@ -107,7 +108,7 @@ def open_models(config: RunConfig) -> list[Model]:
     models: list[Model] = []
     for section in config.filters:
         with _named(section):
-            loaded.append(_load(section))
+            loaded.append(_load(config, section))
     threads = engine_threads(config, [one.flops for one in loaded])
     for section, one in zip(config.filters, loaded, strict=True):
         with _named(section):
@@ -127,12 +128,24 @@ def engine_threads(config: RunConfig, flops: Sequence[float]) -> int:
     """
     if config.run.torch_threads is not None:
         return config.run.torch_threads
-    most = 0.0
-    for regions in regions_of_each(config, config.sources):
-        names = tuple(region.name for region in regions or ())
-        pictures = [len(chosen(section.regions or (), names)) if names else 1 for section in config.filters]
-        most = max(most, sum(n * each for n, each in zip(pictures, flops, strict=True)))
+    by_filter = [[n * each for n in _pictures(config, one)] for one, each in zip(config.filters, flops, strict=True)]
+    most = max(map(sum, zip(*by_filter, strict=True)), default=0.0)  # of any source
     return cores() if most > HEAVY_FLOPS else max(1, cores() // 2)
+
+
+def _batch(config: RunConfig, section: FilterSection, fold: int) -> int:
+    """Pictures in a forward pass. Of cameras there are seldom more at once than those of one frame of each, and a pass
+    costs the same however few it has."""
+    if "batch" in section.model_fields_set or not all(isinstance(source, CameraSource) for source in config.sources):
+        return section.batch
+    groups = -(-sum(_pictures(config, section)) // fold)
+    return max(fold, min(section.batch, groups * fold))
+
+
+def _pictures(config: RunConfig, section: FilterSection) -> list[int]:
+    """How many pictures a filter sees of every frame, of each source."""
+    names = [tuple(region.name for region in regions or ()) for regions in regions_of_each(config, config.sources)]
+    return [len(chosen(section.regions or (), here)) if here else 0 if section.regions else 1 for here in names]
 
 
 @contextmanager
@@ -151,7 +164,7 @@ class _Loaded(NamedTuple):
     open: Callable[[int], Model]  # by the number of threads
 
 
-def _load(section: FilterSection) -> _Loaded:
+def _load(config: RunConfig, section: FilterSection) -> _Loaded:
     from specialized.cost import cost  # loads torch
 
     card = card_of(section)
@@ -173,7 +186,7 @@ def _load(section: FilterSection) -> _Loaded:
             card,
             module,
             device=section.device,
-            batch=section.batch,
+            batch=_batch(config, section, card.fold),
             dtype=section.dtype,
             engine=section.engine,
             threads=threads,
@@ -198,14 +211,19 @@ class Sources:
     """The run's sources: video files, which a pool of decoders shares, and others, which run on a thread each."""
 
     files: tuple[FileSource, ...]
+    cameras: tuple[Camera, ...]
     others: tuple[Source, ...]
-    others_facts: tuple[Mapping[str, object], ...]  # their sections, as they were written
+    facts: Mapping[str, Mapping[str, object]]  # of the others by name, their sections as they were written
     ignored: tuple[Path, ...]
     regions: Mapping[str, tuple[str, ...]]  # names of the regions of each source that has some
 
     @property
     def names(self) -> list[str]:
-        return [source.name for source in (*self.files, *self.others)]
+        return [
+            *(source.name for source in self.files),
+            *(source.name for source in self.cameras),
+            *(source.name for source in self.others),
+        ]
 
 
 def formats_of(cards: Sequence[ModelCard]) -> list[PictureFormat]:
@@ -235,8 +253,9 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
         log.warning("%s", absent)
         device = "cpu"
     files: list[FileSource] = []
+    cameras: list[Camera] = []
     others: list[Source] = []
-    others_facts: list[Mapping[str, object]] = []
+    facts_of: dict[str, Mapping[str, object]] = {}
     ignored: list[Path] = []
     names: dict[str, tuple[str, ...]] = {}
     written = cast(Sequence[Mapping[str, object]], config.resolved()["sources"])
@@ -244,9 +263,14 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
     for section, regions, facts in zip(config.sources, seen, written, strict=True):
         if isinstance(section, SourceObject):
             others.append(OwnSource(_own_source(section, formats[0], batch_pictures)))
-            others_facts.append(facts)
+            facts_of[others[-1].name] = facts
             continue
         views = [View(picture, _seen(regions, patterns[picture])) for picture in formats]
+        if isinstance(section, CameraSource):
+            cameras.append(_camera(section, views))
+            if regions is not None:
+                names[section.name] = tuple(region.name for region in regions)
+            continue
         most = max(view.pictures for view in views)
         # One picture a frame: groups are then a view of the batch's memory.
         unit = fold if most == 1 else 1
@@ -269,8 +293,8 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
             for name, path in found.videos
         ]
     if order == "streams" and others:
-        raise ConfigError(["sources: order streams must have files only, got a source of another type"])
-    sources = Sources(tuple(files), tuple(others), tuple(others_facts), tuple(ignored), names)
+        raise ConfigError(["sources: order streams must have files or cameras, got a source of another type"])
+    sources = Sources(tuple(files), tuple(cameras), tuple(others), facts_of, tuple(ignored), names)
     twice = sorted(name for name, times in Counter(sources.names).items() if times > 1)
     if twice:
         raise ConfigError([f"sources: names must differ, got {', '.join(twice)} more than once; set `name:`"])
@@ -303,6 +327,18 @@ def _own_source(section: SourceObject, picture: PictureFormat, batch_pictures: i
     return source
 
 
+def _camera(section: CameraSource, views: Sequence[View]) -> Camera:
+    return Camera(
+        section.url,
+        name=section.name,
+        views=views,
+        protocol=section.type,
+        transport=section.transport,
+        fps=section.fps,
+        dead_s=section.dead_s,
+    )
+
+
 def _selection(section: FileSection, limit: int | None, frames: Frames) -> Selection:
     return Selection(
         every=section.every, fps=section.fps, from_s=section.from_, to_s=section.to, limit=limit, frames=frames
@@ -320,8 +356,15 @@ def _start(section: FileSection) -> Start:
     return datetime.fromisoformat(start)
 
 
-def open_sinks(config: RunConfig, *, folder: Path, sources: Sequence[str], stop: Stop) -> list[Sink]:
-    """The sinks beside the run's own parts.
+def open_sinks(
+    config: RunConfig,
+    *,
+    folder: Path,
+    sources: Sequence[str],
+    stop: Stop,
+    live: Mapping[str, Labelling] | None = None,
+) -> list[Sink]:
+    """The sinks beside the run's own parts; see `open_sink`.
 
     Raises:
         ConfigError: one of them does not take its options.
@@ -336,7 +379,7 @@ def open_sinks(config: RunConfig, *, folder: Path, sources: Sequence[str], stop:
                 options = {"call": section.call}
             case _:
                 options = {"path": section.path, "columns": _columns(config) if section.wide else None}
-        sinks.append(open_sink(section.type, folder=folder, sources=sources, stop=stop, **options))
+        sinks.append(open_sink(section.type, folder=folder, sources=sources, stop=stop, live=live, **options))
     return sinks
 
 

@@ -34,6 +34,7 @@ class Segment:
         end_s: Time at which the next segment begins; None for the last one.
         bundle: Names of the sources that are folded across each other (order `streams`), else empty.
         slot: Position of this source in its bundle.
+        window_utc_s: Of a camera, when its window of time begins, in seconds since 1970; None: it is of a file.
     """
 
     source: str
@@ -43,21 +44,24 @@ class Segment:
     end_s: float | None = None
     bundle: tuple[str, ...] = ()
     slot: int = 0
+    window_utc_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
     """What became of the frames of a segment, as whole frames.
 
-    An archive's segment adds up when `indexed = skipped + corrupt + unread + decoded`,
-    `decoded = labelled + failed` and `labelled = written + filtered`. With several filters or regions a frame is
+    A segment adds up when `indexed = skipped + corrupt + unread + dropped + decoded`, `decoded = labelled + failed` and
+    `labelled = written + filtered`. With several filters or regions a frame is
     labelled when every filter labelled all of its regions, and written when at least one row of it is kept.
 
     Attributes:
-        indexed: Frames that the file holds, by its own packets or, where data is missing, by its index.
+        indexed: Frames that the file holds, by its own packets or, where data is missing, by its index; those that came
+            of a camera.
         skipped: Left out on request (`decode.frames`, `every`, `fps`, `from`, `to`, `limit`).
         corrupt: Lost to damage: their packets gave no picture.
         unread: Promised by the container's index, but their data is not there.
+        dropped: Of a camera, given up for newer ones as they came faster than they were labelled. Files never drop.
         decoded: Handed on to be labelled.
         damaged: Of the decoded, those that the decoder reports as concealed.
         failed: Decoded, but a filter gave no score.
@@ -71,6 +75,7 @@ class Counts:
     skipped: int = 0
     corrupt: int = 0
     unread: int = 0
+    dropped: int = 0
     decoded: int = 0
     damaged: int = 0
     failed: int = 0
@@ -92,8 +97,8 @@ class Counts:
 
     def imbalance(self) -> str | None:
         """The equation that does not hold, or None when everything adds up."""
-        if self.indexed != self.skipped + self.corrupt + self.unread + self.decoded:
-            return "indexed = skipped + corrupt + unread + decoded"
+        if self.indexed != self.skipped + self.corrupt + self.unread + self.dropped + self.decoded:
+            return "indexed = skipped + corrupt + unread + dropped + decoded"
         if self.decoded != self.labelled + self.failed:
             return "decoded = labelled + failed"
         if self.labelled != self.written + self.filtered:
@@ -103,7 +108,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Frames `first` to `last` (both included) that have no label, and why: `corrupt`, `unread` or `failed`."""
+    """Frames `first` to `last` (both included) without a label, and why: corrupt, unread, dropped or failed."""
 
     first: int
     last: int

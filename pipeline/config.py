@@ -21,6 +21,7 @@ from pipeline.configcheck import check_run_config
 from pipeline.errors import ConfigError
 from pipeline.filtercheck import card_of
 from pipeline.schema import (
+    CameraSource,
     Configuration,
     FileSink,
     FileSource,
@@ -35,6 +36,7 @@ from pipeline.trainschema import TrainConfig
 from pipeline.yamlfile import Node, Plain, Step, did_you_mean, fill_in, override, read, tree
 
 __all__ = [
+    "CameraSource",
     "FileSink",
     "FileSource",
     "FilterSection",
@@ -252,6 +254,8 @@ def _wording(kind: type[BaseModel], error: ErrorDetails, node: Node) -> str:
     """What pydantic found, in our words."""
     context, got = error.get("ctx", {}), node.shown()
     match error["type"]:
+        case "url":
+            return error["msg"]
         case "extra_forbidden":
             return f"unknown key{did_you_mean(str(error['loc'][-1]), _known_keys(kind, error['loc'][:-1]))}"
         case "missing":

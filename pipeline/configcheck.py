@@ -16,18 +16,18 @@ from pipeline.problems import (
     check_unique,
     report_of,
 )
-from pipeline.schema import CallbackSink, FileSink, FileSource, RunConfig, SinkObject
+from pipeline.schema import CallbackSink, CameraSource, FileSink, FileSource, RunConfig, SinkObject, SourceObject
 from specialized.objects import load_object
 
 SOURCE_OFFERS = ("input", "batch_frames")  # what `pipeline.assembly` passes where a source's constructor takes it
-SINK_OFFERS = ("folder", "sources", "stop")  # what `pipeline.sinks.open_sink` passes likewise
+SINK_OFFERS = ("folder", "sources", "stop", "live")  # what `pipeline.sinks.open_sink` passes likewise
 
 
 def check_run_config(config: RunConfig) -> list[str]:
     """Returns the problems, one line each, that keep a valid configuration from running here."""
     report = report_of(config)
     names = [
-        source.name if isinstance(source, FileSource) else source.arguments.get("name") for source in config.sources
+        source.arguments.get("name") if isinstance(source, SourceObject) else source.name for source in config.sources
     ]
     check_unique(report, "sources", names)
     for k, source in enumerate(config.sources):
@@ -38,16 +38,33 @@ def check_run_config(config: RunConfig) -> list[str]:
                 report.problem(
                     ("sources", k, "path"), f"must be a file, folder or glob of files, got nothing at {path}"
                 )
+        elif isinstance(source, CameraSource):
+            if not source.url.startswith(source.type):
+                text = f"must be {source.type}, as `type` is, got another kind of address; change one of them"
+                report.problem(("sources", k, "url"), text)
         else:
             check_object(report, ("sources", k), source, SOURCE_OFFERS)
     check_filters(report, config)
     if config.decode.fast and config.decode.device != "cpu":
         text = f"must be false with decode.device: {config.decode.device}, got true: a GPU leaves out no loop filter"
         report.problem(("decode", "fast"), f"{text}; choose one of them")
+    _check_cameras(report, config)
     _check_sinks(report, config)
     check_folder(report, ("run", "dir"), config.run.dir)
     config._warnings = tuple(report.warnings)
     return report.problems
+
+
+def _check_cameras(report: Report, config: RunConfig) -> None:
+    """Cameras have a run of their own: files wait for as long as labelling takes, and would make them drop."""
+    live = [isinstance(source, CameraSource) for source in config.sources]
+    if any(live) and not all(live):
+        text = "must be a camera as others are, got another source; run them apart"
+        report.problem(("sources", live.index(False)), text)
+    if any(live) and config.run.limit is not None:
+        report.problem(
+            ("run", "limit"), f"must be left out with cameras, got {config.run.limit}; `fps` of a camera caps it"
+        )
 
 
 def _check_sinks(report: Report, config: RunConfig) -> None:
@@ -66,6 +83,9 @@ def _check_sinks(report: Report, config: RunConfig) -> None:
         if sink.path in paths:
             report.problem(at, f"must be another sink's path, got {report.path(at, sink.path)} again")
         paths.add(sink.path)
+        if sink.path == "-" and sink.wide and any(isinstance(source, CameraSource) for source in config.sources):
+            text = "must be false on the standard output where there are cameras, whose rows come as they are labelled"
+            report.problem(("sinks", k, "wide"), f"{text}, got true; give a path, or leave it out")
         if sink.path != "-":
             check_file_to_write(report, at, sink.path, run_dir=config.run.dir)
 

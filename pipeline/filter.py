@@ -55,6 +55,7 @@ def folded_filter(
     filters: Sequence[Filter],
     *,
     owed: Owed | None = None,
+    longest_wait_s: float = LONGEST_WAIT_S,
     times: Times | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FilterStage:
@@ -69,7 +70,7 @@ def folded_filter(
 
     A forward costs the same however many of its groups are padding, so groups wait for others, of whatever segment,
     until they fill one. A tick sends off what is there, and so does a batch that comes when a group has waited for
-    more than `LONGEST_WAIT_S` by `clock`. One forward of each filter is in flight: on a GPU the next is uploaded while
+    more than `longest_wait_s` by `clock`. One forward of each filter is in flight: on a GPU the next is uploaded while
     the last is computed.
     """
     if not filters:
@@ -78,11 +79,16 @@ def folded_filter(
         raise ValueError("filters need different names")
     times = times or Times()
     owed = owed or (lambda source: [1] * len(filters))
-    return lambda groups: _label(groups, filters, owed, times, clock)
+    return lambda groups: _label(groups, filters, owed, longest_wait_s, times, clock)
 
 
 def _label(
-    groups: Iterator[FoldedBatch], filters: Sequence[Filter], owed: Owed, times: Times, clock: Callable[[], float]
+    groups: Iterator[FoldedBatch],
+    filters: Sequence[Filter],
+    owed: Owed,
+    longest_wait_s: float,
+    times: Times,
+    clock: Callable[[], float],
 ) -> Iterator[FrameBatch]:
     tallies: dict[Segment, _Tally] = {}
 
@@ -92,7 +98,7 @@ def _label(
             tallies[segment] = _Tally({filter.name: _Sums(count) for filter, count in owes})
         return tallies[segment]
 
-    lanes = [_Lane(filter, times) for filter in filters]
+    lanes = [_Lane(filter, longest_wait_s, times) for filter in filters]
 
     def scored() -> Iterator[FrameBatch]:
         for lane in lanes:
@@ -139,8 +145,9 @@ class _Piece(NamedTuple):
 class _Lane:
     """The forwards of one filter: batches of groups go in, and come out with their scores in the same order."""
 
-    def __init__(self, filter: Filter, times: Times) -> None:
+    def __init__(self, filter: Filter, longest_wait_s: float, times: Times) -> None:
         self.filter = filter
+        self._longest_wait_s = longest_wait_s
         self._times = times
         self._waiting: deque[tuple[FoldedBatch, float]] = deque()
         self._pieces: list[_Piece] = []  # of the next forward
@@ -169,7 +176,7 @@ class _Lane:
         """Whether a batch has waited for too long, or a tick came behind it."""
         if not self._waiting:
             return False
-        return _is_tick(self._waiting[-1][0]) or now_s - self._waiting[0][1] > LONGEST_WAIT_S
+        return _is_tick(self._waiting[-1][0]) or now_s - self._waiting[0][1] > self._longest_wait_s
 
     def scored(self) -> Iterator[tuple[FoldedBatch, Scores]]:
         """The batches whose scores (B, f, K) are all there."""

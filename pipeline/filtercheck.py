@@ -10,7 +10,7 @@ from pipeline.errors import ModelError
 from pipeline.problems import Report, check_arguments, check_unique
 from pipeline.regionfile import regions_of
 from pipeline.regions import chosen, columns_of
-from pipeline.schema import FileSink, FileSource, FilterSection, RunConfig, SourceObject
+from pipeline.schema import FileSink, FilterSection, RunConfig, SourceObject
 from pipeline.values import OBJECT
 from pipeline.yamlfile import Step, did_you_mean
 from specialized.engines import refusals
@@ -169,10 +169,12 @@ def _check_regions(report: Report, config: RunConfig, cards: Sequence[tuple[int,
     names: list[tuple[str, ...]] = []
     for k, source in enumerate(config.sources):
         own = None
-        if isinstance(source, FileSource):
+        if not isinstance(source, SourceObject):
             own = regions_of(source, report.below("sources", k))
         elif common is not None:
-            report.problem(("sources", k, "type"), f"must be file where there are regions, got {source.type}")
+            report.problem(
+                ("sources", k, "type"), f"must be file, rtsp or http where there are regions, got {source.type}"
+            )
         places.append(() if own is None else ("sources", k))
         names.append(tuple(region.name for region in (common if own is None else own) or ()))
     if len(report.problems) > before or not config.filters:

@@ -4,16 +4,19 @@
     strided       0 64 128 192 | 1 65 129 193 ...  within windows of 64·f frames
     shuffled      seeded, within the same windows
     regions       the regions of a frame, and on into the next
-    streams       one frame of each source of a bundle
+    streams       one frame of each source of a bundle, or of the cameras that have one
 
 In all of them but `regions` the pictures of a group are of one region. A group never spans two segments. What does not
-fill a group at the end of a segment is padded with the group's last picture; the padding's scores are thrown away.
+fill a group at the end of a segment, or has waited for too long, is padded with the group's last picture; the padding's
+scores are thrown away.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,31 +73,51 @@ class Grouping:
         return rows if len(rows) or batch.end is not None or not len(batch) else None
 
 
-def fold(*groupings: Grouping, seed: int = 0, times: Times | None = None) -> FoldStage:
+def fold(
+    *groupings: Grouping,
+    seed: int = 0,
+    max_wait_s: float = math.inf,
+    cameras: int | None = None,
+    times: Times | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> FoldStage:
     """Makes the folding stage.
 
     Args:
         groupings: One or more. Each sees every batch.
         seed: Of the order `shuffled`.
+        max_wait_s: How long a picture waits for others, by `clock`: its group is then padded. It is looked at whenever
+            a batch comes, a tick say.
+        cameras: How many there are: a group across them waits for no more.
         times: Told how long it takes.
     """
     if not groupings:
         raise ValueError("at least one grouping is needed")
     times = times or Times()
-    return lambda batches: _fold(batches, groupings, seed, times)
+    return lambda batches: _fold(batches, groupings, seed, max_wait_s, cameras, times, clock)
 
 
 def _fold(
-    batches: Iterator[FrameBatch], groupings: Sequence[Grouping], seed: int, times: Times
+    batches: Iterator[FrameBatch],
+    groupings: Sequence[Grouping],
+    seed: int,
+    max_wait_s: float,
+    cameras: int | None,
+    times: Times,
+    clock: Callable[[], float],
 ) -> Iterator[FoldedBatch]:
     formers = [
-        _Across(grouping, number, times) if grouping.order == "streams" else _Along(grouping, number, seed, times)
+        (_Across(grouping, number, times), _Among(grouping, number, cameras or grouping.f, times))
+        if grouping.order == "streams"
+        else (_Along(grouping, number, seed, times),) * 2
         for number, grouping in enumerate(groupings)
     ]
     for batch in batches:
-        for grouping, former in zip(groupings, formers, strict=True):
+        now_s = clock()
+        for grouping, (bundled, loose) in zip(groupings, formers, strict=True):
             if (part := grouping.of(batch)) is not None:
-                yield from former.formed(part)
+                yield from (bundled if batch.segment.bundle else loose).formed(part, now_s)
+            yield from loose.late(now_s - max_wait_s)
 
 
 @dataclass(slots=True)
@@ -102,6 +125,7 @@ class _Open:
     """What is kept back of a segment until a whole unit of groups is there."""
 
     parts: list[FrameBatch] = field(default_factory=list)
+    since_s: float = math.inf  # when the first of their pictures came
     windows: int = 0
     per_frame: int = 1
 
@@ -116,9 +140,12 @@ class _Along:
         self._times = times
         self._open: dict[Segment, _Open] = {}
 
-    def formed(self, batch: FrameBatch) -> Iterator[FoldedBatch]:
-        """The groups that are whole with this batch."""
+    def formed(self, batch: FrameBatch, now_s: float) -> Iterator[FoldedBatch]:
+        """The groups that are whole with this batch, which came now."""
         f, order = self._grouping.f, self._grouping.order
+        if not len(batch) and batch.end is None:
+            yield _group([batch], np.empty((0, f), np.int32), self._number)
+            return
         state = self._open.setdefault(batch.segment, _Open())
         state.parts.append(batch)
         if len(batch) and order != "regions":
@@ -134,12 +161,27 @@ class _Along:
             take, rest = _split(state.parts, n - n % unit)
             state.parts = rest
         if take:
-            pictures = sum(map(len, take))
-            with self._times.span("compute", "fold", batch.segment, pictures):
-                positions = groups(pictures // state.per_frame, f, order, seed=self._seed, first_window=state.windows)
-                folded = _group(take, _of_regions(positions, state.per_frame), self._number)
-            yield folded
-            state.windows += pictures // window
+            state.since_s = math.inf
+        if rest:
+            state.since_s = min(state.since_s, now_s)
+        if take:
+            yield self._group(take, state)
+
+    def late(self, since_s: float) -> Iterator[FoldedBatch]:
+        """Groups of what has waited since then, or for longer."""
+        for state in self._open.values():
+            if state.since_s <= since_s and state.parts:
+                take, state.parts, state.since_s = state.parts, [], math.inf
+                yield self._group(take, state)
+
+    def _group(self, parts: Sequence[FrameBatch], state: _Open) -> FoldedBatch:
+        f, order = self._grouping.f, self._grouping.order
+        pictures = sum(map(len, parts))
+        with self._times.span("compute", "fold", parts[0].segment, pictures):
+            positions = groups(pictures // state.per_frame, f, order, seed=self._seed, first_window=state.windows)
+            folded = _group(parts, _of_regions(positions, state.per_frame), self._number)
+        state.windows += pictures // (f * WINDOW_GROUPS * state.per_frame)
+        return folded
 
 
 def _of_regions(positions: npt.NDArray[np.int32], count: int) -> npt.NDArray[np.int32]:
@@ -173,7 +215,7 @@ class _Across:
         self._waiting: dict[tuple[str, ...], dict[int, deque[FrameBatch]]] = {}
         self._ended: dict[tuple[str, ...], set[int]] = {}
 
-    def formed(self, batch: FrameBatch) -> Iterator[FoldedBatch]:
+    def formed(self, batch: FrameBatch, now_s: float) -> Iterator[FoldedBatch]:
         """The groups that are whole with this batch: of one batch of each source that has not ended."""
         f, bundle, slot = self._grouping.f, batch.segment.bundle, batch.segment.slot
         if slot >= f or not bundle:
@@ -196,6 +238,58 @@ class _Across:
         over.update(part.segment.slot for part in parts if part.end is not None)
         if len(over) == len(bundle):
             del self._waiting[bundle], self._ended[bundle]
+        with self._times.span("compute", "fold", parts[0].segment, first):
+            return _group(parts, positions, self._number)
+
+
+class _Among:
+    """Groups across cameras, which come and go: the oldest waiting frame of each of f of them, the oldest first."""
+
+    def __init__(self, grouping: Grouping, number: int, cameras: int, times: Times) -> None:
+        self._grouping = grouping
+        self._number = number
+        self._enough = min(cameras, grouping.f)
+        self._times = times
+        # By source: a frame each, behind the last one perhaps the end of a segment; and when it came. In the order in
+        # which the first of them did.
+        self._waiting: dict[str, deque[tuple[float, FrameBatch]]] = {}
+
+    def formed(self, batch: FrameBatch, now_s: float) -> Iterator[FoldedBatch]:
+        """The groups that are whole with this batch, which came now."""
+        waiting = self._waiting.get(batch.source)
+        if not len(batch) and not (batch.end and waiting):
+            yield _group([batch], np.empty((0, self._grouping.f), np.int32), self._number)
+            return
+        queue = self._waiting.setdefault(batch.source, deque())
+        each = self._grouping.per_frame(batch.regions)
+        cuts = range(0, len(batch), each) if len(batch) else [0]
+        queue.extend((now_s, batch.rows(slice(k, k + each if k + each < len(batch) else None))) for k in cuts)
+        while len(self._waiting) >= self._enough or (batch.end is not None and batch.source in self._waiting):
+            yield self._oldest()
+
+    def late(self, since_s: float) -> Iterator[FoldedBatch]:
+        """Groups of what has waited since then, or for longer."""
+        while self._waiting and min(queue[0][0] for queue in self._waiting.values()) <= since_s:
+            yield self._oldest()
+
+    def _oldest(self) -> FoldedBatch:
+        f = self._grouping.f
+        parts: list[FrameBatch] = []
+        slots: list[tuple[int, int]] = []  # where each frame's pictures begin, and how many there are
+        first = 0
+        for source in sorted(self._waiting, key=lambda name: self._waiting[name][0][0])[:f]:
+            queue = self._waiting[source]
+            taken = [queue.popleft()[1]]
+            while queue and not len(queue[0][1]):
+                taken.append(queue.popleft()[1])
+            if not queue:
+                del self._waiting[source]
+            slots.append((first, len(taken[0])))
+            parts += taken
+            first += len(taken[0])
+        positions = np.full((max(count for _, count in slots), f), -1, np.int32)
+        for slot, (start, count) in enumerate(slots):
+            positions[:count, slot] = np.arange(start, start + count)
         with self._times.span("compute", "fold", parts[0].segment, first):
             return _group(parts, positions, self._number)
 

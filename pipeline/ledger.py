@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from pipeline.batch import Counts, SegmentEnd
+from pipeline.batch import Counts, Segment, SegmentEnd
 
 __all__ = ["EXIT_CODES", "Ledger", "SourceLedger", "State", "bound_by", "run_state", "summary"]
 
@@ -60,7 +60,9 @@ class SourceLedger:
             owed = end.counts.labelled * end.per_frame
             if end.counts.pictures != owed and not end.retry:
                 problems.append(f"{_where(end)}: {owed} pictures must be classified, got {end.counts.pictures}")
-        if self.ends and (self.ends[0].segment.number, self.ends[0].segment.first_frame) != (0, 0):
+        first = self.ends[0].segment if self.ends else Segment(self.name)
+        is_live = first.window_utc_s is not None  # early windows of a camera may have been removed
+        if (first.number, first.first_frame) != (0, 0) and not is_live:
             problems.append(f"{_where(self.ends[0])}: must follow on segment 0 from frame 0, got none before it")
         for before, end in pairwise(self.ends):
             number = before.segment.number + 1
@@ -191,10 +193,10 @@ def summary(
     return {
         "state": state,
         "seconds": seconds,
-        "frames": _frames(ledger.counts),
+        "frames": ledger.counts.as_dict(),
         "frames_per_s": labelled / seconds if seconds > 0 else None,
         "sources": {
-            name: {**_frames(source.counts), "error": source.error, "finished": source.finished}
+            name: {**source.counts.as_dict(), "error": source.error, "finished": source.finished}
             for name, source in ledger.sources.items()
         },
         "stages": {name: dict(times) for name, times in stages.items()},
@@ -206,10 +208,6 @@ def summary(
         "process": dict(process),
         "problems": ledger.check(),
     }
-
-
-def _frames(counts: Counts) -> dict[str, int]:
-    return {**counts.as_dict(), "dropped": 0}  # archives never drop
 
 
 def _where(end: SegmentEnd) -> str:

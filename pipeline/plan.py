@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator, Sequence
+import math
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from pipeline.assembly import Model, Sources, formats_of, open_sources
-from pipeline.batch import FoldedBatch, FrameBatch
+from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, SourceError
-from pipeline.filter import Filter, folded_filter
+from pipeline.filter import LONGEST_WAIT_S, Filter, folded_filter
 from pipeline.fold import Grouping, fold
 from pipeline.regions import outside
 from pipeline.sources import pool
 from pipeline.sources.container import open_video
 from pipeline.sources.file import FileSource
+from pipeline.sources.live import LANE, Cameras
 from pipeline.sources.paths import passed_over
 from pipeline.sources.scaler import PictureFormat
 from pipeline.threads import Stop
@@ -28,6 +30,7 @@ __all__ = ["Plan", "make_plan"]
 
 log = logging.getLogger(__name__)
 
+GRACE_S = 3.0  # for cameras to end their windows when the run is stopped
 STEP_TOLERANCE = 2.0  # times between grouped frames that differ by more than this from training's are worth a warning
 
 
@@ -42,7 +45,14 @@ class Plan:
     groupings: tuple[Grouping, ...]
     filters: tuple[Filter, ...]
     seed: int
+    max_wait_s: float
+    window_s: float
     trained_s: tuple[float, ...]
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it goes on until it is stopped."""
+        return bool(self.sources.cameras)
 
     @property
     def f(self) -> int | None:
@@ -72,18 +82,44 @@ class Plan:
         self,
         *,
         workers: int,
-        done: frozenset[tuple[str, int]] = frozenset(),
+        before: Sequence[SegmentEnd] = (),
         stop: Stop | None = None,
         times: Times | None = None,
     ) -> Generator[FrameBatch]:
-        watch = None if times is None else times.watch
-        return pool.decode(self.tasks(done), workers=workers, others=self.sources.others, stop=stop, watch=watch)
+        """Decodes what is not committed.
+
+        Args:
+            workers: Decoders of files, side by side.
+            before: The ends of the segments that are committed.
+            stop: Ends it; cameras then end their windows.
+            times: Told how long it takes.
+        """
+        stop = stop if stop is not None else Stop()
+        done = frozenset((end.segment.source, end.segment.first_frame) for end in before)
+        others: list[Iterable[FrameBatch]] = [*self.sources.others]
+        if self.is_live:
+            last = {end.segment.source: end for end in sorted(before, key=lambda end: end.segment.number)}
+            lane = max(LANE, *(2 * grouping.f for grouping in self.groupings))
+            others.append(Cameras(self.sources.cameras, window_s=self.window_s, stop=stop, last=last, lane=lane))
+        return pool.decode(
+            self.tasks(done),
+            workers=0 if self.is_live else workers,
+            others=others,
+            stop=stop,
+            grace_s=GRACE_S if self.is_live else 0.0,
+            watch=None if times is None else times.watch,
+        )
 
     def fold(self, batches: Iterator[FrameBatch], *, times: Times | None = None) -> Iterator[FoldedBatch]:
-        return fold(*self.groupings, seed=self.seed, times=times)(self._compared(batches))
+        wait_s = self.max_wait_s if self.is_live else math.inf
+        stage = fold(
+            *self.groupings, seed=self.seed, max_wait_s=wait_s, cameras=len(self.sources.cameras) or None, times=times
+        )
+        return stage(batches if self.is_live else self._compared(batches))
 
     def label(self, groups: Iterator[FoldedBatch], *, times: Times | None = None) -> Iterator[FrameBatch]:
-        return folded_filter(self.filters, owed=self._owed, times=times)(groups)
+        wait_s = self.max_wait_s if self.is_live else LONGEST_WAIT_S
+        return folded_filter(self.filters, owed=self._owed, longest_wait_s=wait_s, times=times)(groups)
 
     def _owed(self, source: str) -> list[int]:
         """Of each filter, how many pictures it is to score of every frame of a source."""
@@ -135,6 +171,8 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
         log.warning("%s", passed_over(sources.ignored))
     for warning in config.warnings:
         log.warning("%s", warning)
+    if order == "streams" and 0 < len(sources.cameras) < f:
+        log.warning("order streams: %d cameras do not fill groups of %d, which are padded", len(sources.cameras), f)
     if order == "streams" and len(sources.files) % f:
         log.warning(
             "order streams: %d sources do not fill bundles of %d; the last one is padded with repeated pictures",
@@ -147,7 +185,9 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
         if grouping.f > 1 and grouping.order in ("consecutive", "strided")
     }
     trained_s = tuple(sorted(step for step in steps if step is not None))
-    return Plan(sources, groupings, filters, config.fold.seed, trained_s)
+    return Plan(
+        sources, groupings, filters, config.fold.seed, config.fold.max_wait_ms / 1000, config.run.window_s, trained_s
+    )
 
 
 def _refuse_regions_outside(files: Sequence[FileSource]) -> None:

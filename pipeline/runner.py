@@ -20,7 +20,7 @@ from typing import Literal, Protocol, cast
 
 from pipeline.assembly import Model, open_models, open_sinks
 from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
-from pipeline.config import RunConfig, run_config_from
+from pipeline.config import CameraSource, RunConfig, run_config_from
 from pipeline.configcheck import taken_sinks
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError, Interrupted, VpipeError
@@ -101,6 +101,8 @@ def run(
         SinkError: The disk does not take the run's own files.
     """
     stop = stop if stop is not None else Stop()
+    if mode == "new" and _is_live(config) and RunFolder(Path(config.run.dir) / config.run.name).run_json.exists():
+        mode = "resume"  # cameras' frames go on behind those that are there
     with _kept_log() as kept:
         if mode == "new":
             _refuse_taken(config)
@@ -168,6 +170,10 @@ def _label(plan: Plan, workers: int) -> Iterator[FrameBatch]:
         yield from plan.label(plan.fold(batches))
 
 
+def _is_live(config: RunConfig) -> bool:
+    return any(isinstance(source, CameraSource) for source in config.sources)
+
+
 def _refuse_taken(config: RunConfig) -> None:
     """Refuses a run that would replace another one, or files beside it."""
     RunFolder(Path(config.run.dir) / config.run.name).refuse_taken(overwrite=False, kind="run")
@@ -186,7 +192,6 @@ def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[d
     """What decides the labels, from the configuration as it was written: secrets stay `${VARIABLE}`."""
     written = config.resolved()
     of_name = dict(zip((section.name for section in config.filters), _sections(written, "filters"), strict=True))
-    own = {source.name: facts for source, facts in zip(plan.sources.others, plan.sources.others_facts, strict=True)}
     files = {
         source.name: stamp(source.path)
         | {"selection": dataclasses.asdict(source.selection), "start": str(source.start)}
@@ -197,7 +202,7 @@ def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[d
     if config.decode.device != "cpu":
         decode["device"] = config.decode.device.partition(":")[0]
     return identity(
-        {**files, **own},
+        {**files, **plan.sources.facts},
         decode=decode,
         fold={"frames": plan.f, "order": plan.order, "seed": plan.seed},
         filters={model.name: model.identity(of_name[model.name]) for model in models},
@@ -250,25 +255,30 @@ class _Run:
 
     def work(self) -> Outcome:
         before = list(committed(self.folder.path))
-        done = frozenset((end.segment.source, end.segment.first_frame) for end in before)
         if before:
             log.info("going on: %d segments are committed already", len(before))
         started = time.perf_counter()
         devices = [model.engine.device_uuid for model in self.models if model.engine.device_uuid is not None]
         telemetry = Telemetry(self.folder.telemetry, gpu_uuid=devices[0] if devices else None)
         with telemetry, every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"):
-            self._label(done, _Order(before))
+            self._label(before)
         seconds = time.perf_counter() - started
         return self._finish(seconds, telemetry)
 
-    def _label(self, done: frozenset[tuple[str, int]], order: _Order) -> None:
-        """Labels what is not done. Afterwards every sink is closed, whatever happened."""
+    def _label(self, before: Sequence[SegmentEnd]) -> None:
+        """Labels what is not committed. Afterwards every sink is closed, whatever happened."""
+        done, order = (
+            {(end.segment.source, end.segment.first_frame) for end in before},
+            _Order(before, live=self.plan.is_live),
+        )
         names = self.plan.sources.names
         with ExitStack() as cleanup:
             try:
+                labellings = {model.name: model.labelling for model in self.models}
+                live = labellings if self.plan.is_live else None
                 opened: list[Sink] = [
-                    PartsSink(self.folder.path, [model.labelling for model in self.models], identity=self.sha),
-                    *open_sinks(self.config, folder=self.folder.path, sources=names, stop=self.stop),
+                    PartsSink(self.folder.path, [*labellings.values()], identity=self.sha),
+                    *open_sinks(self.config, folder=self.folder.path, sources=names, stop=self.stop, live=live),
                 ]
                 kinds = ["parts", *(section.type for section in self.config.sinks)]
                 sinks = [TimedSink(kind, sink, self.times) for kind, sink in zip(kinds, opened, strict=True)]
@@ -277,7 +287,7 @@ class _Run:
                 if self.watcher is not None:
                     self.watcher.begin(names)
                 workers = self.config.decode.workers or cores()
-                batches = self.plan.decode(workers=workers, done=done, stop=self.stop, times=self.times)
+                batches = self.plan.decode(workers=workers, before=before, stop=self.stop, times=self.times)
                 cleanup.enter_context(closing(batches))
                 groups = self.plan.fold(self._watched(batches), times=self.times)
                 labelled = self.plan.label(self._counted(groups), times=self.times)
@@ -285,7 +295,7 @@ class _Run:
                     # Of a bundle or a source of the user's own, what is committed comes again on resuming.
                     if (batch.source, batch.segment.first_frame) not in done:
                         self._write(sinks, batch, order)
-                if not self.stop:
+                if not self.stop or self.plan.is_live:
                     self._commit(sinks, order.rest())
                     for sink in sinks:
                         sink.finish()
@@ -307,7 +317,9 @@ class _Run:
                 sink.commit(end)
             if end.error is not None:
                 log.warning("%s: %s", end.segment.source, end.error)
-            for lost in end.lost:
+            if end.counts.dropped:
+                log.warning("%s: %d of %d frames dropped", end.segment.source, end.counts.dropped, end.counts.indexed)
+            for lost in (lost for lost in end.lost if lost.why != "dropped"):
                 log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
             if end.retry:
                 self.dropped.append(end)
@@ -333,7 +345,8 @@ class _Run:
         ledger = Ledger([*committed(self.folder.path), *self.dropped], sources=self.plan.sources.names)
         for problem in ledger.check():
             log.error("the ledger does not add up: %s", problem)
-        state = run_state(ledger, interrupted=bool(self.stop), broken=self.error is not None)
+        interrupted = bool(self.stop) and not self.plan.is_live  # cameras end when they are stopped
+        state = run_state(ledger, interrupted=interrupted, broken=self.error is not None)
         document = summary(
             ledger,
             state=state,
@@ -370,9 +383,12 @@ class _Run:
 class _Order:
     """Lets the segments of each source pass in order: one that is whole early waits for those before it."""
 
-    def __init__(self, committed: Iterable[SegmentEnd]) -> None:
+    def __init__(self, committed: Iterable[SegmentEnd], *, live: bool) -> None:
         self._passed = {(end.segment.source, end.segment.number) for end in committed}
         self._next: dict[str, int] = {}
+        if live:  # early windows may have been removed
+            for source, number in sorted(self._passed):
+                self._next[source] = number + 1
         self._waiting: dict[str, dict[int, SegmentEnd]] = {}
 
     def ready(self, end: SegmentEnd) -> Iterator[SegmentEnd]:

@@ -32,7 +32,9 @@ from pipeline.values import (
     Std,
     TimePattern,
     TimeZone,
+    Url,
     named_after,
+    named_after_url,
     object_type,
 )
 from pipeline.yamlfile import Node, Step
@@ -57,6 +59,9 @@ class RunSection(Section):
     limit: Count | None = Field(
         default=None,
         description="At most this many frames of each source are labelled, the rest is counted as skipped.",
+    )
+    window_s: Annotated[float, Field(ge=1, le=3600)] = Field(
+        default=600.0, description="Seconds of a camera that are committed as one part."
     )
     torch_threads: Count | None = Field(
         default=None,
@@ -109,12 +114,34 @@ class FileSource(Selection):
     regions_px: Regions | None = Field(default=None, description="The same in pixels.")
 
 
+class CameraSource(Section):
+    """A live camera. It is connected to anew for as long as the run goes on."""
+
+    type: Literal["rtsp", "http"] = Field(description="`rtsp`, or `http` for MJPEG and HLS.")
+    url: Url = Field(
+        description="Its address; keep the password in a `${VARIABLE}`: `rtsp://user:${PASSWORD}@host/path`."
+    )
+    name: SourceName = Field(
+        default_factory=lambda validated: named_after_url(validated["url"]),
+        description="Unique. Default: the host and path of its address.",
+    )
+    transport: Literal["tcp", "udp"] = Field(default="tcp", description="How RTSP brings its packets.")
+    fps: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="Label at most this many frames per second; the rest is counted as skipped."
+    )
+    dead_s: Annotated[float, Field(ge=1)] = Field(
+        default=10.0, description="A connection over which nothing came for so long is given up for a new one."
+    )
+    regions: Regions | None = Field(default=None, description="Its regions, in place of the run's; see there.")
+    regions_px: Regions | None = Field(default=None, description="The same in pixels.")
+
+
 class SourceObject(Section):
     """A source of one's own."""
 
     model_config = ConfigDict(extra="allow")
 
-    type: Annotated[str, object_type("file")] = Field(
+    type: Annotated[str, object_type("file", "rtsp", "http")] = Field(
         description="`package.module:Name`; every other key is a keyword argument of it."
     )
 
@@ -160,6 +187,11 @@ class FoldSection(Section):
         default=None, description="How groups are formed. Another than the model's is a warning. Default: the model's."
     )
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Seed of the order `shuffled`.")
+    max_wait_ms: Annotated[float, Field(gt=0)] = Field(
+        default=100.0,
+        description="How long a frame of a camera waits for others of its group, which is padded then, and as long "
+        "again for other groups of its forward pass, at most. Frames of files wait for as long as it takes.",
+    )
 
 
 class FilterSection(Section):
@@ -184,7 +216,11 @@ class FilterSection(Section):
         default="auto",
         description="Type of the arithmetic; `auto`: 16 bits where the device has matrix units for them.",
     )
-    batch: Count = Field(default=256, description="Pictures in a forward pass.")
+    batch: Count = Field(
+        default=256,
+        description="Pictures in a forward pass. Of cameras alone, if it is not given, no more than those of one frame "
+        "of each.",
+    )
     regions: Annotated[Names, Field(min_length=1)] | None = Field(
         default=None,
         description="Names of the regions that it labels, or patterns of them (`bay-*`). Default: all, and "
@@ -253,6 +289,9 @@ class TelemetrySection(Section):
 
 # Tags name the class that a value is read as; <...> cannot be taken for a key when an error's path is followed.
 def _source_kind(value: object) -> str:
+    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+    if kind in ("rtsp", "http"):
+        return "<CameraSource>"
     return _kind(value, ("file",), "<FileSource>", "<SourceObject>", default="file")
 
 
@@ -269,7 +308,9 @@ def _kind(value: object, built_in: tuple[str, ...], ours: str, theirs: str, *, d
 
 
 AnySource = Annotated[
-    Annotated[FileSource, Tag("<FileSource>")] | Annotated[SourceObject, Tag("<SourceObject>")],
+    Annotated[FileSource, Tag("<FileSource>")]
+    | Annotated[CameraSource, Tag("<CameraSource>")]
+    | Annotated[SourceObject, Tag("<SourceObject>")],
     Discriminator(_source_kind),
 ]
 AnySink = Annotated[

@@ -136,8 +136,8 @@ def check_source(source: Source) -> None:
             counts = batch.end.counts
             _check(counts.decoded == decoded[segment], "the end counts the pictures that came")
             _check(
-                counts.indexed == counts.skipped + counts.corrupt + counts.unread + counts.decoded,
-                "indexed = skipped + corrupt + unread + decoded",
+                counts.indexed == counts.skipped + counts.corrupt + counts.unread + counts.dropped + counts.decoded,
+                "indexed = skipped + corrupt + unread + dropped + decoded",
             )
     _check(set(decoded) == ended, "every segment that was begun ends")
     iterator = iter(source)

@@ -1,4 +1,4 @@
-"""Every thread of the program: `merge` and `every`, and the one bounded channel between them.
+"""Every thread of the program: `merge`, `Lanes` and `every`, and the bounded channels between them.
 
 A thread owns the iterator that it runs: it alone advances it and it closes it. A consumer that stops early closes the
 channel, the threads notice at their next batch, close their iterators and end. A thread that sits in a native call
@@ -8,6 +8,7 @@ leave by force after its last commit.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
-__all__ = ["Activity", "Answer", "Stop", "Watch", "every", "merge", "share", "stuck_threads"]
+__all__ = ["Activity", "Answer", "Lanes", "Stop", "Watch", "every", "merge", "share", "stuck_threads"]
 
 T = TypeVar("T")
 
@@ -102,15 +103,23 @@ class _Channel(Generic[T]):
             self.tell("full", number, began)
         return wanted
 
-    def items(self, stop: Stop | None) -> Iterator[T]:
-        """What the producers put, until all have left, one failed, or a stop is asked for."""
+    def items(self, stop: Stop | None, grace_s: float) -> Iterator[T]:
+        """What the producers put, until all have left, one failed, or after a stop nothing came for so long."""
         while True:
+            until_s = math.inf
+
+            def stopped() -> bool:
+                nonlocal until_s
+                if stop and until_s == math.inf:
+                    until_s = time.monotonic() + grace_s
+                return time.monotonic() >= until_s
+
             began = time.perf_counter()
             with self._condition:
                 empty = not self._items
-                while not self._items and self._producers and not stop:
+                while not self._items and self._producers and not stopped():
                     self._condition.wait(POLL_S)
-                over = bool(stop) or not self._items
+                over = stopped() or not self._items
                 if not over:
                     item = self._items.popleft()
                     self._condition.notify_all()
@@ -134,6 +143,7 @@ def merge(
     *,
     depth: int = 4,
     stop: Stop | None = None,
+    grace_s: float = 0.0,
     watch: Watch[T] | None = None,
     name: str = "merge",
 ) -> Generator[T]:
@@ -146,6 +156,7 @@ def merge(
         iterables: What to run; each is iterated and closed by its thread alone.
         depth: How many items may wait, over all iterables.
         stop: Ends the iteration from outside, a signal handler say.
+        grace_s: How long it waits for something to come then, from iterables that know of the stop and end themselves.
         watch: Told what each end spends its time on.
         name: Prefix of the threads' names.
     """
@@ -178,12 +189,88 @@ def merge(
             for thread in threads:
                 thread.start()
                 started.append(thread)
-            yield from channel.items(stop)
+            yield from channel.items(stop, grace_s)
         finally:
             channel.close()
             _join(started)
 
     return consume()
+
+
+class Lanes(Generic[T]):
+    """Threads that never wait for who takes what they make: a lane that is full drops its oldest item.
+
+    Args:
+        depth: How many items may wait in a lane.
+        drop: What becomes of the two oldest items of a lane that is full: the one that stands for both.
+        name: Prefix of the threads' names.
+    """
+
+    def __init__(self, *, depth: int, drop: Callable[[T, T], T], name: str = "lanes") -> None:
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        self._depth, self._drop, self._name = depth, drop, name
+        self._condition = threading.Condition()
+        self._lanes: dict[str, deque[T]] = {}
+        self._failures: list[BaseException] = []
+        self._threads: dict[str, threading.Thread] = {}
+
+    def start(self, key: str, iterable: Iterable[T]) -> None:
+        """Runs an iterable in a thread of its own, which alone iterates and closes it."""
+        if key in self._threads:
+            raise ValueError(f"each lane must have a key of its own, got {key!r} again")
+        with self._condition:
+            self._lanes[key] = deque()
+        thread = threading.Thread(target=self._produce, args=(key, iterable), name=f"{self._name}-{key}")
+        self._threads[key] = thread
+        thread.start()
+
+    def take(self, timeout_s: float) -> dict[str, list[T]]:
+        """All that waits, by key; nothing where nothing came for so long. Raises what a thread failed with."""
+        with self._condition:
+            if not any(self._lanes.values()) and not self._failures:
+                self._condition.wait(timeout_s)
+            if self._failures:
+                raise self._failures[0]
+            taken = {key: list(lane) for key, lane in self._lanes.items() if lane}
+            for key in taken:
+                self._lanes[key].clear()
+        return taken
+
+    def close(self, key: str | None = None) -> None:
+        """Takes nothing more of a lane, or of all. What waits is gone; a thread ends with its next item."""
+        with self._condition:
+            for one in [key] if key is not None else list(self._lanes):
+                self._lanes.pop(one, None)
+        threads = [self._threads.pop(one) for one in ([key] if key is not None else list(self._threads))]
+        _join(threads)
+
+    def _produce(self, key: str, iterable: Iterable[T]) -> None:
+        iterator = iter(iterable)
+        try:
+            for item in iterator:
+                if not self._put(key, item):
+                    break
+        except BaseException as error:
+            with self._condition:
+                self._failures.append(error)
+                self._condition.notify_all()
+        finally:
+            close = getattr(iterator, "close", None)
+            if close is not None:
+                close()
+
+    def _put(self, key: str, item: T) -> bool:
+        with self._condition:
+            lane = self._lanes.get(key)
+            if lane is None:
+                return False
+            lane.append(item)
+            if len(lane) > self._depth:
+                oldest = lane.popleft()
+                lane[0] = self._drop(oldest, lane[0])
+            self._condition.notify_all()
+            return True
 
 
 def share(iterable: Iterable[T]) -> Iterator[T]:

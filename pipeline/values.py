@@ -9,9 +9,20 @@ from glob import escape, has_magic
 from itertools import takewhile
 from pathlib import PurePath
 from typing import Annotated, Literal
+from urllib.parse import urlsplit, urlunsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, JsonValue, Tag, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    Tag,
+    ValidationInfo,
+)
+from pydantic_core import PydanticCustomError
 
 OBJECT = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")  # package.module:Name
 
@@ -109,6 +120,33 @@ def _source_name(name: str) -> str:
     return name
 
 
+def _url(url: str) -> str:
+    rule = "must be an address as rtsp://host/path or http://host/path"
+    try:
+        parts = urlsplit(url)
+        whole = parts.hostname and (parts.port is None or parts.port > 0) and not re.search(r"\s", url)
+    except ValueError:  # a port that is no number, say
+        whole = None
+    if not whole or parts.scheme not in ("rtsp", "rtsps", "http", "https"):
+        # Its password must not be shown, so the address is not.
+        advice = "write what is none of A-Z a-z 0-9 - . _ ~ in a name or password as %XX"
+        raise PydanticCustomError("url", f"{rule}, got another text; {advice}".replace("{", "{{").replace("}", "}}"))
+    return url
+
+
+def without_secrets(url: str) -> str:
+    """An address without what may be secret: name and password, and the values of a query."""
+    parts = urlsplit(url)
+    query = re.sub("=[^&;]*", "=...", parts.query)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+
+
+def named_after_url(url: str) -> str:
+    """The default name of a camera: its host, and its path."""
+    parts = urlsplit(url)
+    return f"{parts.hostname or ''}{parts.path}".rstrip("/") or "camera"
+
+
 def _device(name: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
         raise ValueError("must be auto, cpu, cuda or cuda:N")
@@ -151,6 +189,7 @@ SourceName = Annotated[str, AfterValidator(_source_name)]
 StartText = Annotated[str, AfterValidator(_start)]
 TimePattern = Annotated[str, AfterValidator(_pattern)]
 TimeZone = Annotated[str, AfterValidator(_zone)]
+Url = Annotated[str, AfterValidator(_url), PlainSerializer(without_secrets)]
 Device = Annotated[str, AfterValidator(_device)]
 DecodeDevice = Annotated[str, AfterValidator(_decode_device)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]

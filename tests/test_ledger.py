@@ -22,7 +22,7 @@ def end(number, first, n, *, source="a", error=None, retry=False, lost=(), **cou
 def test_totals_are_the_sums_over_segments_and_sources():
     ledger = Ledger([end(1, 10, 5, corrupt=2), end(0, 0, 10, skipped=5), end(0, 0, 3, source="b", filtered=1)])
     assert ledger.sources["a"].counts == Counts(indexed=15, skipped=5, corrupt=2, decoded=8, labelled=8, written=8)
-    assert ledger.counts == Counts(18, 5, 2, 0, 11, 0, 0, 11, 1, 10)
+    assert ledger.counts == Counts(18, 5, 2, 0, 0, 11, 0, 0, 11, 1, 10)
     assert ledger.check() == []
 
 
@@ -52,7 +52,10 @@ def test_a_source_is_finished_when_its_last_segment_is_safe():
 @pytest.mark.parametrize(
     ("counts", "equation"),
     [
-        (Counts(indexed=3, decoded=2, labelled=2, written=2), "indexed = skipped + corrupt + unread + decoded"),
+        (
+            Counts(indexed=3, decoded=2, labelled=2, written=2),
+            "indexed = skipped + corrupt + unread + dropped + decoded",
+        ),
         (Counts(indexed=2, decoded=2, labelled=1, written=1), "decoded = labelled + failed"),
         (Counts(indexed=2, decoded=2, labelled=2, written=1), "labelled = written + filtered"),
     ],

@@ -6,15 +6,19 @@ A sink is loaded when it is first asked for, so that naming one costs nothing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError, SinkError, VpipeError
 from pipeline.threads import Stop
 from specialized.objects import load_object, one_line
+
+if TYPE_CHECKING:
+    from pipeline.rows import Labelling  # loads Arrow
 
 __all__ = ["SINKS", "open_sink", "sink_class"]
 
@@ -40,7 +44,15 @@ def sink_class(type: str) -> Callable[..., object]:
         raise ConfigError([f"sink {type!r}: {exc}; correct the name or set PYTHONPATH"]) from exc
 
 
-def open_sink(type: str, *, folder: Path, sources: Sequence[str], stop: Stop | None = None, **options: object) -> Sink:
+def open_sink(
+    type: str,
+    *,
+    folder: Path,
+    sources: Sequence[str],
+    stop: Stop | None = None,
+    live: Mapping[str, Labelling] | None = None,
+    **options: object,
+) -> Sink:
     """A sink as the configuration asks for it.
 
     Args:
@@ -48,13 +60,14 @@ def open_sink(type: str, *, folder: Path, sources: Sequence[str], stop: Stop | N
         folder: The run's folder; given to a sink whose constructor has a parameter `folder`.
         sources: Names of the run's sources in the order given; likewise.
         stop: Set when the run is asked to stop; likewise.
+        live: Where there are cameras, how the scores of each filter become labels, by its name; likewise.
         options: The sink's own keyword arguments.
 
     Raises:
         ConfigError: there is no such sink, or it does not take these options.
     """
     make = sink_class(type)
-    offered = {"folder": folder, "sources": sources, "stop": stop}
+    offered = {"folder": folder, "sources": sources, "stop": stop, "live": live}
     try:
         signature = inspect.signature(make)
         arguments = {name: value for name, value in offered.items() if name in signature.parameters} | options

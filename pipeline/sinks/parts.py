@@ -1,6 +1,7 @@
 """The run's own record: one Parquet file per segment and filter. What lies here is committed; nothing else is.
 
-    <folder>/frames/<filter>/<source>/<first frame, 12 digits>.parquet
+    <folder>/frames/<filter>/<source>/<first frame, 12 digits>.parquet                              of a file
+    <folder>/frames/<filter>/<source>/<UTC date>/<time, 6 digits>-<first frame, 12 digits>.parquet  of a camera's window
 
 Folder names are percent-encoded. A part's footer holds the SegmentEnd, so the ledger, resuming and the other sinks
 need nothing but these files. A segment is committed when each of its filters has its part.
@@ -14,6 +15,7 @@ import operator
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -154,7 +156,10 @@ class _Part:
 
 def part_path(folder: Path, filter: str, segment: Segment) -> Path:
     """Where the part of this filter and segment lies or would lie."""
-    return _source_folder(folder, filter, segment.source) / f"{segment.first_frame:012d}.parquet"
+    name = f"{segment.first_frame:012d}.parquet"
+    if segment.window_utc_s is not None:
+        name = f"{datetime.fromtimestamp(segment.window_utc_s, UTC):%Y-%m-%d/%H%M%S}-{name}"
+    return _source_folder(folder, filter, segment.source) / name
 
 
 def open_part(path: Path) -> pq.ParquetFile:
@@ -192,8 +197,8 @@ def committed(folder: Path, source: str | None = None) -> Iterator[SegmentEnd]:
     for filter_folder in _visible(folder / "frames")[:1]:  # what is committed has a part in each filter's folder
         folders = _visible(filter_folder) if source is None else [filter_folder / _encoded(source)]
         for source_folder in folders:
-            for path in _visible(source_folder):
-                end = read_end(path)
+            ends = map(read_end, _parts(source_folder))
+            for end in sorted(ends, key=lambda end: end.segment.first_frame):  # a camera's clock may have been set back
                 if all(part_path(folder, name, end.segment).exists() for name in end.filters):
                     yield end
 
@@ -222,6 +227,15 @@ def _encoded(name: str) -> str:
     if len(text) > MAX_NAME_BYTES:
         text = text[:200] + "~" + hashlib.sha256(text.encode()).hexdigest()[:32]
     return text
+
+
+def _parts(folder: Path) -> Iterator[Path]:
+    """Those of a source, also in folders by date."""
+    for path in _visible(folder):
+        if path.is_dir():
+            yield from _parts(path)
+        else:
+            yield path
 
 
 def _visible(folder: Path) -> list[Path]:

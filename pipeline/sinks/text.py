@@ -22,7 +22,8 @@ of the source's, where `keep` let the row not pass, and where an any_of model fi
 
 `captured` is ISO 8601 in UTC; what is not known is empty in csv and null in JSON.
 
-`path: "-"` is the standard output: each segment at its commit, each source in the order of its frames. Any other path
+`path: "-"` is the standard output: each segment at its commit, each source in the order of its frames; where there are
+cameras, rows as soon as they are labelled. Any other path
 is a file that appears when the run has finished, in the order of the sources given, then frames, then filters: also
 rows that an earlier, interrupted run committed are in it.
 """
@@ -30,6 +31,7 @@ rows that an earlier, interrupted run committed are in it.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import select
 from abc import abstractmethod
@@ -45,13 +47,15 @@ from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
 from pipeline.regions import OF_FRAMES, Column
-from pipeline.rows import Labelling, labelling_of
+from pipeline.rows import Labelling, labelling_of, table
 from pipeline.runs import WholeFile, make_folder
 from pipeline.sinks.parts import committed, disk_errors, open_part, part_path
 from pipeline.sinks.wide import placed, side_by_side
 from pipeline.threads import Stop
 
 __all__ = ["CsvSink", "JsonlSink"]
+
+log = logging.getLogger(__name__)
 
 ROWS = 1 << 15  # rendered at once
 
@@ -60,7 +64,7 @@ WAIT_S = 0.2  # for a slow reader, before looking whether the run is to stop
 
 
 class TextSink(Sink):
-    """Renders parts as lines of text. It never sees uncommitted rows: it reads back what the run's parts hold.
+    """Renders rows as lines of text: those of the run's parts, which are committed, or live ones as they come.
 
     Args:
         path: A file, or "-" for the standard output.
@@ -68,6 +72,7 @@ class TextSink(Sink):
         sources: Names of the sources, in the order in which a file holds them.
         stop: Ends a wait for a reader of the standard output that does not read.
         columns: One row per frame, with these columns of labels, by their names; None: one per picture and filter.
+        live: How scores become labels, by the name of the filter, where rows go to the standard output as they come.
     """
 
     def __init__(
@@ -78,22 +83,29 @@ class TextSink(Sink):
         sources: Sequence[str],
         stop: Stop | None = None,
         columns: Mapping[Column, str] | None = None,
+        live: Mapping[str, Labelling] | None = None,
     ) -> None:
         self._path = None if path == "-" else Path(path)
         self._folder = folder
         self._sources = tuple(sources)
         self._stop = stop
         self._columns = columns
+        self._live = live if self._path is None else None
         self._file: WholeFile | None = None
         self._begun = False
+        self._failure: SinkError | None = None
 
     def write(self, batch: FrameBatch) -> None:
-        """Nothing to do: what counts is what gets committed."""
+        """Writes live rows. Of others, what counts is what gets committed."""
+        if self._live is not None and len(batch):
+            labelling = self._live[batch.filter]
+            (rows,) = table(batch, labelling).combine_chunks().to_batches()
+            self._say(self.lines(rows, labelling, alone=len(self._live) == 1))
 
     def commit(self, end: SegmentEnd) -> None:
         if self._path is not None:
             self._open(self._path)  # now, so that a path that cannot be written is known early
-        elif not end.retry:
+        elif self._live is None and not end.retry:
             for data in self._render(end):
                 _to_stdout(data, self._stop)
 
@@ -104,6 +116,8 @@ class TextSink(Sink):
             SinkError: the file cannot be written.
         """
         if self._path is None:
+            if self._failure is not None:
+                raise self._failure
             return
         file = self._open(self._path)
         with disk_errors(self._path):
@@ -133,6 +147,16 @@ class TextSink(Sink):
         for lines in self._long(paths) if self._columns is None else self._wide(paths, self._columns):
             yield self.text(lines, first=not self._begun)
             self._begun = True
+
+    def _say(self, lines: pa.Table) -> None:
+        """Writes live rows. A reader that is gone does not end the labelling; it is an error of the run at its end."""
+        if self._failure is None:
+            try:
+                _to_stdout(self.text(lines, first=not self._begun), self._stop)
+            except SinkError as error:
+                log.error("%s; the run goes on without it", error)
+                self._failure = error
+        self._begun = True
 
     def _long(self, paths: Sequence[Path]) -> Iterator[pa.Table]:
         return _by_frame([_tables(path, self.lines, alone=len(paths) == 1) for path in paths])
@@ -319,10 +343,10 @@ def _to_stdout(data: pa.Buffer, stop: Stop | None) -> None:
     rest = memoryview(data)
     try:
         while rest:
-            if stop:
-                raise SinkError("standard output: must be read to its end, got a stop before that; use a path")
             if select.select([], [STDOUT], [], WAIT_S)[1]:
                 rest = rest[os.write(STDOUT, rest[: select.PIPE_BUF]) :]  # so much never blocks a writable pipe
+            elif stop:
+                raise SinkError("standard output: must be read to its end, got a stop before that; use a path")
     except BrokenPipeError as exc:
         raise SinkError(
             "standard output: must be read to its end, got a reader that left; read all, or use a path"

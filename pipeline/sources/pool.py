@@ -31,28 +31,34 @@ def decode(
     workers: int,
     others: Sequence[Iterable[FrameBatch]] = (),
     stop: Stop | None = None,
+    grace_s: float = 0.0,
     watch: Watch[FrameBatch] | None = None,
 ) -> Generator[FrameBatch]:
     """Decodes tasks on `workers` threads, and runs `others` (sources that are no files) on a thread each.
 
-    Tasks are taken in order, each when its turn comes, so that files are opened no earlier than needed.
+    Tasks are taken in order, each when its turn comes, so that files are opened no earlier than needed. After a `stop`
+    others have `grace_s` seconds to come to an end.
     """
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}")
+    if workers < 0:
+        raise ValueError(f"workers must be at least 0, got {workers}")
     shared = share(tasks)
     return merge(
-        [*(_work(shared) for _ in range(workers)), *others],
+        [*(_work(shared, stop) for _ in range(workers)), *others],
         depth=2 * (workers + len(others)),
         stop=stop,
+        grace_s=grace_s,
         watch=watch,
         name="decode",
     )
 
 
-def _work(tasks: Iterator[Task]) -> Iterator[FrameBatch]:
+def _work(tasks: Iterator[Task], stop: Stop | None) -> Iterator[FrameBatch]:
     with Reader() as reader:
         for task in tasks:
-            yield from task.frames(reader)
+            for batch in task.frames(reader):
+                if stop:
+                    return
+                yield batch
 
 
 def segments(sources: Iterable[FileSource]) -> Iterator[SegmentTask | Refusal]:

@@ -16,7 +16,7 @@ from pipeline.sources.index import NOT_ONE_EACH, TIMELESS_DEMUXERS, Index
 from pipeline.sources.scaler import View
 from pipeline.sources.selection import Selection
 
-__all__ = ["Builder", "Counted", "Ranked"]
+__all__ = ["Builder", "Counted", "Ranked", "batches_of", "ranges"]
 
 
 class Ranked:
@@ -81,7 +81,7 @@ class Ranked:
         missing = self._selected & ~self._came
         skipped = int(np.count_nonzero(~self._selected))
         corrupt = int(np.count_nonzero(missing))
-        lost = _ranges(np.flatnonzero(missing) + self._first, "corrupt")
+        lost = ranges(np.flatnonzero(missing) + self._first, "corrupt")
         if self._unread:
             first = self._first + len(self._pts)
             lost = (*lost, Lost(first, first + self._unread - 1, "unread"))
@@ -172,7 +172,7 @@ class Counted:
         )
 
     def counts(self) -> tuple[Counts, tuple[Lost, ...]]:
-        lost = _ranges(np.array(sorted(self._corrupt), np.int64), "corrupt")
+        lost = ranges(np.array(sorted(self._corrupt), np.int64), "corrupt")
         if self._unread:
             lost = (*lost, Lost(self._number, self._number + self._unread - 1, "unread"))
         counts = Counts(
@@ -186,7 +186,7 @@ class Counted:
         return counts, lost
 
 
-def _ranges(numbers: npt.NDArray[np.int64], why: str) -> tuple[Lost, ...]:
+def ranges(numbers: npt.NDArray[np.int64], why: str) -> tuple[Lost, ...]:
     """Ascending frame numbers as ranges."""
     if not len(numbers):
         return ()
@@ -242,25 +242,45 @@ class Builder:
         n = self._n
         pts_s = self._pts_s[:n]
         captured_s = None if utc_offset_s is None else pts_s + utc_offset_s
-        taken = list(zip(self._views, self._frames, strict=True))
-        index = self._index[:n]
+        frames, index = [frames[:n] for frames in self._frames], self._index[:n]
         self._begin()
-        for number, (view, frames) in enumerate(taken):
-            if view.regions is None:
-                batch = FrameBatch(self._segment, frames[:n, 0], index, pts_s, captured_s, view=number)
-            else:
-                count = view.pictures
-                batch = FrameBatch(
-                    self._segment,
-                    frames[:n].reshape(n * count, *frames.shape[2:]),
-                    np.repeat(index, count),
-                    np.repeat(pts_s, count),
-                    None if captured_s is None else np.repeat(captured_s, count),
-                    view=number,
-                    regions=view.names,
-                    region=np.tile(np.arange(count, dtype=np.int16), n),
-                )
-            if number == len(taken) - 1:
-                batch = replace(batch, end=end)
-            if len(batch) or batch.end is not None or len(taken) == 1:
-                yield batch
+        yield from batches_of(self._segment, self._views, frames, index, pts_s, captured_s, end)
+
+
+def batches_of(
+    segment: Segment,
+    views: Sequence[View],
+    frames: Sequence[Pixels],
+    index: npt.NDArray[np.int64],
+    pts_s: npt.NDArray[np.float64],
+    captured_s: npt.NDArray[np.float64] | None,
+    end: SegmentEnd | None = None,
+) -> Iterator[FrameBatch]:
+    """Some frames of a segment: a batch of each view that has pictures; the end rides on that of the last view.
+
+    Args:
+        segment: Theirs.
+        views: What is shown of each frame.
+        frames: Of each view uint8 (N, pictures, H, W, 3).
+        index, pts_s, captured_s: Of the frames, see FrameBatch.
+        end: Of the segment, if these are its last frames.
+    """
+    for number, (view, shown) in enumerate(zip(views, frames, strict=True)):
+        if view.regions is None:
+            batch = FrameBatch(segment, shown[:, 0], index, pts_s, captured_s, view=number)
+        else:
+            count = view.pictures
+            batch = FrameBatch(
+                segment,
+                shown.reshape(len(index) * count, *shown.shape[2:]),
+                np.repeat(index, count),
+                np.repeat(pts_s, count),
+                None if captured_s is None else np.repeat(captured_s, count),
+                view=number,
+                regions=view.names,
+                region=np.tile(np.arange(count, dtype=np.int16), len(index)),
+            )
+        if number == len(views) - 1:
+            batch = replace(batch, end=end)
+        if len(batch) or batch.end is not None or len(views) == 1:
+            yield batch

@@ -1,0 +1,301 @@
+"""Reading one camera: connecting, decoding, and connecting anew for as long as it is asked for.
+
+    connecting ──▶ live ◀──▶ stalled      nothing has come for a while
+        ▲           │           │
+        └── down ◀──┴───────────┘          the stream ended, or nothing came for too long
+
+A camera never fails: whatever happens to it is a state, said once in the log, and it is tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import av
+import av.container
+import av.error
+import av.video.stream
+import numpy as np
+
+from pipeline.batch import Counts, Lost, Pixels
+from pipeline.errors import SourceError
+from pipeline.sources.container import Packet
+from pipeline.sources.scaler import Scaler, View
+from pipeline.threads import Stop
+from specialized.objects import one_line
+
+__all__ = ["Camera", "Received", "State", "joined"]
+
+log = logging.getLogger(__name__)
+
+State = Literal["connecting", "live", "stalled", "down", "ended"]
+
+OPEN_S = {"rtsp": 3.0, "http": 10.0}  # until an attempt to connect is given up; HLS asks for several files
+READ_S = 1.0  # FFmpeg comes back after about twice that when nothing arrives. It can be read on, but forgets times then
+STALLED_S = 1.5  # without a packet
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 2.0  # between attempts
+JITTER = 0.2  # of a wait, so that cameras do not all come back at once
+SOUND_S = 5.0  # a connection that lasts for so long is none that fails at once
+SLACK = 0.1  # of a step, by which a frame may come early
+NAP_S = 0.05  # how soon a stop is seen while waiting
+
+# The description of an RTSP stream says nearly all. FFmpeg would look at it for a second, and begin a second late.
+LITTLE_PROBING = {"analyzeduration": "100000", "fpsprobesize": "0"}
+
+# A stream is untrusted: nothing in it may make FFmpeg open a file or another protocol.
+PROTOCOLS = {"rtsp": "rtsp,rtp,tcp,udp,tls,srtp", "http": "http,https,tcp,tls,crypto"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Received:
+    """What came of a camera since the one before: a frame that is to be labelled, if any, and what came beside it.
+
+    Attributes:
+        number: Of the frame, in presentation order.
+        pts_s: Its time in the stream, in seconds; NaN where it has none.
+        captured_s: UTC time of capture in seconds since 1970: by the camera's clock, or else of its packet's arrival.
+        views: Of each view the frame's pictures, uint8 (pictures, H, W, 3); None: there is no frame.
+        counts: This frame and those that were skipped, lost or dropped before it.
+        lost: Those of them without a label, that should have one.
+    """
+
+    number: int
+    pts_s: float
+    captured_s: float
+    views: Sequence[Pixels] | None
+    counts: Counts
+    lost: tuple[Lost, ...] = ()
+
+    def dropping(self, older: Received) -> Received:
+        """This one, standing for an older one too, whose frame is given up."""
+        counts, lost = older.counts, older.lost
+        if older.views is not None:
+            counts = replace(counts, decoded=0, damaged=0, dropped=counts.dropped + 1)
+            lost = joined(lost, (Lost(older.number, older.number, "dropped"),))
+        return replace(self, counts=counts + self.counts, lost=joined(lost, self.lost))
+
+
+def joined(lost: tuple[Lost, ...], later: tuple[Lost, ...]) -> tuple[Lost, ...]:
+    """Both, in as few ranges as will do."""
+    if lost and later and lost[-1].why == later[0].why and lost[-1].last + 1 == later[0].first:
+        return (*lost[:-1], Lost(lost[-1].first, later[0].last, later[0].why), *later[1:])
+    return lost + later
+
+
+class Camera:
+    """A live camera. Iterating it reads it, in the thread that iterates, until `stop` is set.
+
+    Args:
+        url: Where it is.
+        name: Name of the source.
+        views: What is shown of every frame.
+        protocol: What the address must be, and what FFmpeg may open.
+        transport: Of RTSP: tcp or udp.
+        fps: Frames per second that are labelled at most; None: all.
+        dead_s: Without a packet for so long, a connection is given up.
+        stop: Ends it.
+        first_frame: Number of the next frame.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        views: Sequence[View],
+        protocol: Literal["rtsp", "http"] = "rtsp",
+        transport: Literal["tcp", "udp"] = "tcp",
+        fps: float | None = None,
+        dead_s: float = 10.0,
+        stop: Stop | None = None,
+        first_frame: int = 0,
+    ) -> None:
+        self.name = name
+        self.views = tuple(views)
+        self.state: State = "connecting"
+        self.why = ""  # it is in this state
+        self.reconnects = 0
+        self.tells_time = False  # whether the times of its frames are those of its own clock
+        self._url, self._protocol, self._fps, self._dead_s = url, protocol, fps, dead_s
+        self._options = {"protocol_whitelist": PROTOCOLS[protocol]}
+        if protocol == "rtsp":
+            self._options |= {"rtsp_transport": transport, "allowed_media_types": "video", **LITTLE_PROBING}
+        self.stop = stop if stop is not None else Stop()
+        self.next_frame = first_frame
+        self._jitter = random.Random(name)
+        self._pending, self._lost = Counts(), tuple[Lost, ...]()  # of what came since the last frame that was handed on
+
+    def __iter__(self) -> Iterator[Received]:
+        wait_s = FIRST_WAIT_S
+        while not self.stop:
+            began_s = time.monotonic()
+            try:
+                with self._opened() as container:
+                    for received in self._received(container):
+                        if time.monotonic() - began_s > SOUND_S:
+                            wait_s = FIRST_WAIT_S
+                        yield received
+                why = "it ended the stream"
+            except SourceError as error:
+                why = str(error)
+            except av.error.FFmpegError as error:
+                why = error.strerror or type(error).__name__  # what FFmpeg logged may hold the address
+            except Exception as error:  # a camera never fails
+                why = type(error).__name__ if self._url in str(error) else one_line(error)
+            if self._pending.indexed:
+                yield self._taken(None, math.nan, time.time())
+            if self.stop:
+                break
+            self._is("down", why)
+            self._wait(wait_s * self._jitter.uniform(1 - JITTER, 1 + JITTER))
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            self.reconnects += 1
+        self._is("ended")
+
+    def _opened(self) -> av.container.InputContainer:
+        open_s, began_s = OPEN_S[self._protocol], time.monotonic()
+        try:
+            return av.open(self._url, options=dict(self._options), timeout=(open_s, READ_S), metadata_errors="replace")
+        except av.error.FFmpegError as error:
+            if time.monotonic() - began_s >= open_s:  # FFmpeg calls it invalid data
+                raise SourceError(self.name, f"it did not answer in {open_s:g} s") from error
+            raise
+
+    def _received(self, container: av.container.InputContainer) -> Iterator[Received]:
+        """What comes over one connection."""
+        stream = next(iter(container.streams.video), None)
+        if stream is None:
+            raise SourceError(self.name, "it sends no video")
+        if stream.codec_context is None:
+            raise SourceError(self.name, "it sends video of a codec for which there is no decoder")
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        scalers = [Scaler(view) for view in self.views]
+        cap = None if self._fps is None else Cap(self._fps)
+        awaits_key = False
+        clock = _SenderClock()
+        for packet in self._packets(container, stream):
+            arrived_s = time.time()
+            clock.heed(packet)
+            if awaits_key and packet.size and not packet.is_keyframe:
+                self._lose()
+                continue
+            awaits_key = False
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                self._lose()
+                awaits_key = True
+                continue
+            for frame in frames:
+                if cap is not None and not cap.lets_pass(arrived_s if frame.time is None else frame.time):
+                    self._pending += Counts(indexed=1, skipped=1)
+                    self.next_frame += 1
+                    continue
+                rows = [np.empty((v.pictures, v.picture.height, v.picture.width, 3), np.uint8) for v in self.views]
+                try:
+                    for scaler, row in zip(scalers, rows, strict=True):
+                        scaler.draw(frame, row)
+                except (av.error.FFmpegError, ValueError):
+                    self._lose()
+                    raise
+                self._is("live")
+                self._pending += Counts(indexed=1, decoded=1, damaged=int(frame.is_corrupt))
+                pts_s = math.nan if frame.time is None else frame.time
+                captured_s = clock.utc_s(pts_s)
+                self.tells_time = not math.isnan(captured_s)
+                yield self._taken(rows, pts_s, captured_s if self.tells_time else arrived_s)
+
+    def _taken(self, views: Sequence[Pixels] | None, pts_s: float, captured_s: float) -> Received:
+        """What came up to here."""
+        taken = Received(self.next_frame, pts_s, captured_s, views, self._pending, self._lost)
+        self.next_frame += views is not None
+        self._pending, self._lost = Counts(), ()
+        return taken
+
+    def _lose(self) -> None:
+        """The next frame gives no picture."""
+        self._lost = joined(self._lost, (Lost(self.next_frame, self.next_frame, "corrupt"),))
+        self._pending += Counts(indexed=1, corrupt=1)
+        self.next_frame += 1
+
+    def _packets(self, container: av.container.InputContainer, stream: av.video.stream.VideoStream) -> Iterator[Packet]:
+        """Packets, for as long as some come."""
+        last_s = time.monotonic()
+        while not self.stop:
+            try:
+                for packet in container.demux():  # of all streams: sound may go on where pictures do not
+                    if packet.stream_index == stream.index:
+                        last_s = time.monotonic()
+                        yield cast("Packet", packet)  # an empty one at the end, for the frames that the decoder holds
+                    else:
+                        self._look_at_silence(time.monotonic() - last_s)
+                    if self.stop:
+                        return
+                return
+            except av.error.ExitError:  # nothing came for a while; the connection is still there
+                self._look_at_silence(time.monotonic() - last_s)
+                if self._protocol == "http":  # FFmpeg does not read on
+                    raise
+
+    def _look_at_silence(self, silent_s: float) -> None:
+        if silent_s > self._dead_s:
+            raise SourceError(self.name, f"nothing came for {silent_s:.0f} s")
+        if silent_s > STALLED_S:
+            self._is("stalled", "nothing comes")
+
+    def _wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while not self.stop and time.monotonic() < until:
+            time.sleep(NAP_S)
+
+    def _is(self, state: State, why: str = "") -> None:
+        """Takes a state on; the log is told when it is another, and of a camera that is down but once."""
+        if state != self.state:
+            level = logging.WARNING if state == "down" else logging.INFO
+            log.log(level, "%s: %s%s", self.name, state, why and f": {why}")
+        self.state, self.why = state, why
+
+
+class _SenderClock:
+    """The time of capture by the camera's own clock, which it tells in the sender reports of RTCP (RFC 3550)."""
+
+    def __init__(self) -> None:
+        self._offset_s = math.nan  # of its UTC to the stream's time
+
+    def heed(self, packet: Packet) -> None:
+        """Looks at what FFmpeg made of the last report: microseconds since 1970, at the head of `prft`."""
+        if packet.pts is not None and packet.has_sidedata("prft"):
+            utc_us = int.from_bytes(bytes(packet.get_sidedata("prft"))[:8], sys.byteorder, signed=True)
+            self._offset_s = utc_us / 1e6 - float(packet.pts * packet.time_base)
+
+    def utc_s(self, pts_s: float) -> float:
+        """Seconds since 1970 of a frame; NaN where it is not known."""
+        return pts_s + self._offset_s
+
+
+class Cap:
+    """Lets frames pass at a rate.
+
+    Args:
+        fps: Frames per second, at most.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self._step_s = 1 / fps
+        self._next_s = -math.inf
+
+    def lets_pass(self, at_s: float) -> bool:
+        """Whether a frame of this time does. Times that jump, in either direction, begin anew."""
+        ahead_s = self._next_s - at_s
+        if SLACK * self._step_s < ahead_s <= (1 + 2 * SLACK) * self._step_s:
+            return False
+        self._next_s = (self._next_s if abs(ahead_s) < self._step_s else at_s) + self._step_s
+        return True

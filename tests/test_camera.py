@@ -1,0 +1,322 @@
+"""Cameras over a real RTSP server: every frame keeps its label, whatever happens to the connection."""
+
+import json
+import logging
+import time
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+
+from pipeline.batch import Counts
+from pipeline.config import load_run_config
+from pipeline.errors import ConfigError
+from pipeline.runner import run
+from pipeline.sources.camera import Camera
+from pipeline.sources.scaler import PictureFormat, View
+from pipeline.threads import Lanes, Stop
+from tests.clips import read, write_clip
+from tests.models import BITS, numbers
+from tests.rtsp import serving
+
+CLOCK = "clock:96x64@25"
+LIMIT_S = 15.0  # until what is waited for must have come
+VIEWS = [View(PictureFormat(64, 96))]
+
+
+class Watched:
+    """A camera that is read in a thread, and what came of it."""
+
+    def __init__(self, url, **options):
+        self.camera = Camera(url, name="gate", views=VIEWS, **options)
+        self.received = []
+        self._lanes = Lanes(depth=10_000, drop=lambda older, newer: newer.dropping(older), name="test")
+
+    def __enter__(self):
+        self._lanes.start("gate", self.camera)
+        return self
+
+    def __exit__(self, *_):
+        self.camera.stop.set()
+        self._lanes.close()
+
+    def until(self, holds, what):
+        """Waits until something holds."""
+        until_s = time.monotonic() + LIMIT_S
+        while not holds(self):
+            assert time.monotonic() < until_s, f"{what} must be so in {LIMIT_S} s; the camera is {self.camera.state}"
+            self.received += self._lanes.take(0.05).get("gate", [])
+        return self
+
+    def frames(self, n):
+        """Waits for n frames more."""
+        wanted = len(self.shown()) + n
+        return self.until(lambda w: len(w.shown()) >= wanted, f"{n} frames more")
+
+    def shown(self):
+        return [one for one in self.received if one.views is not None]
+
+    @property
+    def counts(self):
+        return sum((one.counts for one in self.received), Counts())
+
+
+def numbers_of(received):
+    found, by = read(np.concatenate([one.views[0] for one in received]))
+    return found.tolist(), set(by.tolist())
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_the_frames_of_a_camera_come_in_order_with_their_times(transport):
+    with serving(CLOCK, CLOCK) as server, Watched(server.url(1), transport=transport) as watched:
+        watched.frames(40)
+        assert watched.camera.state == "live"
+    received = watched.shown()
+    assert [one.number for one in received] == list(range(len(received)))
+    found, by = numbers_of(received)
+    assert by == {1}
+    assert found == list(range(found[0], found[0] + len(found)))
+    assert np.diff([one.pts_s for one in received[1:]]) == pytest.approx(0.04, abs=0.002)
+    assert abs(received[-1].captured_s - time.time()) < 10
+    assert watched.counts == Counts(indexed=len(received), decoded=len(received))
+
+
+def test_a_camera_that_is_killed_comes_back_and_its_numbers_go_on(caplog):
+    with serving(CLOCK) as server, Watched(server.url()) as watched:
+        watched.frames(10)
+        server.kill()
+        watched.until(lambda w: w.camera.state == "down", "down")
+        server.restart()
+        back_s = time.monotonic()
+        watched.frames(10)
+        assert time.monotonic() - back_s < 5
+        assert watched.camera.reconnects > 0
+    counts = watched.counts
+    assert counts.indexed == counts.corrupt + counts.decoded == watched.shown()[-1].number + 1
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == 1, told
+    assert told[0].startswith("gate: down")
+
+
+def test_a_camera_that_stalls_goes_on_when_it_is_back():
+    with serving(CLOCK) as server, Watched(server.url()) as watched:
+        watched.frames(10)
+        server.pause()
+        watched.until(lambda w: w.camera.state == "stalled", "stalled")
+        server.unpause()
+        back_s = time.monotonic()
+        watched.frames(10)
+        assert time.monotonic() - back_s < 5
+        assert watched.camera.state == "live"
+        assert watched.camera.reconnects == 0
+
+
+def test_a_connection_over_which_nothing_comes_is_given_up_for_a_new_one():
+    with serving(CLOCK) as server, Watched(server.url(), dead_s=2.0) as watched:
+        watched.frames(5)
+        server.tell("stall cam0")
+        watched.until(lambda w: w.camera.state == "down", "down")
+        server.tell("resume cam0")
+        watched.frames(5)
+        assert watched.camera.reconnects > 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        ("refuse cam0", "Server returned 404 Not Found"),
+        ("mute cam0", "it did not answer in 3 s"),
+        ("status cam0 503", "Server returned 5XX Server Error reply"),
+    ],
+)
+def test_a_camera_that_cannot_be_reached_at_first_is_tried_until_it_can(fault, why):
+    with serving(CLOCK) as server:
+        server.tell(fault)
+        with Watched(server.url()) as watched:
+            watched.until(lambda w: w.camera.state == "down", "down")
+            assert watched.camera.why == why
+            server.tell("serve cam0")
+            watched.frames(5)
+
+
+def test_another_size_after_a_new_connection_is_taken(tmp_path):
+    with serving(CLOCK) as server, Watched(server.url()) as watched:
+        watched.frames(5)
+        server.tell(f"change cam0 {write_clip(tmp_path / 'b.mp4', range(200), size=(192, 128), bframes=0)}")
+        server.tell("kill cam0")
+        watched.frames(30)
+    found, _ = numbers_of(watched.shown()[-10:])
+    assert found == list(range(found[0], found[0] + 10))
+
+
+def test_no_frame_goes_uncounted_where_packets_are_lost():
+    with serving("clock:640x360@25") as server, Watched(server.url(), transport="udp") as watched:
+        watched.frames(5)
+        server.tell("loss cam0 0.2")
+        watched.frames(60)
+    counts = watched.counts
+    assert counts.indexed == counts.corrupt + counts.decoded
+    assert watched.shown()[-1].number == counts.indexed - 1
+    assert watched.camera.reconnects == 0
+
+
+def test_a_password_is_never_shown(caplog):
+    caplog.set_level(logging.DEBUG)
+    with serving(CLOCK, user="viewer", password="canary-77") as server:
+        wrong = server.url().replace("canary-77", "canary-88")
+        with Watched(wrong) as watched:
+            watched.until(lambda w: w.camera.state == "down", "down")
+        with Watched(server.url()) as watched:
+            watched.frames(5)
+    assert caplog.records
+    assert not any("canary" in record.getMessage() for record in caplog.records)
+
+
+class Until:
+    """Stops a run when so many frames have come."""
+
+    def __init__(self, n):
+        self.stop, self._left = Stop(), n
+
+    def begin(self, sources):
+        pass
+
+    def decoded(self, batch):
+        self._left -= len(batch)
+        if self._left <= 0:
+            self.stop.set()
+
+    def committed(self, end):
+        pass
+
+
+def configured(folder, server, *, cameras=2, more=""):
+    lines = [f"  - {{type: rtsp, name: c{k}, url: '{server.url(k)}'}}" for k in range(cameras)]
+    reads = f"model: 'tests.models:NumberReader', classes: [{', '.join(BITS)}], task: any_of, input: [64, 96]"
+    (folder / "run.yaml").write_text(
+        "\n".join(
+            ["sources:", *lines, f"filter: {{{reads}, fold: 2, order: streams}}", f"run: {{dir: {folder}}}", more]
+        )
+    )
+    return load_run_config(folder / "run.yaml")
+
+
+def rows_of(outcome):
+    rows = ds.dataset(outcome.folder.path / "frames").to_table().to_pylist()
+    return sorted(rows, key=lambda row: (row["source"], row["frame"]))
+
+
+def test_a_run_over_cameras_labels_what_each_shows_and_goes_on_where_it_ended(tmp_path, capfd):
+    with serving(*[CLOCK] * 3) as server:
+        config = configured(tmp_path, server, cameras=3, more="sinks: [{type: jsonl, path: '-'}]")
+        for times in (1, 2):
+            until = Until(60)
+            outcome = run(config, stop=until.stop, watcher=until)
+            assert (outcome.exit_code, outcome.state) == (0, "done"), outcome.summary
+            assert outcome.summary["problems"] == []
+            rows = rows_of(outcome)
+            shown, by = numbers(np.array([row["scores"] for row in rows]))
+            sources = [row["source"] for row in rows]
+            assert [f"c{k}" for k in by.tolist()] == sources
+            for k in range(3):
+                here = np.array(sources) == f"c{k}"
+                frames = np.array([row["frame"] for row in rows])[here]
+                # Within a connection the camera counts as the run does; the second run comes in later.
+                steps = np.diff(shown[here]) - np.diff(frames)
+                assert np.count_nonzero(steps) == times - 1
+                assert len(frames) == len(set(frames.tolist()))
+                parts = sorted((outcome.folder.path / "frames").rglob(f"c{k}/*/*.parquet"))
+                assert len(parts) == times
+            counts = outcome.summary["frames"]
+            assert counts["labelled"] == len(shown) == counts["indexed"] - counts["dropped"]
+    assert len(capfd.readouterr().out.splitlines()) == len(shown)
+
+
+def test_a_run_ends_in_time_whatever_state_its_cameras_are_in(tmp_path):
+    with serving(*[CLOCK] * 4) as server:
+        config = configured(tmp_path, server, cameras=4)
+        for fault in ("mute cam1", "refuse cam2"):
+            server.tell(fault)
+        until = Until(40)
+        stopped_s = []
+        until.stop = Noted(stopped_s)
+        server.tell("stall cam3")
+        outcome = run(config, stop=until.stop, watcher=until)
+        assert time.monotonic() - stopped_s[0] < 5
+        assert outcome.exit_code == 3
+        sources = outcome.summary["sources"]
+        assert sources["c0"]["labelled"] > 20
+        assert sources["c0"]["error"] is None
+        assert sources["c1"]["error"].startswith("no frame came: ")
+        assert sources["c2"]["error"] == "no frame came: down: Server returned 404 Not Found"
+
+
+class Noted(Stop):
+    """A stop that keeps in mind when it was asked for."""
+
+    def __init__(self, when):
+        super().__init__()
+        self._when = when
+
+    def set(self):
+        self._when.append(time.monotonic())
+        super().set()
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("http://u:canary@10.0.0.1/a", "must be rtsp, as `type` is"),
+        ("u:canary@10.0.0.1/a", "must be an address as rtsp://host/path"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_said_without_its_password(tmp_path, url, problem):
+    (tmp_path / "run.yaml").write_text(f"sources: [{{type: rtsp, url: '{url}'}}]\nfilter: {{model: m.safetensors}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(tmp_path / "run.yaml")
+    assert f"sources.0.url: {problem}" in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_cameras_have_a_run_of_their_own(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "sources: [{type: rtsp, url: 'rtsp://10.0.0.1/a'}, {path: .}]\nfilter: {model: m.safetensors}\n"
+        "run: {limit: 9}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(tmp_path / "run.yaml")
+    assert "sources.1: must be a camera as others are" in str(caught.value)
+    assert "run.limit: must be left out with cameras, got 9" in str(caught.value)
+
+
+def test_a_run_goes_on_though_its_early_windows_were_removed(tmp_path):
+    with serving(CLOCK) as server:
+        config = configured(tmp_path, server, cameras=1, more="telemetry: {interval_s: 60}")
+        config = config.model_copy(update={"run": config.run.model_copy(update={"window_s": 1.0})})
+        for _ in range(2):
+            until = Until(45)
+            outcome = run(config, stop=until.stop, watcher=until)
+            assert (outcome.exit_code, outcome.summary["problems"]) == (0, [])
+            parts = sorted((outcome.folder.path / "frames").rglob("*.parquet"))
+            assert len(parts) > 1
+            parts[0].unlink()
+    rows = [row["frame"] for row in rows_of(outcome)]
+    assert len(rows) == len(set(rows)) == rows[-1] + 1 - rows[0]
+
+
+@pytest.mark.parametrize("rtcp", [True, False])
+def test_the_time_of_capture_is_the_cameras_own_where_it_tells_it(rtcp, tmp_path):
+    with serving(CLOCK, rtcp=rtcp, written=tmp_path / "written") as server, Watched(server.url()) as watched:
+        watched.frames(40)
+        assert watched.camera.tells_time == rtcp
+    sent_s = {}
+    for line in (tmp_path / "written").read_text().splitlines():
+        told = json.loads(line)
+        sent_s[told["number"]] = told["utc_s"]
+    last = watched.shown()[-20:]
+    found, _ = numbers_of(last)
+    late_s = [one.captured_s - sent_s[number] for one, number in zip(last, found, strict=True)]
+    if rtcp:
+        assert max(map(abs, late_s)) < 0.1
+    else:
+        assert 0 < min(late_s) < 1

@@ -1,0 +1,324 @@
+"""Cameras: what cannot be labelled in time is dropped and counted, windows end by the clock, nothing else is lost."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
+from pipeline.filter import Filter, folded_filter
+from pipeline.fold import Grouping, fold
+from pipeline.sources.camera import Cap, Received, joined
+from pipeline.sources.live import LANE, Cameras
+from pipeline.sources.scaler import PictureFormat, View
+from pipeline.testing import MeanEngine, numbers_in
+from pipeline.threads import Lanes, Stop
+
+SIZE = (2, 3)
+
+
+def shown(number):
+    """A picture of frame `number`, as `pipeline.testing` reads it."""
+    picture = np.zeros((1, *SIZE, 3), np.uint8)
+    picture[..., 0], picture[..., 1] = number % 256, number // 256
+    return picture
+
+
+def received(number, *, skipped=0, corrupt=0):
+    lost = (Lost(number - corrupt, number - 1, "corrupt"),) if corrupt else ()
+    counts = Counts(indexed=1 + skipped + corrupt, skipped=skipped, corrupt=corrupt, decoded=1)
+    return Received(number, number / 10, 1e9 + number / 10, [shown(number)], counts, lost)
+
+
+class Scripted:
+    """A camera that gives what is told, and then is silent until it is stopped."""
+
+    def __init__(self, name, script, *, first_frame=0):
+        self.name, self.next_frame = name, first_frame
+        self.views = (View(PictureFormat(*SIZE)),)
+        self.stop = Stop()
+        self._script = script
+        self.closed = threading.Event()
+
+    def __iter__(self):
+        try:
+            yield from self._script
+            while not self.stop:
+                threading.Event().wait(0.005)
+        finally:
+            self.closed.set()
+
+
+def test_a_lane_that_is_full_drops_its_oldest_and_the_others_are_not_kept_waiting():
+    lanes = Lanes(depth=3, drop=lambda older, newer: f"{older}+{newer}", name="test")
+    done = threading.Event()
+
+    def quick():
+        yield from "abcdef"
+        done.set()
+
+    lanes.start("quick", quick())
+    assert done.wait(5)
+    lanes.start("slow", iter("z"))
+    taken = {}
+    while set(taken) != {"quick", "slow"}:
+        taken |= lanes.take(5)
+    lanes.close()
+    assert taken == {"quick": ["a+b+c+d", "e", "f"], "slow": ["z"]}
+
+
+def test_a_lane_that_nobody_wants_ends_its_thread_and_closes_what_it_ran():
+    stop, closed = Stop(), threading.Event()
+
+    def endless():
+        try:
+            while not stop:
+                yield 0
+        finally:
+            closed.set()
+
+    lanes = Lanes(depth=1, drop=lambda older, newer: newer, name="test")
+    lanes.start("a", endless())
+    lanes.take(5)
+    lanes.close("a")
+    assert closed.wait(5)
+    assert lanes.take(0) == {}
+    lanes.close()
+
+
+def test_what_a_thread_of_a_lane_fails_with_is_raised_where_its_items_are_taken():
+    def broken():
+        yield 1
+        raise KeyError("lens")
+
+    lanes = Lanes(depth=2, drop=lambda older, newer: newer, name="test")
+    lanes.start("a", broken())
+    with pytest.raises(KeyError, match="lens"):
+        [lanes.take(0.1) for _ in range(100)]
+    lanes.close()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12), st.data())
+def test_whatever_is_dropped_the_counts_say_what_became_of_every_frame(steps, data):
+    came, number = [], 0
+    for skipped, corrupt in steps:
+        number += skipped + corrupt
+        came.append(received(number, skipped=skipped, corrupt=corrupt))
+        number += 1
+    while len(came) > 1 and data.draw(st.booleans()):
+        k = data.draw(st.integers(0, len(came) - 2))
+        came[k : k + 2] = [came[k + 1].dropping(came[k])]
+    counts = sum((one.counts for one in came), Counts())
+    assert counts.indexed == number
+    assert counts.decoded == len(came)
+    assert counts.indexed == counts.skipped + counts.corrupt + counts.dropped + counts.decoded
+    lost = [n for one in came for range_ in one.lost for n in range(range_.first, range_.last + 1)]
+    assert len(lost) == len(set(lost)) == counts.corrupt + counts.dropped
+    assert not {one.number for one in came} & set(lost)
+
+
+def test_ranges_that_follow_on_each_other_become_one():
+    one, two, three = Lost(0, 3, "corrupt"), Lost(4, 4, "corrupt"), Lost(5, 5, "dropped")
+    assert joined((one,), (two, three)) == (Lost(0, 4, "corrupt"), three)
+    assert joined((one,), (three,)) == (one, three)
+    assert joined((), (two,)) == (two,)
+
+
+@pytest.mark.parametrize(
+    ("rate", "fps", "kept"), [(25, 10, 10), (25, 25, 25), (10, 30, 10), (30, 1, 1), (15, 7.5, 7.5)]
+)
+def test_a_cap_lets_so_many_frames_a_second_pass(rate, fps, kept):
+    cap, seconds = Cap(fps), 20
+    jitter = np.random.default_rng(0).uniform(-0.05, 0.05, rate * seconds) / rate
+    times = np.arange(rate * seconds) / rate + jitter
+    assert sum(map(cap.lets_pass, times.tolist())) / seconds == pytest.approx(kept, rel=0.06)
+
+
+def test_a_cap_begins_anew_where_the_clock_jumps():
+    cap = Cap(1.0)
+    assert [cap.lets_pass(t) for t in (100.0, 100.5, 3.0, 3.5, 4.0, 900.0, 900.5)] == [
+        True, False, True, False, True, True, False,
+    ]  # fmt: skip
+
+
+def run_until(cameras, stop, enough, *, clock=None, window_s=1e6):
+    """The batches of Cameras, stopped once `enough` says so of what came."""
+    batches = []
+    arguments = {} if clock is None else {"clock": clock}
+    for batch in Cameras(cameras, window_s=window_s, stop=stop, **arguments):
+        batches.append(batch)
+        if enough(batches):
+            stop.set()
+    return batches
+
+
+def frames_of(batches, name):
+    return [n for batch in batches if batch.source == name for n in batch.index.tolist()]
+
+
+def test_when_it_is_stopped_all_that_came_is_handed_on_and_every_window_ends():
+    stop = Stop()
+    cameras = [Scripted(f"c{k}", [received(n) for n in range(5 + k)]) for k in range(3)]
+    batches = run_until(cameras, stop, lambda found: sum(map(len, found)) == 18)
+    for k, camera in enumerate(cameras):
+        ends = [batch.end for batch in batches if batch.source == camera.name and batch.end is not None]
+        assert len(ends) == 1
+        assert ends[0].counts.decoded == len(frames_of(batches, camera.name)) == 5 + k
+        assert camera.closed.wait(5)
+
+
+def test_a_camera_that_comes_too_fast_drops_and_the_end_of_its_window_says_which():
+    stop = Stop()
+    camera = Scripted("c", [received(n) for n in range(100)])
+    cameras = iter(Cameras([camera], window_s=1e6, stop=stop))
+    first = next(cameras)
+    while not camera._script or not camera.closed.is_set():  # it ends while nobody takes what it gives
+        camera.stop.set()
+        camera.closed.wait(5)
+    stop.set()
+    batches = [first, *cameras]
+    came = frames_of(batches, "c")
+    (end,) = [batch.end for batch in batches if batch.end is not None]
+    assert end.counts == Counts(indexed=100, decoded=len(came), dropped=100 - len(came))
+    assert len(came) <= len(first) + LANE
+    lost = {n for one in end.lost for n in range(one.first, one.last + 1)}
+    assert lost == set(range(100)) - set(came)
+    assert {one.why for one in end.lost} == {"dropped"}
+    assert came[-1] == 99
+
+
+def test_a_window_ends_by_the_clock_though_its_camera_is_silent():
+    now_s = 1_000.0
+    stop = Stop()
+
+    def script():
+        yield received(0)
+        yield received(1)
+
+    def enough(found):
+        nonlocal now_s
+        if sum(map(len, found)) == 2:
+            now_s = 1_260.0
+        return any(batch.end is not None for batch in found)
+
+    batches = run_until([Scripted("c", script())], stop, enough, clock=lambda: now_s, window_s=60)
+    (end,) = [batch.end for batch in batches if batch.end is not None]
+    assert (end.segment.window_utc_s, end.counts.decoded) == (960.0, 2)
+
+
+def test_numbers_go_on_where_an_earlier_run_ended():
+    stop = Stop()
+    before = SegmentEnd(Segment("c", number=6, first_frame=40), Counts(indexed=10, decoded=10))
+    camera = Scripted("c", [])
+    cameras = Cameras([camera], window_s=1e6, stop=stop, last={"c": before}, clock=lambda: 5.0)
+    assert camera.next_frame == 50
+    camera._script = [received(50), received(51)]
+    batches = []
+    for batch in cameras:
+        batches.append(batch)
+        if sum(map(len, batches)) == 2:
+            stop.set()
+    assert batches[-1].segment == Segment("c", 7, 50, window_utc_s=0.0)
+
+
+# ------------------------------------------------------------------------------------- folding live
+
+
+class Clock:
+    def __init__(self):
+        self.now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def frame(source, number, *, end=False):
+    segment = Segment(source)
+    index = np.array([number], np.int64)
+    over = SegmentEnd(segment, Counts(indexed=number + 1, decoded=number + 1)) if end else None
+    return FrameBatch(segment, shown(number), index, index / 10, end=over)
+
+
+@pytest.mark.parametrize("order", ["consecutive", "strided", "regions", "streams"])
+def test_a_group_that_has_waited_for_long_enough_is_padded_and_goes(order):
+    clock = Clock()
+    steps = [(0.00, frame("a", 0)), (0.05, frame("a", 1)), (0.11, FrameBatch.tick(Segment("a"))), (0.2, frame("a", 2))]
+
+    def coming():
+        for now_s, batch in steps:
+            clock.now_s = now_s
+            yield batch
+
+    out = [
+        (clock.now_s, [n for part in folded.parts for n in part.index.tolist()], folded.padded)
+        for folded in fold(Grouping(4, order), max_wait_s=0.1, clock=clock)(coming())
+    ]
+    waiting = [(when, numbers, padded) for when, numbers, padded in out if numbers]
+    if order == "streams":  # a camera has one frame in a group
+        assert waiting == [(0.11, [0], 3), (0.2, [1], 3)]
+    else:
+        assert waiting == [(0.11, [0, 1], 2)]
+
+
+def test_across_cameras_a_group_takes_the_oldest_frame_of_each():
+    clock = Clock()
+    steps = [frame("a", 0), frame("a", 1), frame("b", 0), frame("c", 0), frame("c", 1), frame("b", 1)]
+
+    def coming():
+        for batch in steps:
+            clock.now_s += 0.01
+            yield batch
+
+    groups = [
+        [(part.source, n) for part in folded.parts for n in part.index.tolist()]
+        for folded in fold(Grouping(2, "streams"), max_wait_s=1.0, clock=clock)(coming())
+    ]
+    assert groups == [[("a", 0), ("b", 0)], [("a", 1), ("c", 0)], [("c", 1), ("b", 1)]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    f=st.integers(1, 5),
+    order=st.sampled_from(["consecutive", "strided", "streams", "regions"]),
+    coming=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["frame", "frame", "frames", "tick", "end"]),
+                              st.floats(0, 0.2)), max_size=60),
+)  # fmt: skip
+def test_whatever_comes_when_every_label_is_that_of_its_camera_and_frame(f, order, coming):
+    clock, number, opened = Clock(), [0] * 4, [0] * 4
+    sent: dict[Segment, int] = {}
+
+    def batches():
+        for camera, what, pause_s in coming:
+            clock.now_s += pause_s
+            segment = Segment(f"c{camera}", opened[camera])
+            n = {"frame": 1, "frames": 3}.get(what, 0)
+            index = np.arange(number[camera], number[camera] + n, dtype=np.int64)
+            pictures = np.concatenate([shown(4 * k + camera) for k in index] or [np.empty((0, *SIZE, 3), np.uint8)])
+            number[camera] += n
+            sent[segment] = sent.get(segment, 0) + n
+            end = None
+            if what == "end":
+                end = SegmentEnd(segment, Counts(indexed=sent[segment], decoded=sent[segment]))
+                opened[camera] += 1
+            yield FrameBatch(segment, pictures, index, index / 10, end=end)
+        for camera in range(4):
+            segment = Segment(f"c{camera}", opened[camera])
+            if segment in sent and opened[camera] == segment.number:
+                counts = Counts(indexed=sent[segment], decoded=sent[segment])
+                yield FrameBatch.tick(segment, size=SIZE, end=SegmentEnd(segment, counts))
+
+    filters = [Filter("mean", MeanEngine(3))]
+    folded = fold(Grouping(f, order), max_wait_s=0.1, clock=clock)(batches())
+    labelled, ended = {}, {}
+    for batch in folded_filter(filters, longest_wait_s=0.1, clock=clock)(folded):
+        assert batch.segment not in ended
+        for n, value in zip(batch.index.tolist(), numbers_in(batch.scores).tolist(), strict=True):
+            assert (batch.source, n) not in labelled
+            labelled[batch.source, n] = value
+        if batch.end is not None:
+            ended[batch.segment] = batch.end
+    assert labelled == {(f"c{c}", n): 4 * n + c for c in range(4) for n in range(number[c])}
+    assert set(ended) == set(sent)
+    assert all(end.counts.imbalance() is None for end in ended.values())
