@@ -180,8 +180,12 @@ class _Rows:
         row_at = np.searchsorted(self.time, middles, "right") - 1
         bare = (np.bincount(column, minlength=COLUMNS) == 0) & (row_at >= 0)
         bare[bare] = middles[bare] < until[row_at[bare]]
-        columns = np.concatenate([column, np.flatnonzero(bare)])
-        rows = np.concatenate([np.arange(n), row_at[bare]])
+        # All rows of the frame, one for each of its regions.
+        first = np.searchsorted(self.time, self.time[row_at[bare]], "left")
+        each = row_at[bare] - first + 1
+        of_frame = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
+        columns = np.concatenate([column, np.repeat(np.flatnonzero(bare), each)])
+        rows = np.concatenate([np.arange(n), np.repeat(first, each) + of_frame])
         np.add.at(band.labels, (columns, self.label[rows]), 1)
         np.add.at(band.scores, columns, self.scores[rows])
         band.rows += np.bincount(self.label, minlength=len(band.rows))

@@ -27,6 +27,12 @@ def scores_of(labelling, frames, period):
     return np.stack([first, 1 - first], axis=1)
 
 
+def shown(shows, index, regions):
+    """The first class is there in the rows of which `shows`, told frame and place, says so."""
+    first = np.where(shows(index, np.arange(len(index)) % regions), 0.9, 0.2).astype(np.float32)
+    return np.stack([first, 1 - first], axis=1)
+
+
 def make_run(
     root,
     footage,
@@ -37,6 +43,7 @@ def make_run(
     start=None,
     kept=lambda frame: frame >= 0,
     regions=(),
+    shows=None,
 ):
     """The folder of a run that labelled these sources: name -> (path or None, frames)."""
     run = RunFolder.create(root, "lobby")
@@ -61,7 +68,7 @@ def make_run(
                     captured_s=None if start is None else start + index / rate,
                     regions=regions,
                     region=(np.arange(len(index)) % len(regions)).astype(np.int16) if regions else None,
-                    scores=scores_of(labelling, index, 40),
+                    scores=scores_of(labelling, index, 40) if shows is None else shown(shows, index, len(regions)),
                     filter=labelling.name,
                 ).rows(kept(index))
                 sink.write(batch)
@@ -111,6 +118,15 @@ def test_regions_leave_no_column_empty_that_whole_frames_fill(tmp_path, regions)
     (band,) = timeline.bands
     assert (band.labels.sum(axis=1) > 0).all()
     assert band.rows.sum() == 300 * max(1, len(regions))
+
+
+def test_every_column_holds_all_regions_of_its_frame(tmp_path):
+    """The first region shows a person in every frame, the second never."""
+    run = make_run(tmp_path, {"a": (None, 60)}, regions=("a", "b"), shows=lambda index, place: place == 0)
+    (timeline,) = read_timelines(run, ["a"])
+    (band,) = timeline.bands
+    assert (band.labels[:, 0] == band.labels[:, 1]).all()
+    assert (band.labels[:, 0] > 0).all()
 
 
 def test_columns_hold_every_row_and_gaps_stay_empty(tmp_path):
