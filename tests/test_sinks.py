@@ -20,6 +20,7 @@ from pipeline.errors import ConfigError, SinkError
 from pipeline.rows import Labelling, labelling_of, schema
 from pipeline.sinks import open_sink, parts, text
 from pipeline.sinks.parts import PartsSink, committed, part_path, read_end
+from pipeline.threads import Stop
 
 PERSON = Labelling("person", ("person", "none"))
 THINGS = Labelling("things", ("car", "bus"), "any_of", (0.5, 0.5))
@@ -298,6 +299,16 @@ def test_standard_output_gets_each_segment_at_its_commit_and_one_header(tmp_path
     sink.finish()
     sink.close()
     assert capfdbinary.readouterr().out.startswith(b'"a",2,,0.08,,"person"')
+
+
+def test_what_was_committed_is_printed_though_a_stop_was_asked_for(tmp_path, capfdbinary):
+    """A run that is resumed prints only what it commits itself."""
+    commit(tmp_path, Segment("a", 0, 0), 2)
+    stop = Stop()
+    stop.set()
+    sink = open_sink("csv", folder=tmp_path, sources=["a"], stop=stop, path="-")
+    sink.commit(ended(Segment("a", 0, 0), 2))
+    assert len(capfdbinary.readouterr().out.splitlines()) == 3
 
 
 def test_a_reader_that_leaves_is_an_error_in_one_line():

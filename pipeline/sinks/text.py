@@ -346,7 +346,10 @@ def _to_stdout(data: pa.Buffer, stop: Stop | None) -> None:
             if select.select([], [STDOUT], [], WAIT_S)[1]:
                 rest = rest[os.write(STDOUT, rest[: select.PIPE_BUF]) :]  # so much never blocks a writable pipe
             elif stop:
-                raise SinkError("standard output: must be read to its end, got a stop before that; use a path")
+                raise SinkError(
+                    "standard output: must be read to its end, got a stop while nobody read; rows that were not read "
+                    "come no more: use a path"
+                )
     except BrokenPipeError as exc:
         raise SinkError(
             "standard output: must be read to its end, got a reader that left; read all, or use a path"
