@@ -23,7 +23,7 @@ from pipeline.labels import Boxes, Inside, answers, read_labels
 from pipeline.regions import Region
 from pipeline.runs import cores
 from pipeline.sources.decode import SegmentTask
-from pipeline.sources.file import FileSource, Refusal
+from pipeline.sources.file import FileSource, Refusal, regions_outside
 from pipeline.sources.pool import decode
 from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.selection import ROUNDING_S, Selection
@@ -234,6 +234,9 @@ def read_footage(
     of_name = {name: number for number, name in enumerate(names)}
     read = []
     warnings: list[str] = []
+    beyond = [line for clip in clips for line in regions_outside(clip.video, clip.video.name, clip.regions or ())]
+    if beyond:
+        raise ConfigError(beyond)
     for clip, boxes in labelled:
         view = View(picture, clip.regions)
         found = (outline_clip if outline else read_clip)(clip.video, view, clip.selection, workers=workers)
@@ -244,6 +247,7 @@ def read_footage(
             _refuse_frames_unknown(boxes, found.numbers)
         _refuse_regions_unknown(boxes, found.numbers, clip.regions, task)
         warnings += _frames_between(boxes, found.numbers)
+        warnings += _unheeded(boxes, asks, clip.regions)
         labels = answers(boxes, found.numbers, asks, task, regions=clip.regions, size=found.size, inside=inside)
         region = np.tile(np.array([of_name[name] for name in view.names] or [0], np.int16), len(found.numbers))
         read.append((found, labels, region, np.repeat(found.pts_s, view.pictures)))
@@ -334,10 +338,32 @@ def _refuse_regions_unknown(
                     "where the region shows nothing"
                 ]
             )
+        shows = boxes.object_name[own] != ""
+        both = np.intersect1d(boxes.told[own][shows], boxes.told[own][~shows])
+        if len(both):
+            at = own[~shows][boxes.told[own][~shows] == both[0]][0]
+            told = f"region {region.name!r} must show nothing in frame {both[0]}, or something, got rows for both"
+            raise ConfigError([f"{boxes.path}{boxes.place[at]}: {told}"])
         if task == "one_of" and (twice := np.flatnonzero(times > 1)).size:
             where = boxes.place[own[first[twice[0]]]]
             told = f"region {region.name!r} must have one row in frame {frames[twice[0]]}, got {times[twice[0]]}"
             raise ConfigError([f"{boxes.path}{where}: {told}; one_of knows one label"])
+
+
+def _unheeded(boxes: Boxes, asks: Sequence[Ask], regions: Sequence[Region] | None) -> Iterator[str]:
+    """Warns of what a table of regions tells to no effect, as slips of the pen do."""
+    if boxes.region is None:
+        return
+    asked = {ask.object for ask in asks}
+    for name, rows in zip(*np.unique(boxes.object_name, return_counts=True), strict=True):
+        if name and str(name) not in asked:
+            told = f"has the label {str(name)!r} in {rows} rows, which no class asks for: it counts as nothing"
+            yield f"{boxes.path}: {told}"
+    known = {region.name for region in regions or ()}
+    for place, name in enumerate(boxes.regions):
+        if name not in known:
+            rows = np.count_nonzero(boxes.region == place)
+            yield f"{boxes.path}: tells of region {name!r} in {rows} rows, which the clip has not; they are left out"
 
 
 def _frames_between(boxes: Boxes, numbers: NDArray[np.int64]) -> Iterator[str]:

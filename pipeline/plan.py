@@ -12,13 +12,11 @@ import numpy as np
 from pipeline.assembly import Model, Sources, formats_of, open_sources
 from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import RunConfig
-from pipeline.errors import ConfigError, SourceError
+from pipeline.errors import ConfigError
 from pipeline.filter import LONGEST_WAIT_S, Filter, folded_filter
 from pipeline.fold import Grouping, fold
-from pipeline.regions import outside
 from pipeline.sources import pool
-from pipeline.sources.container import open_video
-from pipeline.sources.file import FileSource
+from pipeline.sources.file import FileSource, regions_outside
 from pipeline.sources.live import LANE, Cameras
 from pipeline.sources.paths import passed_over
 from pipeline.sources.scaler import PictureFormat
@@ -194,18 +192,7 @@ def _refuse_regions_outside(files: Sequence[FileSource]) -> None:
     """Looks at one file of each section. Of the others, as of those that cannot be opened, their turn will tell."""
     problems: list[str] = []
     for source in {source.views: source for source in reversed(files)}.values():
-        regions = [region for view in source.views for region in view.regions or () if region.in_pixels]
-        if not regions:
-            continue
-        try:
-            container, stream = open_video(source.path, source.name)
-        except (SourceError, OSError):
-            continue
-        with container:
-            width, height = stream.codec_context.width, stream.codec_context.height
-        told = [outside(regions, *size) for size in ((width, height), (height, width))]  # turned, for all it tells
-        if width and all(told):
-            problems += [f"{source.path}: {problem}" for problem in told[0]]
+        problems += regions_outside(source.path, source.name, [r for view in source.views for r in view.regions or ()])
     if problems:
         raise ConfigError(problems)
 

@@ -67,6 +67,8 @@ def _check_regions(report: Report, config: TrainConfig) -> None:
     for k, regions in enumerate(own):
         if some and regions is None and common is None:
             report.problem(("clips", k), "must have regions as other clips have, got none")
+    if "inside" in config.model_fields_set and not some:
+        report.problem(("inside",), "must be left out where there are no regions, got it")
     if config.model.order == "regions" and not some and config.clips:
         report.warning(("model", "order"), "should be consecutive where there are no regions, got regions")
 

@@ -13,6 +13,7 @@ from specialized.modelfile import Ask
 
 HEADER = "frame,object_name,confidence,xmin,ymin,xmax,ymax,ind\n"
 REQUIRED = "frame,object_name,confidence,xmin,ymin,xmax,ymax"
+BEGINNING = f"{REQUIRED} or frame,region,label"
 ROW = "3,person,0.9,0.1,0.2,0.3,0.4,7\n"
 
 
@@ -50,14 +51,14 @@ def test_a_file_without_boxes_says_that_nothing_is_seen(tmp_path):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        ("", ":1: labels must begin with frame,object_name,confidence,xmin,ymin,xmax,ymax, got an empty file"),
-        ("\n\n", ":1: labels must begin with frame,object_name,confidence,xmin,ymin,xmax,ymax, got an empty file"),
+        ("", f":1: labels must begin with {BEGINNING}, got an empty file"),
+        ("\n\n", f":1: labels must begin with {BEGINNING}, got an empty file"),
         (HEADER.replace("ymin,", ""), ":1: column 'ymin' must be there, got none"),
         (HEADER.replace("ind", "track"), f":1: columns must be {REQUIRED} and, if you like, ind, got 'track'"),
-        ("\n" + ROW, f":2: labels must begin with {REQUIRED}, got {ROW.strip()!r}; add that line"),
+        ("\n" + ROW, f":2: labels must begin with {BEGINNING}, got {ROW.strip()!r}; add that line"),
         (
             HEADER.replace(",", ";") + ROW.replace(",", ";").replace(".", ","),
-            f":1: labels must begin with {REQUIRED}, got {HEADER.strip().replace(',', ';')!r}; separate columns with "
+            f":1: labels must begin with {BEGINNING}, got {HEADER.strip().replace(',', ';')!r}; separate columns with "
             "commas",
         ),
         (HEADER.replace("ind", "frame"), ":1: columns must differ, got 'frame' twice"),

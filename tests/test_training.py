@@ -749,7 +749,7 @@ def test_labels_of_regions_must_tell_of_each_in_each_frame(bays, tmp_path):
 
 def test_a_region_shows_one_thing_where_one_is_asked_for(bays, tmp_path):
     rows = [f"{n},{name},{'car' if n % 2 else ''}" for n in range(180) for name in "abc"]
-    (bays / "twice.csv").write_text("\n".join(["frame,region,label", *rows, "7,b,", "7,b,car"]))
+    (bays / "twice.csv").write_text("\n".join(["frame,region,label", *rows, "7,b,car", "7,b,car"]))
     (bays / "train.yaml").write_text(
         OF_REGIONS.replace("object: person", "object: car").replace("scene.csv", "twice.csv")
     )
@@ -788,3 +788,44 @@ def test_a_box_of_which_the_place_is_unknown_is_in_no_region_and_said(bays, tmp_
     config = load_train_config(bays / "train.yaml", overrides=[f"output={tmp_path / 'm.safetensors'}"])
     with pytest.raises(ConfigError, match=r"where there are regions, got 1 of 2 without, first in frame 7"):
         footage_of(config, new_card(config))
+
+
+def of_table(folder, rows, tmp_path, *more):
+    (folder / "told.csv").write_text("\n".join(["frame,region,label", *rows]))
+    (folder / "train.yaml").write_text(
+        OF_REGIONS.replace("object: person", "object: car").replace("scene.csv", "told.csv")
+    )
+    return load_train_config(folder / "train.yaml", overrides=[f"output={tmp_path / 'm.safetensors'}", *more])
+
+
+def test_what_a_table_of_regions_tells_to_no_effect_is_said(bays, tmp_path):
+    rows = [f"{n},{name},{'car' if n % 2 else 'Car'}" for n in range(180) for name in "abc"]
+    config = of_table(bays, [*rows, "7,nowhere,car"], tmp_path)
+    told = footage_of(config, new_card(config), outline=True).warnings
+    assert [line.partition("told.csv: ")[2] for line in told] == [
+        "has the label 'Car' in 270 rows, which no class asks for: it counts as nothing",
+        "tells of region 'nowhere' in 1 rows, which the clip has not; they are left out",
+    ]
+
+
+@pytest.mark.parametrize("task", ["one_of", "any_of"])
+def test_a_region_does_not_show_nothing_and_something(bays, tmp_path, task):
+    rows = [f"{n},{name},{'car' if n % 2 else ''}" for n in range(180) for name in "abc"]
+    config = of_table(bays, [*rows, "7,b,"], tmp_path, f"task={task}")
+    with pytest.raises(ConfigError, match=r"told\.csv:542: region 'b' must show nothing in frame 7, or something"):
+        footage_of(config, new_card(config))
+
+
+def test_a_region_outside_of_a_clip_is_refused_as_a_mistake_of_the_configuration(bays, tmp_path):
+    (bays / "train.yaml").write_text(
+        OF_REGIONS.replace("object: person", "object: car").replace("50, 0, 46", "51, 0, 46")
+    )
+    config = load_train_config(bays / "train.yaml", overrides=[f"output={tmp_path / 'm.safetensors'}"])
+    with pytest.raises(ConfigError, match=r"scene\.mp4: region 'b': must lie in the picture of 96x80, got \[51"):
+        footage_of(config, new_card(config), outline=True)
+
+
+def test_what_counts_in_regions_is_left_out_where_there_are_none(bays):
+    (bays / "train.yaml").write_text(CONFIG.replace("split:", "inside: 0.5\nsplit:"))
+    with pytest.raises(ConfigError, match="inside: must be left out where there are no regions"):
+        load_train_config(bays / "train.yaml")

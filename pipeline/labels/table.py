@@ -26,6 +26,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 COLUMNS = ("frame", "object_name", "confidence", *CORNERS)
 OPTIONAL = ("ind",)  # number of the object's track
 OF_REGIONS = ("frame", "region", "label")
+BEGINNING = f"{','.join(COLUMNS)} or {','.join(OF_REGIONS)}"
 
 
 def read_table(path: Path, text: str) -> Boxes:
@@ -43,7 +44,7 @@ def read_table(path: Path, text: str) -> Boxes:
     """
     rows, broken = _rows(path, text)
     if not rows:
-        refuse(path, broken or [f"{path}:1: labels must begin with {','.join(COLUMNS)}, got an empty file"])
+        refuse(path, broken or [f"{path}:1: labels must begin with {BEGINNING}, got an empty file"])
     (first, names), *rows = rows
     header = [name.strip() for name in names]
     if set(header) == set(OF_REGIONS) and len(header) == len(OF_REGIONS):
@@ -159,10 +160,10 @@ def _rows(path: Path, text: str) -> tuple[list[Row], list[str]]:
 def _wrong_columns(header: Sequence[str]) -> list[str]:
     """What is wrong with the first line."""
     required = ",".join(COLUMNS)
-    if not set(header) & set(COLUMNS):
+    if len(set(header) & set(COLUMNS)) < 2:
         got = ",".join(header)
         advice = "separate columns with commas" if any(mark in got for mark in ";\t|") else "add that line"
-        return [f"labels must begin with {required}, got {got[:80]!r}; {advice}"]
+        return [f"labels must begin with {BEGINNING}, got {got[:80]!r}; {advice}"]
     allowed = f"{required} and, if you like, {','.join(OPTIONAL)}"
     return [
         *(f"column {name!r} must be there, got none" for name in COLUMNS if name not in header),

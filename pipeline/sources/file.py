@@ -14,7 +14,8 @@ import numpy as np
 
 from pipeline.batch import FrameBatch, Segment, SegmentEnd
 from pipeline.errors import SourceError
-from pipeline.regions import outside
+from pipeline.regions import Region, outside
+from pipeline.sources.container import open_video
 from pipeline.sources.cuts import cut_file, whole_file
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.hardware import Gpu
@@ -24,7 +25,7 @@ from pipeline.sources.scaler import View
 from pipeline.sources.selection import Selection
 from pipeline.sources.skipping import check_frames, frames_on_offer
 
-__all__ = ["FileSource", "NamePattern", "Refusal", "Start"]
+__all__ = ["FileSource", "NamePattern", "Refusal", "Start", "regions_outside"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,30 @@ class FileSource:
             )
             for cut in (whole_file(index) if whole else cut_file(index, segment_frames=self._segment_frames))
         ]
+
+
+def regions_outside(path: Path, name: str, regions: Sequence[Region]) -> list[str]:
+    """Which regions do not lie in the pictures of a file by what its header tells, a line each; none where it cannot be
+    opened.
+
+    Args:
+        path: The file.
+        name: Name of the source.
+        regions: Of it.
+    """
+    by_size = [region for region in regions if region.in_pixels or region.polygon]
+    if not by_size:
+        return []
+    try:
+        container, stream = open_video(path, name)
+    except (SourceError, OSError):
+        return []
+    with container:
+        width, height = stream.codec_context.width, stream.codec_context.height
+    if not width:
+        return []
+    told = [outside(by_size, *size) for size in ((width, height), (height, width))]  # turned, for all it tells
+    return [f"{path}: {problem}" for problem in told[0]] if all(told) else []
 
 
 def _start_utc_s(start: Start, index: Index, source: str) -> float | None:
