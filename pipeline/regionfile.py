@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +25,8 @@ from pipeline.yamlfile import did_you_mean, read, shown
 __all__ = ["regions_of", "regions_of_each"]
 
 MOST = 10_000  # regions of a picture
+LONGEST = 200  # characters of a name, as in a table of labels
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 ROUNDING = 1e-9  # of fractions that add up to 1
 FLAT = 1e-6  # share of its rectangle that a polygon of no area may seem to have
 
@@ -93,7 +96,7 @@ def _read(path: Path, key: str, say: Say) -> tuple[Region, ...]:
         problems.append(": ".join([where, *([repr(name)] if name is not None else []), text]))
 
     spec = _table(path, problems, lines) if path.suffix.lower() == ".csv" else _mapping(path, problems)
-    regions = () if problems else _from(spec, (key,), collect)
+    regions = _from(spec, (key,), collect) if spec or not problems else ()
     for problem in problems:
         say([key], problem)
     return regions
@@ -104,8 +107,8 @@ def _from(spec: Mapping[str, object], at: tuple[str, ...], say: Say) -> tuple[Re
     regions: dict[str, Region] = {}
     in_pixels = at[0] == "regions_px"
     for name, value in spec.items():
-        if not name.strip() or not name.isprintable():
-            say([*at, name], "must be a name of printable characters")
+        if not name.strip() or not name.isprintable() or len(name) > LONGEST:
+            say([*at, name], f"must be a name of up to {LONGEST} printable characters")
             continue
         try:
             made = list(_made(name, value, in_pixels))
@@ -124,9 +127,15 @@ def _from(spec: Mapping[str, object], at: tuple[str, ...], say: Say) -> tuple[Re
 
 
 def _mapping(path: Path, problems: list[str]) -> Mapping[str, object]:
-    node = read(path, problems)
+    node = read(path, problems, what="a file of regions", most=20 * MOST)
     plain = None if node is None else node.plain()
-    return plain if isinstance(plain, dict) else {}
+    spec = plain if isinstance(plain, dict) else {}
+    for key in ("regions", "regions_px"):
+        inner = spec.get(key)
+        if len(spec) == 1 and isinstance(inner, dict) and not {"polygon", "grid"} & inner.keys():
+            problems.append(f"{path}: must hold regions by name, got the key {key!r} around them; leave it out")
+            return {}
+    return spec
 
 
 def _table(path: Path, problems: list[str], lines: dict[str, int]) -> Mapping[str, object]:
@@ -137,7 +146,7 @@ def _table(path: Path, problems: list[str], lines: dict[str, int]) -> Mapping[st
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file)
             header = [name.strip() for name in next(rows, [])]
-            if header != columns:
+            if sorted(header) != sorted(columns):
                 got = ", ".join(header) or "none"
                 problems.append(f"{path}:1: the columns must be {', '.join(columns)}, got {shown(got)}")
                 return {}
@@ -148,16 +157,19 @@ def _table(path: Path, problems: list[str], lines: dict[str, int]) -> Mapping[st
                 if len(row) != len(columns):
                     problems.append(f"{where}: must have {len(columns)} values, got {len(row)}")
                     continue
-                name = row[0].strip()
+                fields = dict(zip(header, (field.strip() for field in row), strict=True))
+                name = fields["name"]
                 if name in spec:
                     problems.append(f"{where}: must be a name of its own, got {name!r} again")
                 lines[name] = rows.line_num
-                try:
-                    spec[name] = [float(value) for value in row[1:]]
-                except ValueError:
-                    problems.append(f"{where}: x, y, w and h must be numbers, got {', '.join(row[1:])}")
+                values = [fields[column] for column in columns[1:]]
+                if all(map(NUMBER.fullmatch, values)):
+                    spec[name] = [float(value) for value in values]
+                else:
+                    problems.append(f"{where}: x, y, w and h must be numbers, got {', '.join(values)}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
+        reason = "text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else reason
         problems.append(f"{path}: must be a table of regions, got: {reason}")
     return spec
 
@@ -190,7 +202,9 @@ def _polygon(name: str, corners: object, in_pixels: bool) -> Region:
     corners = tuple((point[0], point[1]) for point in points)
     doubled = sum(ax * by - bx * ay for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True))
     if abs(doubled) / 2 <= FLAT * (right - x) * (bottom - y):
-        raise ValueError(f"a polygon must enclose something, got corners in a line: {[*map(list, points)]}")
+        raise ValueError(
+            f"a polygon must enclose something, got corners in a line, or sides that cross: {[*map(list, points)]}"
+        )
     return _checked(Region(name, x, y, right - x, bottom - y, in_pixels, corners))
 
 

@@ -95,9 +95,13 @@ def outside(regions: Iterable[Region], width: int, height: int) -> list[str]:
     problems = []
     for region in dict.fromkeys(regions):
         try:
-            region.box(width, height)
+            left, top, right, bottom = region.box(width, height)
         except ValueError as error:
             problems.append(str(error))
+            continue
+        if region.polygon and not region.mask((bottom - top, right - left), width, height).any():
+            rule = f"region {region.name!r}: its polygon must enclose the middle of a pixel"
+            problems.append(f"{rule} in a picture of {width}x{height}, got none; widen it")
     return problems
 
 

@@ -128,32 +128,41 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known here: {', '.join(known) or 'none'}"
 
 
-def read(path: Path, problems: list[str]) -> Node | None:
-    """Reads a YAML file whose content is a mapping; None if nothing can be made of it, the reason in `problems`."""
+def read(path: Path, problems: list[str], *, what: str = "the configuration", most: int = MAX_NODES) -> Node | None:
+    """Reads a YAML file whose content is a mapping; None if nothing can be made of it, the reason in `problems`.
+
+    Args:
+        path: The file.
+        problems: Told what is wrong.
+        what: It is, for messages.
+        most: Values that it may hold.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            problems.append(f"{path}: a configuration must be at most {MAX_BYTES} bytes, got more; is it another file?")
+            problems.append(f"{path}: {what} must be at most {MAX_BYTES} bytes, got more; is it another file?")
             return None
         text = content.decode("utf-8")
     except UnicodeDecodeError as exc:
         line = content[: exc.start].count(b"\n") + 1
-        problems.append(f"{path}:{line}: the configuration must be UTF-8 text, got byte 0x{content[exc.start]:02x}")
+        problems.append(f"{path}:{line}: {what} must be UTF-8 text, got byte 0x{content[exc.start]:02x}")
         return None
     except (OSError, ValueError) as exc:  # ValueError: a path with a NUL in it
         reason = exc.strerror if isinstance(exc, OSError) else exc
-        problems.append(f"{path}: the configuration must be a readable file, got: {reason}")
+        problems.append(f"{path}: {what} must be a readable file, got: {reason}")
         return None
-    node = parse(text, str(path), problems)
+    node = parse(text, str(path), problems, what=what, most=most)
     if node is None or isinstance(node.value, dict):
         return node
     got = "an empty file" if node.value is None else shown(node.plain())
-    problems.append(f"{node.where}: the configuration must be a mapping (key: value), got {got}")
+    problems.append(f"{node.where}: {what} must be a mapping (key: value), got {got}")
     return None
 
 
-def parse(text: str, file: str, problems: list[str]) -> Node | None:
+def parse(
+    text: str, file: str, problems: list[str], *, what: str = "the configuration", most: int = MAX_NODES
+) -> Node | None:
     """Parses YAML text; None if its syntax is wrong. Lesser mistakes leave a tree without the wrong parts."""
     try:
         with warnings.catch_warnings():
@@ -173,15 +182,16 @@ def parse(text: str, file: str, problems: list[str]) -> Node | None:
         return None
     if root is None:
         return Node(None, f"{file}:1", "")
-    return _Builder(file, problems).node(root, "", root)
+    return _Builder(file, problems, what=what, most=most).node(root, "", root)
 
 
 class _Builder:
     """Makes a tree of ruamel's nodes."""
 
-    def __init__(self, file: str, problems: list[str]) -> None:
+    def __init__(self, file: str, problems: list[str], *, what: str, most: int) -> None:
         self.file = file
         self.problems = problems
+        self.what, self.most = what, most
         self.nodes = 0
         self.depth = 0
 
@@ -189,11 +199,11 @@ class _Builder:
         """Args: the node, its dotted key, and the node that gives its line (its key's, where it has one)."""
         where = f"{self.file}:{marked.start_mark.line + 1}"
         self.nodes += 1
-        if self.nodes > MAX_NODES or self.depth >= MAX_DEPTH:
-            if self.nodes <= MAX_NODES + 1:  # said once; all later nodes are over the limit as well
-                most = f"at most {MAX_NODES} values, nested at most {MAX_DEPTH} deep"
-                self.problems.append(f"{where}: the configuration must hold {most} (aliases expanded), got more")
-            self.nodes = MAX_NODES + 1
+        if self.nodes > self.most or self.depth >= MAX_DEPTH:
+            if self.nodes <= self.most + 1:  # said once; all later nodes are over the limit as well
+                most = f"at most {self.most} values, nested at most {MAX_DEPTH} deep"
+                self.problems.append(f"{where}: {self.what} must hold {most} (aliases expanded), got more")
+            self.nodes = self.most + 1
             return Node(None, where, key, broken=True)
         self.depth += 1
         try:

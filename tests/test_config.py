@@ -231,7 +231,7 @@ def test_a_key_given_twice_is_named_with_both_lines(folder):
         (b"a: \x01\n", "cam.yaml: must be valid YAML, got unacceptable character #x0001"),
         (b"a: 1\nb: \xff\xfe\n", "cam.yaml:2: the configuration must be UTF-8 text, got byte 0xff"),
         (b"a: " + b"[" * 5000, "cam.yaml: must be nested at most 50 deep, got more"),
-        (b"x" * (1 << 21), "cam.yaml: a configuration must be at most 1048576 bytes, got more"),
+        (b"x" * (1 << 21), "cam.yaml: the configuration must be at most 1048576 bytes, got more"),
     ],
     ids=lambda value: repr(value)[:20],
 )
@@ -457,8 +457,38 @@ def test_what_is_wrong_in_a_file_of_regions_is_named_with_its_line(folder):
     got = problems(VALID + "regions_px: bays.csv\n")
     assert [line.partition("bays.csv")[2] for line in got] == [
         ":3: 'bay-2': must have a width and a height over 0, got [0, 0, 0, 12]",
-        ":4: '': must be a name of printable characters",
+        ":4: '': must be a name of up to 200 printable characters",
     ]
+
+
+def test_a_file_of_regions_takes_columns_in_any_order_and_tells_all_that_is_wrong(folder):
+    (folder / "bays.csv").write_text("x,y,w,h,name\n0,0,10,12,bay-1\n11,0,10,12,bay-2\n")
+    written = load(VALID + "regions_px: {bay-1: [0, 0, 10, 12], bay-2: [11, 0, 10, 12]}\n")
+    assert regions_of(load(VALID + "regions_px: bays.csv\n")) == regions_of(written)
+    (folder / "bays.csv").write_text("name,x,y,w,h\na,1_0,0,9,9\nb,0,0,0,9\nc,0,0,9,\u0664\n")
+    got = problems(VALID + "regions_px: bays.csv\n")
+    assert [line.partition("bays.csv")[2].partition(", got")[0] for line in got] == [
+        ":2: x, y, w and h must be numbers",
+        ":4: x, y, w and h must be numbers",
+        ":3: 'b': must have a width and a height over 0",
+    ]
+
+
+def test_a_file_may_hold_ten_thousand_regions(folder):
+    (folder / "bays.json").write_text(json.dumps({f"bay-{k}": [0, 0, 1, 1] for k in range(10_000)}))
+    assert len(regions_of(load(VALID + "regions: bays.json\n"))) == 10_000
+
+
+def test_the_key_around_the_regions_of_a_file_is_named(folder):
+    (folder / "bays.yaml").write_text("regions: {a: [0, 0, 1, 1]}\n")
+    (told,) = problems(VALID + "regions: bays.yaml\n")
+    assert told.endswith("bays.yaml: must hold regions by name, got the key 'regions' around them; leave it out")
+
+
+def test_a_file_of_regions_that_is_no_text_is_called_what_it_is(folder):
+    (folder / "bays.yaml").write_bytes(b"\xff\xfe")
+    (told,) = problems(VALID + "regions: bays.yaml\n")
+    assert "bays.yaml:1: a file of regions must be UTF-8 text" in told
 
 
 def test_a_region_may_be_called_like_a_pattern(folder):
