@@ -236,6 +236,9 @@ def right(labels: Path, read: Path) -> Mapping[str, float]:
         read: What a run with `wide: true` wrote of the same recording.
     """
     with labels.open(encoding="utf-8", newline="") as file:
+        if "region" not in (csv.DictReader(file).fieldnames or ()):
+            raise click.UsageError(f"{labels}: must be the labels of a recording, got another table; name it first")
+        file.seek(0)
         shows = {(row["frame"], row["region"]): row["label"] or "none" for row in csv.DictReader(file)}
     with read.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

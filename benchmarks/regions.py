@@ -1,6 +1,6 @@
 """Labels many regions of every frame end to end: what folding gains where the CNN is the larger part of the work.
 
-    python -m benchmarks.regions                     25 minutes on two cores; goes on where it was stopped
+    python -m benchmarks.regions                     two hours on two cores; goes on where it was stopped
     python -m benchmarks.regions --full              every model at every number of regions
     python -m benchmarks.regions --only "coral, 32"
 

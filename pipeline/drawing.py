@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,8 @@ def drawn(
         figure = Figure(figsize=size, dpi=dpi, facecolor="white", layout="constrained" if constrained else None)
         yield figure
         try:
-            with whole_file(out) as file:
+            with whole_file(out) as file, warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph")  # of a name, which is then drawn as boxes
                 figure.savefig(file, format="png")
         except OSError as exc:
             raise VpipeError(f"{out}: must be writable, got {exc.strerror or exc}; choose another {given_by}") from exc
