@@ -1,0 +1,153 @@
+"""Events: when a class came and when it went, by its scores over time.
+
+    score  ──┐ on ┌────┐ ┌─────  up from `on` on, down below `off`; between them it stays as it was
+             │    │    │ │
+    state  ──┘────┘    └─┘       an event begins with the first frame up, once it was up for `min_s`,
+                                 and ends with the last frame up, once it was down for `gap_s`
+
+A track is one region of one source (or its whole frames), in the order of time. There is Python for every change of
+state and none for every row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Event", "EventRule", "Track"]
+
+Float64s = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRule:
+    """What makes an event of a class.
+
+    Attributes:
+        on: Score from which it is there.
+        off: Score below which it is gone; at most `on`.
+        min_s: For how long it must be there, in seconds; what is shorter is no event.
+        gap_s: For how long it must be gone; what is shorter does not end an event.
+    """
+
+    on: float = 0.5
+    off: float = 0.5
+    min_s: float = 0.0
+    gap_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.off <= self.on <= 1:
+            raise ValueError(f"0 < off <= on <= 1 must hold, got off {self.off:g}, on {self.on:g}")
+        if not (self.min_s >= 0 and self.gap_s >= 0):
+            raise ValueError(f"min_s and gap_s must be at least 0, got {self.min_s:g} and {self.gap_s:g}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A stretch of frames in which a class is there.
+
+    Attributes:
+        first_frame, last_frame: Both included.
+        began_s, ended_s: Their times, in seconds; of what clock is the track's matter. Minus infinity: no time yet.
+        best_frame: The one with the highest score, of several the first.
+        best_score: That score.
+        is_over: Whether it has ended; else the last frame is the last one yet.
+    """
+
+    first_frame: int
+    last_frame: int
+    began_s: float
+    ended_s: float
+    best_frame: int
+    best_score: float
+    is_over: bool = False
+
+
+class Track:
+    """Finds the events of one class in the scores of one track.
+
+    Args:
+        rule: What makes one.
+    """
+
+    def __init__(self, rule: EventRule) -> None:
+        self._rule = rule
+        self._is_up = False
+        self._found: Event | None = None  # under way, or gone for less than `gap_s`
+        self._told = False  # whether it has begun: it was there for `min_s`
+        self._now_s = -math.inf
+
+    def add(self, frame: npt.NDArray[np.int64], time_s: Float64s, score: npt.NDArray[np.float32]) -> Iterator[Event]:
+        """Takes rows (N,) in order. Yields each event twice: when it has begun, and when it is over.
+
+        Args:
+            frame: Ascending.
+            time_s: Seconds, or NaN for a frame without a time: it is taken to be of the time of the one before.
+            score: Of the class.
+        """
+        if not len(frame):
+            return
+        time_s = self._filled(time_s)
+        up = self._states(score)
+        # Each begins a stretch of one state, without a gap in time.
+        with np.errstate(invalid="ignore"):  # of no time yet: minus infinity
+            breaks = (up[1:] != up[:-1]) | (np.diff(time_s) > self._rule.gap_s)
+        edges = np.flatnonzero(np.concatenate([[True], breaks]))
+        for start, stop in zip(edges.tolist(), [*edges[1:].tolist(), len(up)], strict=True):
+            if up[start]:
+                yield from self._there(frame[start:stop], time_s[start:stop], score[start:stop])
+            else:
+                yield from self._gone(float(time_s[stop - 1]))
+        self._is_up, self._now_s = bool(up[-1]), float(time_s[-1])
+
+    def close(self) -> Iterator[Event]:
+        """The track is at its end, and so is an event that is under way."""
+        if self._found is not None and self._told:
+            yield replace(self._found, is_over=True)
+        self._found, self._told, self._is_up = None, False, False
+
+    def _filled(self, time_s: Float64s) -> Float64s:
+        """Times that never go back: what a clock does is no end of an event."""
+        known = np.where(np.isfinite(time_s), time_s, -np.inf)
+        return np.asarray(np.maximum.accumulate(np.maximum(known, self._now_s)), np.float64)
+
+    def _states(self, score: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Whether the class is there, row by row."""
+        decided = np.where(score >= self._rule.on, 1, np.where(score < self._rule.off, 0, -1))
+        last = np.maximum.accumulate(np.where(decided >= 0, np.arange(len(score)), -1))  # row that decided
+        return np.where(last >= 0, decided[last] == 1, self._is_up)
+
+    def _there(self, frame: npt.NDArray[np.int64], time_s: Float64s, score: npt.NDArray[np.float32]) -> Iterator[Event]:
+        if self._found is not None and float(time_s[0]) - self._found.ended_s > self._rule.gap_s:
+            yield from self.close()  # no frame told of the time between
+        best = int(score.argmax())
+        here = Event(
+            first_frame=int(frame[0]),
+            last_frame=int(frame[-1]),
+            began_s=float(time_s[0]),
+            ended_s=float(time_s[-1]),
+            best_frame=int(frame[best]),
+            best_score=float(score[best]),
+        )
+        before = self._found
+        if before is not None:
+            better = here if here.best_score > before.best_score else before
+            here = replace(
+                here,
+                first_frame=before.first_frame,
+                began_s=before.began_s,
+                best_frame=better.best_frame,
+                best_score=better.best_score,
+            )
+        self._found = here
+        if not self._told and here.ended_s - here.began_s >= self._rule.min_s:
+            self._told = True
+            yield here
+
+    def _gone(self, until_s: float) -> Iterator[Event]:
+        if self._found is not None and until_s - self._found.ended_s > self._rule.gap_s:
+            yield from self.close()
