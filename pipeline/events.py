@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal, TypedDict
+from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +50,11 @@ class EventRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """A stretch of frames in which a class is there.
+    """A stretch of frames in which a class is there, in a region of a source, by a filter.
 
     Attributes:
+        source, region, filter, label: Of what: names; no region where frames are labelled as a whole.
+        clock: What its times are: UTC in seconds since 1970, or seconds of the source.
         first_frame, last_frame: Both included.
         began_s, ended_s: Their times, in seconds; of what clock is the track's matter. Minus infinity: no time yet.
         best_frame: The one with the highest score, of several the first.
@@ -58,6 +62,11 @@ class Event:
         is_over: Whether it has ended; else the last frame is the last one yet.
     """
 
+    source: str
+    region: str | None
+    filter: str
+    label: str
+    clock: Literal["utc", "pts"]
     first_frame: int
     last_frame: int
     began_s: float
@@ -66,16 +75,43 @@ class Event:
     best_score: float
     is_over: bool = False
 
+    @property
+    def key(self) -> str:
+        """The same for both times that it is told, and for no other event of a run, however often it is told."""
+        parts = (self.source, self.region or "", self.filter, self.label, str(self.first_frame))
+        return "/".join(quote(part, safe="") for part in parts)
+
+
+class _Of(TypedDict):
+    """What an event is of."""
+
+    source: str
+    region: str | None
+    filter: str
+    label: str
+    clock: Literal["utc", "pts"]
+
 
 class Track:
     """Finds the events of one class in the scores of one track.
 
     Args:
         rule: What makes one.
+        source, region, filter, label, clock: See Event.
     """
 
-    def __init__(self, rule: EventRule) -> None:
+    def __init__(
+        self,
+        rule: EventRule,
+        *,
+        source: str,
+        region: str | None,
+        filter: str,
+        label: str,
+        clock: Literal["utc", "pts"],
+    ) -> None:
         self._rule = rule
+        self._of = _Of(source=source, region=region, filter=filter, label=label, clock=clock)
         self._is_up = False
         self._found: Event | None = None  # under way, or gone for less than `gap_s`
         self._told = False  # whether it has begun: it was there for `min_s`
@@ -126,6 +162,7 @@ class Track:
             yield from self.close()  # no frame told of the time between
         best = int(score.argmax())
         here = Event(
+            **self._of,
             first_frame=int(frame[0]),
             last_frame=int(frame[-1]),
             began_s=float(time_s[0]),

@@ -6,7 +6,7 @@ Nobody counts along the way: all of it is the sum of the SegmentEnds, which lie 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -25,15 +25,17 @@ EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "partial": 3, "interr
 class SourceLedger:
     """What became of one source: the ends of its segments, in order.
 
-    A segment that is to be tried again is listed, but counts for nothing: its rows were dropped.
+    A segment that is to be tried again is listed, but counts for nothing: its rows were dropped. Of a camera `earlier`
+    sums up the segments before those that are listed.
     """
 
     name: str
     ends: tuple[SegmentEnd, ...]
+    earlier: Counts = field(default_factory=Counts)
 
     @property
     def counts(self) -> Counts:
-        return sum((end.counts for end in self.ends if not end.retry), Counts())
+        return sum((end.counts for end in self.ends if not end.retry), self.earlier)
 
     @property
     def error(self) -> str | None:
@@ -95,14 +97,23 @@ class Ledger:
     Args:
         ends: Of every segment, in any order: those that are committed and those that could not be.
         sources: Names of the run's sources, in the order given; one without an end had no turn.
+        earlier: By source, the sum over segments whose ends are not among them.
     """
 
-    def __init__(self, ends: Iterable[SegmentEnd], *, sources: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        ends: Iterable[SegmentEnd],
+        *,
+        sources: Sequence[str] = (),
+        earlier: Mapping[str, Counts] | None = None,
+    ) -> None:
         by_source: dict[str, list[SegmentEnd]] = {name: [] for name in sources}
         for end in ends:
             by_source.setdefault(end.segment.source, []).append(end)
         self.sources = {
-            name: SourceLedger(name, tuple(sorted(ends, key=lambda end: end.segment.number)))
+            name: SourceLedger(
+                name, tuple(sorted(ends, key=lambda end: end.segment.number)), (earlier or {}).get(name, Counts())
+            )
             for name, ends in by_source.items()
         }
 

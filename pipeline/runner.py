@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal, Protocol, cast
 
 from pipeline.assembly import Model, open_models, open_sinks
-from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
+from pipeline.batch import Counts, FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import CameraSource, RunConfig, run_config_from
 from pipeline.configcheck import taken_sinks
 from pipeline.contracts import Sink
@@ -29,7 +29,7 @@ from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
 from pipeline.outputs import check_output
 from pipeline.plan import Plan, make_plan
 from pipeline.runs import RunFolder, cores, write_json
-from pipeline.sinks.parts import PartsSink, committed, disk_errors
+from pipeline.sinks.parts import PartsSink, committed, disk_errors, newest
 from pipeline.sources.file import FileSource
 from pipeline.telemetry import Telemetry
 from pipeline.threads import Stop, every
@@ -39,6 +39,8 @@ from pipeline.trace import Trace
 __all__ = ["Outcome", "Watcher", "label", "run"]
 
 log = logging.getLogger(__name__)
+
+KEPT_ENDS = 100  # of a camera's segments, for the ledger: nearly a day at ten minutes each
 
 
 class Watcher(Protocol):
@@ -251,12 +253,16 @@ class _Run:
     padded: Counter[int] = field(default_factory=Counter)  # slots, likewise
     labelled: int = 0
     dropped: list[SegmentEnd] = field(default_factory=list)
+    tails: dict[str, deque[SegmentEnd]] = field(default_factory=dict)  # of cameras, the last ends
+    earlier: dict[str, Counts] = field(default_factory=dict)  # and the sum of those before
     error: str | None = None
 
     def work(self) -> Outcome:
-        before = list(committed(self.folder.path))
+        before = list((newest if self.plan.is_live else committed)(self.folder.path))
         if before:
-            log.info("going on: %d segments are committed already", len(before))
+            log.info(
+                "going on: %d %s", len(before), "cameras" if self.plan.is_live else "segments are committed already"
+            )
         started = time.perf_counter()
         devices = [model.engine.device_uuid for model in self.models if model.engine.device_uuid is not None]
         telemetry = Telemetry(self.folder.telemetry, gpu_uuid=devices[0] if devices else None)
@@ -321,12 +327,23 @@ class _Run:
                 log.warning("%s: %d of %d frames dropped", end.segment.source, end.counts.dropped, end.counts.indexed)
             for lost in (lost for lost in end.lost if lost.why != "dropped"):
                 log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
-            if end.retry:
+            if self.plan.is_live:
+                self._remember(end)
+            elif end.retry:
                 self.dropped.append(end)
-            else:
+            if not end.retry:
                 self.labelled += end.counts.labelled
             if self.watcher is not None:
                 self.watcher.committed(end)
+
+    def _remember(self, end: SegmentEnd) -> None:
+        """Keeps the last ends of a camera, and the sum of those before: it may run for months."""
+        tail = self.tails.setdefault(end.segment.source, deque())
+        tail.append(end)
+        if len(tail) > KEPT_ENDS:
+            oldest = tail.popleft()
+            if not oldest.retry:
+                self.earlier[oldest.segment.source] = self.earlier.get(oldest.segment.source, Counts()) + oldest.counts
 
     def _watched(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
         for batch in batches:
@@ -342,7 +359,11 @@ class _Run:
 
     def _finish(self, seconds: float, telemetry: Telemetry) -> Outcome:
         """Writes ledger and summary, both derived from the committed parts."""
-        ledger = Ledger([*committed(self.folder.path), *self.dropped], sources=self.plan.sources.names)
+        if self.plan.is_live:
+            ends = [end for tail in self.tails.values() for end in tail]
+        else:
+            ends = [*committed(self.folder.path), *self.dropped]
+        ledger = Ledger(ends, sources=self.plan.sources.names, earlier=self.earlier)
         for problem in ledger.check():
             log.error("the ledger does not add up: %s", problem)
         interrupted = bool(self.stop) and not self.plan.is_live  # cameras end when they are stopped

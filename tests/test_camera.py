@@ -2,6 +2,9 @@
 
 import json
 import logging
+import re
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -172,6 +175,47 @@ def test_a_password_is_never_shown(caplog):
     assert not any("canary" in record.getMessage() for record in caplog.records)
 
 
+@pytest.fixture
+def web(tmp_path):
+    """A web server of a folder: the folder, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        port = re.search(r"port (\d+)", process.stdout.readline())
+        assert port is not None
+        yield tmp_path, f"http://127.0.0.1:{port[1]}"
+        process.kill()
+
+
+def test_a_camera_over_http_is_read_and_connected_to_anew(web):
+    folder, address = web
+    write_clip(folder / "camera.ts", range(30), source=3, size=(96, 64), bframes=0)
+    with Watched(f"{address}/camera.ts", protocol="http") as watched:
+        watched.frames(60)
+        watched.until(lambda w: w.camera.reconnects > 1, "connected to anew")
+    found, by = numbers_of(watched.shown()[:60])
+    assert by == {3}
+    assert found == [*range(30), *range(30)]
+    assert [one.number for one in watched.shown()] == list(range(len(watched.shown())))
+
+
+def test_what_a_camera_over_http_names_is_not_opened_as_a_file(web, caplog):
+    folder, address = web
+    clip = write_clip(folder / "secret.ts", range(30), size=(96, 64))
+    (folder / "camera.m3u8").write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\nfile://{clip}\n#EXT-X-ENDLIST\n"
+    )
+    with Watched(f"{address}/camera.m3u8", protocol="http") as watched:
+        watched.until(lambda w: w.camera.state == "down", "down")
+    assert not watched.shown()
+    assert "secret" not in caplog.text
+
+
 class Until:
     """Stops a run when so many frames have come."""
 
@@ -209,6 +253,7 @@ def rows_of(outcome):
 def test_a_run_over_cameras_labels_what_each_shows_and_goes_on_where_it_ended(tmp_path, capfd):
     with serving(*[CLOCK] * 3) as server:
         config = configured(tmp_path, server, cameras=3, more="sinks: [{type: jsonl, path: '-'}]")
+        before = 0
         for times in (1, 2):
             until = Until(60)
             outcome = run(config, stop=until.stop, watcher=until)
@@ -227,8 +272,9 @@ def test_a_run_over_cameras_labels_what_each_shows_and_goes_on_where_it_ended(tm
                 assert len(frames) == len(set(frames.tolist()))
                 parts = sorted((outcome.folder.path / "frames").rglob(f"c{k}/*/*.parquet"))
                 assert len(parts) == times
-            counts = outcome.summary["frames"]
-            assert counts["labelled"] == len(shown) == counts["indexed"] - counts["dropped"]
+            counts = outcome.summary["frames"]  # since it was started
+            assert counts["labelled"] == len(shown) - before == counts["indexed"] - counts["dropped"]
+            before = len(shown)
     assert len(capfd.readouterr().out.splitlines()) == len(shown)
 
 

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.events import Event, EventRule, Track
 
+OF = {"source": "gate", "region": None, "filter": "who", "label": "person", "clock": "utc"}
+
 
 def reference(rule, frames, times, scores):
     """The events that are over, frame by frame."""
@@ -53,7 +55,7 @@ def test_events_are_those_of_a_plain_reference_in_whatever_pieces_rows_come(rule
         now_s += 0.0 if math.isnan(step_s) else step_s
         times.append(math.nan if math.isnan(step_s) else now_s)
         scores.append(np.float32(score))
-    track, told, start = Track(rule), [], 0
+    track, told, start = Track(rule, **OF), [], 0
     for stop in [*(k + 1 for k, row in enumerate(rows) if row[2]), len(rows)]:
         piece = slice(start, stop)
         told += track.add(
@@ -63,13 +65,14 @@ def test_events_are_those_of_a_plain_reference_in_whatever_pieces_rows_come(rule
     told += track.close()
     over = [(event.first_frame, event.last_frame, event.best_frame) for event in told if event.is_over]
     assert over == reference(rule, frames, times, [float(score) for score in scores])
+    assert len({event.key for event in told}) == len(over)
     began = [event.first_frame for event in told if not event.is_over]
     assert began == [first for first, _, _ in over]  # each is told once when it begins, and before it ends
     assert [event.is_over for event in told] == [False, True] * len(over)
 
 
 def test_an_event_is_told_as_soon_as_it_was_there_for_long_enough_and_gone_for_long_enough():
-    track = Track(EventRule(on=0.6, off=0.4, min_s=0.2, gap_s=0.5))
+    track = Track(EventRule(on=0.6, off=0.4, min_s=0.2, gap_s=0.5), **OF)
     scores = [0.9, 0.5, 0.7, 0.1, 0.1, 0.8, *[0.1] * 7]
     heard = [
         (n, event)
@@ -80,7 +83,14 @@ def test_an_event_is_told_as_soon_as_it_was_there_for_long_enough_and_gone_for_l
     assert (began_at, began.first_frame, began.is_over) == (2, 0, False)
     assert (over_at, over.last_frame, over.is_over) == (11, 5, True)
     assert over == Event(
-        first_frame=0, last_frame=5, began_s=0.0, ended_s=0.5, best_frame=0, best_score=over.best_score, is_over=True
+        **OF,
+        first_frame=0,
+        last_frame=5,
+        began_s=0.0,
+        ended_s=0.5,
+        best_frame=0,
+        best_score=over.best_score,
+        is_over=True,
     )
 
 

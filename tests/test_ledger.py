@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -199,3 +200,14 @@ def test_importing_the_ledger_loads_neither_arrow_nor_torch():
     code = "import sys, pipeline.ledger; print(sorted({'pyarrow', 'torch', 'av'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_what_a_camera_did_before_the_segments_that_are_listed_counts():
+    earlier = Counts(indexed=30, dropped=2, decoded=28, labelled=28, written=28)
+    windows = [
+        replace(end(number, 30 + 10 * number, 10), segment=Segment("a", 3 + number, 30 + 10 * number, window_utc_s=0.0))
+        for number in range(2)
+    ]
+    ledger = Ledger(windows, sources=["a", "b"], earlier={"a": earlier})
+    assert ledger.counts == Counts(indexed=50, dropped=2, decoded=48, labelled=48, written=48)
+    assert ledger.check() == []

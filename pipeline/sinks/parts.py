@@ -28,7 +28,7 @@ from pipeline.errors import SinkError
 from pipeline.rows import Labelling, schema, table
 from pipeline.runs import WholeFile, make_folder
 
-__all__ = ["PartsSink", "committed", "disk_errors", "open_part", "part_path", "read_end"]
+__all__ = ["PartsSink", "committed", "disk_errors", "newest", "open_part", "part_path", "read_end"]
 
 END_KEY = "vpipe.end"
 IDENTITY_KEY = "vpipe.identity"
@@ -38,6 +38,7 @@ ROW_GROUP = 1 << 16  # rows kept in memory per segment and filter, a few MB; a l
 # Tables that are kept as they came. Their many small arrays lie between the large ones that torch frees and asks for
 # again, and keep that memory from being used again as a whole: Arrow's own memory lies elsewhere.
 FEW = 8
+FRAME_DIGITS = 12  # of a part's name
 MAX_NAME_BYTES = 255  # of one component of a path, on every common file system
 
 
@@ -156,7 +157,7 @@ class _Part:
 
 def part_path(folder: Path, filter: str, segment: Segment) -> Path:
     """Where the part of this filter and segment lies or would lie."""
-    name = f"{segment.first_frame:012d}.parquet"
+    name = f"{segment.first_frame:0{FRAME_DIGITS}d}.parquet"
     if segment.window_utc_s is not None:
         name = f"{datetime.fromtimestamp(segment.window_utc_s, UTC):%Y-%m-%d/%H%M%S}-{name}"
     return _source_folder(folder, filter, segment.source) / name
@@ -201,6 +202,18 @@ def committed(folder: Path, source: str | None = None) -> Iterator[SegmentEnd]:
             for end in sorted(ends, key=lambda end: end.segment.first_frame):  # a camera's clock may have been set back
                 if all(part_path(folder, name, end.segment).exists() for name in end.filters):
                     yield end
+
+
+def newest(folder: Path) -> Iterator[SegmentEnd]:
+    """The end of the last segment of each source that is committed. Cameras leave more parts than are read quickly."""
+    for filter_folder in _visible(folder / "frames")[:1]:
+        for source_folder in _visible(filter_folder):
+            # By the first frame, with which names end: a camera's clock may have been set back.
+            for path in sorted(_parts(source_folder), key=lambda path: path.stem[-FRAME_DIGITS:], reverse=True):
+                end = read_end(path)
+                if all(part_path(folder, name, end.segment).exists() for name in end.filters):
+                    yield end
+                    break
 
 
 @contextmanager
