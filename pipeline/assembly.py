@@ -77,7 +77,8 @@ class Model:
             "device": self.engine.device.partition(":")[0],
         }
         by_content = () if self.sha256 is None else ("weights",) if ":" in self.card.architecture else ("model",)
-        return {key: value for key, value in written.items() if key not in by_content} | settled
+        without = (*by_content, "events")  # which are found in the labels
+        return {key: value for key, value in written.items() if key not in without} | settled
 
     def facts(self, *, pictures: int, seconds: float) -> dict[str, object]:
         """What the summary says of it, given the pictures that it labelled."""

@@ -70,8 +70,8 @@ class Sink(ABC):
         """Takes the rows of one filter; N = 0 is common. Segments of one source may be interleaved."""
 
     def event(self, event: Event) -> None:  # noqa: B027 (empty on purpose: optional)
-        """An event has begun (`is_over` is False) or is over. Those of a track come in order, each of both at least once
-        over the life of a run: one that is resumed may tell some again, which `Event.key` tells."""
+        """An event has begun (`is_over` is False), or is over. Those of a track come in order. A run that is resumed
+        may tell some again: they have the same `key`."""
 
     def commit(self, end: SegmentEnd) -> None:  # noqa: B027 (empty on purpose: optional)
         """The segment is written by every sink up to here and, in the run's own parts, on disk.

@@ -90,6 +90,7 @@ def check_filters(report: Report, config: RunConfig) -> None:
     for k, section, card in cards:
         _check_fold(report, config, section, card)
         _check_keep(report, ("filters", k, "keep"), section, card)
+        _check_events(report, ("filters", k, "events"), section, card)
         _check_engine(report, ("filters", k), section, quantized=bool(card.ranges))
     _check_agreement(report, config, cards)
     _check_regions(report, config, cards)
@@ -113,6 +114,17 @@ def _check_keep(report: Report, at: tuple[Step, ...], section: FilterSection, ca
             f"should give thresholds by class: the model file stores none for {', '.join(missing)}, got auto; "
             f"frames of {'these' if missing[1:] else 'this'} alone are left out",
         )
+
+
+def _check_events(report: Report, at: tuple[Step, ...], section: FilterSection, card: ModelCard) -> None:
+    for name, rule in section.events.items():
+        if name not in card.classes:
+            report.problem((*at, name), f"must be a class of the model{did_you_mean(name, card.classes)}")
+        if rule.off is not None and rule.off > rule.on:
+            report.problem((*at, name, "off"), f"must be at most `on`, {rule.on:g}, got {rule.off:g}")
+    if section.events and section.keep:
+        text = "must be left out where events are found, which rests on every frame; `on` and `off` say what counts"
+        report.problem((*at[:-1], "keep"), text)
 
 
 def _check_engine(report: Report, at: tuple[Step, ...], section: FilterSection, *, quantized: bool) -> None:

@@ -24,11 +24,13 @@ from pipeline.config import CameraSource, RunConfig, run_config_from
 from pipeline.configcheck import taken_sinks
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError, Interrupted, VpipeError
+from pipeline.events import EventRule
 from pipeline.identity import identity, identity_changes, stamp
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
 from pipeline.outputs import check_output
 from pipeline.plan import Plan, make_plan
 from pipeline.runs import RunFolder, cores, write_json
+from pipeline.sinks.events import EventsSink, Rules
 from pipeline.sinks.parts import PartsSink, committed, disk_errors, newest
 from pipeline.sources.file import FileSource
 from pipeline.telemetry import Telemetry
@@ -176,6 +178,20 @@ def _is_live(config: RunConfig) -> bool:
     return any(isinstance(source, CameraSource) for source in config.sources)
 
 
+def _rules(config: RunConfig) -> Rules:
+    """What makes an event, of each filter that finds some."""
+    return {
+        section.name: {
+            label: EventRule(
+                on=rule.on, off=rule.on if rule.off is None else rule.off, min_s=rule.min_s, gap_s=rule.gap_s
+            )
+            for label, rule in section.events.items()
+        }
+        for section in config.filters
+        if section.events
+    }
+
+
 def _refuse_taken(config: RunConfig) -> None:
     """Refuses a run that would replace another one, or files beside it."""
     RunFolder(Path(config.run.dir) / config.run.name).refuse_taken(overwrite=False, kind="run")
@@ -287,6 +303,17 @@ class _Run:
                     *open_sinks(self.config, folder=self.folder.path, sources=names, stop=self.stop, live=live),
                 ]
                 kinds = ["parts", *(section.type for section in self.config.sinks)]
+                if rules := _rules(self.config):
+                    paths = {source.name: source.path for source in self.plan.sources.files}
+                    events = EventsSink(
+                        self.folder.path,
+                        rules,
+                        labellings,
+                        sources={name: paths.get(name) for name in names},
+                        others=opened[1:],
+                        live=self.plan.is_live,
+                    )
+                    opened, kinds = [opened[0], events, *opened[1:]], ["parts", "events", *kinds[1:]]
                 sinks = [TimedSink(kind, sink, self.times) for kind, sink in zip(kinds, opened, strict=True)]
                 for sink in sinks:
                     cleanup.callback(sink.close)

@@ -194,6 +194,17 @@ class FoldSection(Section):
     )
 
 
+class EventSection(Section):
+    """What makes an event of a class: it comes, and it goes."""
+
+    on: Annotated[float, Field(gt=0, le=1)] = Field(default=0.5, description="Score from which the class is there.")
+    off: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        default=None, description="Score below which it is gone, at most `on`. Default: that of `on`."
+    )
+    min_s: Annotated[float, Field(ge=0)] = Field(default=0.0, description="Seconds that it must be there.")
+    gap_s: Annotated[float, Field(ge=0)] = Field(default=0.0, description="Seconds that it must be gone.")
+
+
 class FilterSection(Section):
     """A model that labels every frame. Keys after `keep` describe a model of one's own and go with nothing else."""
 
@@ -230,6 +241,11 @@ class FilterSection(Section):
         default={},
         description="Only rows in which one of these classes reaches its threshold go on, as `{person: 0.5}`; `auto`: "
         "thresholds that training chose and the model file stores.",
+    )
+    events: dict[str, EventSection] = Field(
+        default={},
+        description="Events of these classes are found, as `{person: {on: 0.6, off: 0.4, min_s: 1, gap_s: 2}}`: see "
+        "[output.md](output.md#events).",
     )
     args: dict[str, JsonValue] = Field(default={}, description="Keyword arguments of the class.")
     input: Size | None = Field(default=None, description="`[H, W]` of a picture. Must be given.")

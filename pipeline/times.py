@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from pipeline.batch import FrameBatch, Segment, SegmentEnd
 from pipeline.contracts import Sink
+from pipeline.events import Event
 from pipeline.threads import Activity
 
 __all__ = ["MAIN", "Span", "TimedSink", "Times"]
@@ -121,6 +122,9 @@ class TimedSink(Sink):
     def commit(self, end: SegmentEnd) -> None:
         with self._times.span("sink", f"commit {self._name}", end.segment):
             self._sink.commit(end)
+
+    def event(self, event: Event) -> None:
+        self._sink.event(event)
 
     def finish(self) -> None:
         with self._times.span("sink", f"finish {self._name}"):

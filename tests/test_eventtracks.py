@@ -1,13 +1,24 @@
 """Events by scores over time: whatever comes in whatever pieces, they are those of a plain reference."""
 
+import io
 import math
 
+import av
 import numpy as np
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.batch import FrameBatch, Segment, SegmentEnd
+from pipeline.config import load_run_config
+from pipeline.contracts import Sink
+from pipeline.errors import ConfigError
 from pipeline.events import Event, EventRule, Track
+from pipeline.rows import Labelling
+from pipeline.runner import run
+from pipeline.sinks.events import EventsSink
 
 OF = {"source": "gate", "region": None, "filter": "who", "label": "person", "clock": "utc"}
 
@@ -100,3 +111,108 @@ def test_an_event_is_told_as_soon_as_it_was_there_for_long_enough_and_gone_for_l
 def test_a_rule_that_cannot_be_is_refused(wrong):
     with pytest.raises(ValueError, match="must"):
         EventRule(**wrong)
+
+
+class Heard(Sink):
+    """A sink that keeps what it is told."""
+
+    def __init__(self):
+        self.events = []
+
+    def write(self, batch):
+        pass
+
+    def event(self, event):
+        self.events.append(event)
+
+
+PERSON = Labelling("who", ("person", "none"))
+RULES = {"who": {"person": EventRule(on=0.6, off=0.4, min_s=0.1, gap_s=0.3)}}
+
+
+def batch(source, first, scores, *, regions=()):
+    """Rows of successive frames, 10 a second, with these scores of a person; of each region one, in turn."""
+    each = max(1, len(regions))
+    index = np.repeat(np.arange(first, first + len(scores) // each, dtype=np.int64), each)
+    region = np.tile(np.arange(each, dtype=np.int16), len(scores) // each) if regions else None
+    person = np.array(scores, np.float32)
+    return FrameBatch(
+        Segment(source), np.zeros((len(index), 1, 1, 3), np.uint8), index, index / 10, 1e9 + index / 10,
+        regions=regions, region=region, scores=np.stack([person, 1 - person], axis=1), filter="who",
+    )  # fmt: skip
+
+
+def test_events_of_cameras_are_told_as_they_come_and_written_when_a_window_is(tmp_path):
+    heard = Heard()
+    sink = EventsSink(tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, others=[heard], live=True)
+    sink.write(batch("a", 0, [0.1, 0.9, 0.7, 0.9, 0.1]))
+    assert [(event.first_frame, event.is_over) for event in heard.events] == [(1, False)]
+    sink.write(batch("b", 0, [0.9, 0.1, 0.9, 0.1], regions=("left", "right")))
+    sink.commit(SegmentEnd(Segment("a")))
+    assert not (tmp_path / "events").exists()
+    sink.write(batch("a", 5, [0.1, 0.1, 0.1, 0.9, 0.9]))
+    sink.commit(SegmentEnd(Segment("a")))
+    sink.finish()
+    told = [(event.source, event.region, event.first_frame, event.last_frame, event.is_over) for event in heard.events]
+    assert told == [
+        ("a", None, 1, 3, False),
+        ("b", "left", 0, 1, False),
+        ("a", None, 1, 3, True),
+        ("a", None, 8, 9, False),
+        ("a", None, 8, 9, True),
+        ("b", "left", 0, 1, True),
+    ]
+    rows = ds.dataset(tmp_path / "events").to_table().to_pylist()
+    assert sorted((row["source"], row["first_frame"], row["last_frame"]) for row in rows) == [
+        ("a", 1, 3), ("a", 8, 9), ("b", 0, 1),
+    ]  # fmt: skip
+    assert {row["clock"] for row in rows} == {"utc"}
+
+
+def test_events_of_files_are_those_of_the_whole_run_though_it_was_interrupted(tmp_path):
+    bright = [*[False] * 7, *[True] * 20, *[False] * 4, *[True] * 9, *[False] * 30, *[True] * 10]
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "5"})
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for one in bright:
+            picture = np.full((32, 32, 3), 220 if one else 30, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
+        container.mux(stream.encode(None))
+    (tmp_path / "run.yaml").write_text(
+        f"run: {{dir: {tmp_path}}}\nsources: [{{path: a.mp4}}]\ndecode: {{segment_frames: 10, workers: 2}}\n"
+        "filter: {name: who, model: 'tests.models:Bright', input: [4, 4], classes: [person, none], fold: 2,\n"
+        "         events: {person: {on: 0.6, off: 0.4, gap_s: 0.5, min_s: 0.5}}}\n"
+    )
+    config = load_run_config(tmp_path / "run.yaml")
+    outcome = run(config)
+    assert outcome.exit_code == 0
+    (written,) = outcome.folder.path.glob("events.parquet")
+    for part in sorted((outcome.folder.path / "frames").rglob("*.parquet"))[3:]:
+        part.unlink()
+    written.unlink()
+    assert run(config, mode="resume").exit_code == 0
+    rows = pq.read_table(written).to_pylist()
+    assert [(row["first_frame"], row["last_frame"]) for row in rows] == [(7, 39), (70, 79)]
+    for row in rows:
+        with av.open(io.BytesIO(row["thumbnail"])) as image:
+            picture = next(image.decode(video=0)).to_ndarray(format="rgb24")
+        assert picture.shape == (320, 320, 3)
+        assert picture.mean() > 200
+    assert [(row["began_s"], row["clock"]) for row in rows] == [
+        (pytest.approx(0.7), "pts"),
+        (pytest.approx(7.0), "pts"),
+    ]
+
+
+def test_what_cannot_be_of_events_is_named(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "sources: [{path: .}]\n"
+        "filter: {name: who, model: 'tests.models:Bright', input: [4, 4], classes: [person, none],\n"
+        "         keep: {person: 0.5}, events: {persons: {on: 0.4, off: 0.6}}}\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(tmp_path / "run.yaml")
+    told = str(caught.value)
+    assert "filter.events.persons: must be a class of the model; did you mean 'person'" in told
+    assert "filter.events.persons.off: must be at most `on`, 0.4, got 0.6" in told
+    assert "filter.keep: must be left out where events are found" in told

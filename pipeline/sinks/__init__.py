@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError, SinkError, VpipeError
+from pipeline.events import Event
 from pipeline.threads import Stop
 from specialized.objects import load_object, one_line
 
@@ -101,6 +102,10 @@ class GuardedSink(Sink):
     def commit(self, end: SegmentEnd) -> None:
         with self._guarded():
             self._sink.commit(end)
+
+    def event(self, event: Event) -> None:
+        with self._guarded():
+            self._sink.event(event)
 
     def finish(self) -> None:
         with self._guarded():

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from av.codec.context import CodecContext
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 
 from pipeline.batch import Pixels
 from pipeline.errors import SourceError
@@ -17,7 +22,7 @@ from pipeline.sources.reader import Reader
 from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.selection import Selection
 
-__all__ = ["read_still", "read_stills"]
+__all__ = ["as_jpeg", "read_still", "read_stills"]
 
 
 def read_still(path: Path, *, from_s: float | None = None) -> Pixels:
@@ -78,6 +83,16 @@ def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int
     if numbers and not stills:
         raise SourceError(path.name, f"{path}: none of its frames can be decoded")
     return stills
+
+
+def as_jpeg(picture: Pixels) -> bytes:
+    """The picture, uint8 (H, W, 3) RGB, as a JPEG file."""
+    encoder = cast(VideoCodecContext, CodecContext.create("mjpeg", "w"))
+    encoder.height, encoder.width = picture.shape[:2]
+    encoder.pix_fmt, encoder.time_base = "yuvj420p", Fraction(1)
+    encoder.options = {"qscale": "3"}
+    frame = VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuvj420p")
+    return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
 
 
 def _tasks(path: Path, selection: Selection | None = None) -> Iterator[SegmentTask]:

@@ -1,0 +1,226 @@
+"""The run's own record of events, which hands them on to the other sinks.
+
+    <folder>/events.parquet                                            of files: written when the run is done
+    <folder>/events/<UTC date>/<time, 6 digits>-<number>.parquet       of cameras: what ended in a window
+
+A row is an event that is over: source, region, filter, label, clock, first_frame, last_frame, began_s, ended_s,
+best_frame, best_score, thumbnail (a JPEG of the best frame, or null). Of files, events are found in the committed
+parts when the run is done, so that one that was resumed has them whole; of cameras, in rows as they come, and an
+event that is under way when a run is stopped ends there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.batch import FrameBatch, SegmentEnd
+from pipeline.contracts import Sink
+from pipeline.errors import SourceError
+from pipeline.events import Event, EventRule, Track
+from pipeline.rows import Labelling
+from pipeline.runs import make_folder, whole_file
+from pipeline.sinks.parts import committed, disk_errors, open_part, part_path
+from pipeline.sources.stills import as_jpeg, read_stills
+from pipeline.text import printable
+
+__all__ = ["EventsSink", "Rules"]
+
+Rules = Mapping[str, Mapping[str, EventRule]]
+"""By the name of a filter, and of one of its classes."""
+
+log = logging.getLogger(__name__)
+
+WIDTH = 320  # of a thumbnail, in pixels
+AT_ONCE = 64  # pictures in memory
+
+SCHEMA = pa.schema(
+    [
+        *(pa.field(name, pa.string(), nullable=name == "region") for name in ("source", "region", "filter", "label")),
+        pa.field("clock", pa.string(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in ("first_frame", "last_frame")),
+        *(pa.field(name, pa.float64()) for name in ("began_s", "ended_s")),
+        pa.field("best_frame", pa.int64(), nullable=False),
+        pa.field("best_score", pa.float32(), nullable=False),
+        pa.field("thumbnail", pa.binary()),
+    ]
+)
+
+
+class _Rows(NamedTuple):
+    """Some rows of one source and filter, in order."""
+
+    source: str
+    filter: str
+    frame: npt.NDArray[np.int64]  # (N,)
+    time_s: npt.NDArray[np.float64]  # (N,)
+    clock: Literal["utc", "pts"]
+    regions: Sequence[str]
+    region: npt.NDArray[np.int32]  # (N,), place in `regions`; -1: the whole frame
+    scores: npt.NDArray[np.float32]  # (N, K)
+
+
+class EventsSink(Sink):
+    """Finds the events of a run.
+
+    Args:
+        folder: The run's folder.
+        rules: What makes them.
+        labellings: Of the filters, by name.
+        sources: Names of the sources, and for those that are files, where they lie.
+        others: Sinks that are told of each.
+        live: Whether the sources are cameras.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rules: Rules,
+        labellings: Mapping[str, Labelling],
+        *,
+        sources: Mapping[str, Path | None],
+        others: Sequence[Sink],
+        live: bool,
+    ) -> None:
+        self._folder, self._rules, self._labellings = folder, rules, labellings
+        self._sources, self._others, self._live = sources, others, live
+        self._tracks: dict[tuple[str, str, str, str], Track] = {}
+        self._over: list[Event] = []
+        self._files = 0
+
+    def write(self, batch: FrameBatch) -> None:
+        if self._live and len(batch) and batch.filter in self._rules:
+            self._take(_of_batch(batch))
+
+    def commit(self, end: SegmentEnd) -> None:
+        if self._live:
+            self._save_live()
+
+    def finish(self) -> None:
+        if self._live:
+            self._close()
+            self._save_live()
+            return
+        thumbnails: list[bytes | None] = []
+        for source, path in self._sources.items():
+            for end in committed(self._folder, source):
+                for filter in self._rules:
+                    for rows in _of_part(part_path(self._folder, filter, end.segment), source, filter):
+                        self._take(rows)
+            self._close()
+            first = len(thumbnails)
+            thumbnails += _thumbnails(path, [event.best_frame for event in self._over[first:]])
+        self._save(self._folder / "events.parquet", thumbnails)
+
+    def _take(self, rows: _Rows) -> None:
+        classes = self._labellings[rows.filter].classes
+        for place in np.unique(rows.region).tolist():
+            mine = rows.region == place
+            region = None if place < 0 else rows.regions[place]
+            for label, rule in self._rules[rows.filter].items():
+                key = rows.source, region or "", rows.filter, label
+                if key not in self._tracks:
+                    self._tracks[key] = Track(
+                        rule, source=rows.source, region=region, filter=rows.filter, label=label, clock=rows.clock
+                    )
+                score = rows.scores[mine, classes.index(label)]
+                self._tell(self._tracks[key].add(rows.frame[mine], rows.time_s[mine], score))
+
+    def _close(self) -> None:
+        """No row follows on those that came."""
+        for track in self._tracks.values():
+            self._tell(track.close())
+        self._tracks.clear()
+
+    def _tell(self, events: Iterator[Event]) -> None:
+        for event in events:
+            for sink in self._others:
+                sink.event(event)
+            if event.is_over:
+                self._over.append(event)
+
+    def _save_live(self) -> None:
+        if self._over:
+            now = datetime.now(UTC)
+            self._files += 1
+            self._save(self._folder / "events" / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{self._files:06d}.parquet")
+
+    def _save(self, path: Path, thumbnails: Sequence[bytes | None] = ()) -> None:
+        rows = [asdict(event) for event in self._over]
+        columns = {
+            field.name: [_finite(row[field.name]) for row in rows] for field in fields(Event) if field.name != "is_over"
+        }
+        columns["thumbnail"] = [*thumbnails] or [None] * len(rows)
+        self._over = []
+        with disk_errors(path):
+            make_folder(path.parent)
+            with whole_file(path) as file:
+                pq.write_table(pa.table(columns, schema=SCHEMA), file)
+
+
+def _thumbnails(path: Path | None, frames: Sequence[int]) -> list[bytes | None]:
+    """Of frames of a file; None for those that it does not give any more, or where there is no file."""
+    found: dict[int, bytes] = {}
+    if path is not None:
+        try:
+            for first in range(0, len(frames), AT_ONCE):
+                stills = read_stills(path, set(frames[first : first + AT_ONCE]), width=WIDTH)
+                found |= {number: as_jpeg(still) for number, still in stills.items()}
+        except SourceError as error:
+            log.warning("%s; its events have no thumbnails", error)
+    return [found.get(frame) for frame in frames]
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _of_batch(batch: FrameBatch) -> _Rows:
+    assert batch.scores is not None
+    captured = batch.captured_s
+    region = np.full(len(batch), -1, np.int32) if batch.region is None else batch.region.astype(np.int32)
+    return _Rows(
+        printable(batch.source),
+        batch.filter,
+        batch.index,
+        batch.pts_s if captured is None else captured,
+        "pts" if captured is None else "utc",
+        batch.regions,
+        region,
+        batch.scores,
+    )
+
+
+def _of_part(path: Path, source: str, filter: str) -> Iterator[_Rows]:
+    """The rows of a committed part, as many at a time as it keeps together."""
+    with open_part(path) as part:
+        for group in range(part.num_row_groups):
+            rows = part.read_row_group(group, ["frame", "region", "pts_s", "captured", "scores"]).combine_chunks()
+            if not len(rows):
+                continue
+            captured = rows["captured"].null_count < len(rows)
+            if captured:
+                time_s = rows["captured"].cast(pa.int64()).to_numpy().astype(np.float64) / 1e6
+            else:
+                time_s = rows["pts_s"].to_numpy().astype(np.float64)
+            names = rows["region"].chunk(0)
+            yield _Rows(
+                printable(source),
+                filter,
+                rows["frame"].to_numpy(),
+                time_s,
+                cast(Literal["utc", "pts"], "utc" if captured else "pts"),
+                names.dictionary.to_pylist(),
+                names.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32),
+                rows["scores"].chunk(0).flatten().to_numpy().reshape(len(rows), -1),
+            )
