@@ -29,6 +29,7 @@ from pipeline.identity import identity, identity_changes, stamp
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
 from pipeline.outputs import check_output
 from pipeline.plan import Plan, make_plan
+from pipeline.retention import Removed, make_room
 from pipeline.runs import RunFolder, cores, write_json
 from pipeline.sinks.events import EventsSink, Rules
 from pipeline.sinks.parts import PartsSink, committed, disk_errors, newest
@@ -42,6 +43,7 @@ __all__ = ["Outcome", "Watcher", "label", "run"]
 
 log = logging.getLogger(__name__)
 
+ROOM_S = 600.0  # between looks at what is old
 KEPT_ENDS = 100  # of a camera's segments, for the ledger: nearly a day at ten minutes each
 
 
@@ -271,6 +273,7 @@ class _Run:
     dropped: list[SegmentEnd] = field(default_factory=list)
     tails: dict[str, deque[SegmentEnd]] = field(default_factory=dict)  # of cameras, the last ends
     earlier: dict[str, Counts] = field(default_factory=dict)  # and the sum of those before
+    removed: Removed = field(default_factory=Removed)
     error: str | None = None
 
     def work(self) -> Outcome:
@@ -282,7 +285,11 @@ class _Run:
         started = time.perf_counter()
         devices = [model.engine.device_uuid for model in self.models if model.engine.device_uuid is not None]
         telemetry = Telemetry(self.folder.telemetry, gpu_uuid=devices[0] if devices else None)
-        with telemetry, every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"):
+        with ExitStack() as cleanup:
+            cleanup.enter_context(telemetry)
+            cleanup.enter_context(every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"))
+            if self.plan.is_live:
+                cleanup.enter_context(every(ROOM_S, self._make_room, name="retention"))
             self._label(before)
         seconds = time.perf_counter() - started
         return self._finish(seconds, telemetry)
@@ -363,6 +370,18 @@ class _Run:
             if self.watcher is not None:
                 self.watcher.committed(end)
 
+    def _make_room(self) -> None:
+        try:
+            removed = make_room(
+                self.folder.path,
+                keep_days=self.config.run.keep_days,
+                min_free_bytes=round(self.config.run.min_free_gb * 1e9),
+            )
+        except OSError as error:  # the next look may tell more
+            log.warning("%s: cannot be looked through for what is old: %s", self.folder.path, error.strerror)
+            return
+        self.removed = Removed(self.removed.old + removed.old, self.removed.for_room + removed.for_room)
+
     def _remember(self, end: SegmentEnd) -> None:
         """Keeps the last ends of a camera, and the sum of those before: it may run for months."""
         tail = self.tails.setdefault(end.segment.source, deque())
@@ -407,6 +426,8 @@ class _Run:
             gpu_absent=telemetry.gpu_absent,
             process=telemetry.process(),
         )
+        if self.plan.is_live:
+            document["removed"] = self.removed._asdict()
         if self.error is not None:
             document["error"] = self.error
         write_json(self.folder.ledger, ledger.as_dict())

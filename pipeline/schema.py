@@ -63,6 +63,14 @@ class RunSection(Section):
     window_s: Annotated[float, Field(ge=1, le=3600)] = Field(
         default=600.0, description="Seconds of a camera that are committed as one part."
     )
+    keep_days: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Windows and events of cameras that are older are removed. Default: none is."
+    )
+    min_free_gb: Annotated[float, Field(ge=0)] = Field(
+        default=1.0,
+        description="So many GB of the disk are kept free in a run over cameras: below, the oldest windows and events "
+        "are removed, but for the last of each camera.",
+    )
     torch_threads: Count | None = Field(
         default=None,
         description="Threads of the CPU engines. Default: half the cores; all of them where the filters compute over "
