@@ -28,6 +28,7 @@ from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
 from pipeline.sources.camera import Camera
 from pipeline.sources.file import FileSource, NamePattern, Start
+from pipeline.sources.live import LANE, Cameras
 from pipeline.sources.own import OwnSource
 from pipeline.sources.paths import find_videos
 from pipeline.sources.scaler import PictureFormat, View
@@ -212,17 +213,23 @@ class Sources:
     """The run's sources: video files, which a pool of decoders shares, and others, which run on a thread each."""
 
     files: tuple[FileSource, ...]
-    cameras: tuple[Camera, ...]
+    cameras: Cameras | None
     others: tuple[Source, ...]
     facts: Mapping[str, Mapping[str, object]]  # of the others by name, their sections as they were written
     ignored: tuple[Path, ...]
-    regions: Mapping[str, tuple[str, ...]]  # names of the regions of each source that has some
+    of_files: Mapping[str, tuple[str, ...]]  # names of the regions of each file that has some
+
+    def regions(self, source: str) -> tuple[str, ...]:
+        """Names of the regions of a source; none: whole frames."""
+        if self.cameras is not None:
+            return self.cameras.regions(source)
+        return self.of_files.get(source, ())
 
     @property
     def names(self) -> list[str]:
         return [
             *(source.name for source in self.files),
-            *(source.name for source in self.cameras),
+            *(camera.name for camera in (self.cameras.all if self.cameras else ())),
             *(source.name for source in self.others),
         ]
 
@@ -268,9 +275,7 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
             continue
         views = [View(picture, _seen(regions, patterns[picture])) for picture in formats]
         if isinstance(section, CameraSource):
-            cameras.append(_camera(section, views))
-            if regions is not None:
-                names[section.name] = tuple(region.name for region in regions)
+            cameras.append(_camera(section, views, tuple(region.name for region in regions or ())))
             continue
         most = max(view.pictures for view in views)
         # One picture a frame: groups are then a view of the batch's memory.
@@ -295,7 +300,9 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
         ]
     if order == "streams" and others:
         raise ConfigError(["sources: order streams must have files or cameras, got a source of another type"])
-    sources = Sources(tuple(files), tuple(cameras), tuple(others), facts_of, tuple(ignored), names)
+    lane = max(LANE, *(2 * card.fold for card in cards))
+    live = Cameras(cameras, window_s=config.run.window_s, lane=lane) if cameras else None
+    sources = Sources(tuple(files), live, tuple(others), facts_of, tuple(ignored), names)
     twice = sorted(name for name, times in Counter(sources.names).items() if times > 1)
     if twice:
         raise ConfigError([f"sources: names must differ, got {', '.join(twice)} more than once; set `name:`"])
@@ -328,7 +335,7 @@ def _own_source(section: SourceObject, picture: PictureFormat, batch_pictures: i
     return source
 
 
-def _camera(section: CameraSource, views: Sequence[View]) -> Camera:
+def _camera(section: CameraSource, views: Sequence[View], regions: tuple[str, ...]) -> Camera:
     return Camera(
         section.url,
         name=section.name,
@@ -337,6 +344,7 @@ def _camera(section: CameraSource, views: Sequence[View]) -> Camera:
         transport=section.transport,
         fps=section.fps,
         dead_s=section.dead_s,
+        regions=regions,
     )
 
 

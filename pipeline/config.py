@@ -158,7 +158,7 @@ def _made(
     _fill_up(kind, content, path, problems)
     config = _validated(kind, content, path.absolute().parent if path else Path.cwd(), problems)
     if config is not None:
-        config._tree, config._path = content, path
+        config._tree, config._path, config._overrides = content, path, tuple(overrides)
         problems += check(config)
     if problems or config is None:
         raise ConfigError(sorted(dict.fromkeys(problems), key=lambda problem: _line(problem, path)))

@@ -77,7 +77,7 @@ def fold(
     *groupings: Grouping,
     seed: int = 0,
     max_wait_s: float = math.inf,
-    cameras: int | None = None,
+    cameras: Callable[[], int] | None = None,
     times: Times | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FoldStage:
@@ -88,7 +88,7 @@ def fold(
         seed: Of the order `shuffled`.
         max_wait_s: How long a picture waits for others, by `clock`: its group is then padded. It is looked at whenever
             a batch comes, a tick say.
-        cameras: How many there are: a group across them waits for no more.
+        cameras: Says how many there are: a group across them waits for no more.
         times: Told how long it takes.
     """
     if not groupings:
@@ -102,12 +102,12 @@ def _fold(
     groupings: Sequence[Grouping],
     seed: int,
     max_wait_s: float,
-    cameras: int | None,
+    cameras: Callable[[], int] | None,
     times: Times,
     clock: Callable[[], float],
 ) -> Iterator[FoldedBatch]:
     formers = [
-        (_Across(grouping, number, times), _Among(grouping, number, cameras or grouping.f, times))
+        (_Across(grouping, number, times), _Among(grouping, number, cameras, times))
         if grouping.order == "streams"
         else (_Along(grouping, number, seed, times),) * 2
         for number, grouping in enumerate(groupings)
@@ -245,10 +245,10 @@ class _Across:
 class _Among:
     """Groups across cameras, which come and go: the oldest waiting frame of each of f of them, the oldest first."""
 
-    def __init__(self, grouping: Grouping, number: int, cameras: int, times: Times) -> None:
+    def __init__(self, grouping: Grouping, number: int, cameras: Callable[[], int] | None, times: Times) -> None:
         self._grouping = grouping
         self._number = number
-        self._enough = min(cameras, grouping.f)
+        self._cameras = cameras
         self._times = times
         # By source: a frame each, behind the last one perhaps the end of a segment; and when it came. In the order in
         # which the first of them did.
@@ -266,6 +266,12 @@ class _Among:
         queue.extend((now_s, batch.rows(slice(k, k + each if k + each < len(batch) else None))) for k in cuts)
         while len(self._waiting) >= self._enough or (batch.end is not None and batch.source in self._waiting):
             yield self._oldest()
+
+    @property
+    def _enough(self) -> int:
+        """Cameras that make a group."""
+        f = self._grouping.f
+        return f if self._cameras is None else min(f, max(1, self._cameras()))
 
     def late(self, since_s: float) -> Iterator[FoldedBatch]:
         """Groups of what has waited since then, or for longer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,6 @@ from pipeline.filter import LONGEST_WAIT_S, Filter, folded_filter
 from pipeline.fold import Grouping, fold
 from pipeline.sources import pool
 from pipeline.sources.file import FileSource, regions_outside
-from pipeline.sources.live import LANE, Cameras
 from pipeline.sources.paths import passed_over
 from pipeline.sources.scaler import PictureFormat
 from pipeline.threads import Stop
@@ -44,13 +42,12 @@ class Plan:
     filters: tuple[Filter, ...]
     seed: int
     max_wait_s: float
-    window_s: float
     trained_s: tuple[float, ...]
 
     @property
     def is_live(self) -> bool:
         """Whether it goes on until it is stopped."""
-        return bool(self.sources.cameras)
+        return self.sources.cameras is not None
 
     @property
     def f(self) -> int | None:
@@ -95,10 +92,9 @@ class Plan:
         stop = stop if stop is not None else Stop()
         done = frozenset((end.segment.source, end.segment.first_frame) for end in before)
         others: list[Iterable[FrameBatch]] = [*self.sources.others]
-        if self.is_live:
+        if self.sources.cameras is not None:
             last = {end.segment.source: end for end in sorted(before, key=lambda end: end.segment.number)}
-            lane = max(LANE, *(2 * grouping.f for grouping in self.groupings))
-            others.append(Cameras(self.sources.cameras, window_s=self.window_s, stop=stop, last=last, lane=lane))
+            others.append(self.sources.cameras.batches(stop=stop, last=last))
         return pool.decode(
             self.tasks(done),
             workers=0 if self.is_live else workers,
@@ -109,11 +105,16 @@ class Plan:
         )
 
     def fold(self, batches: Iterator[FrameBatch], *, times: Times | None = None) -> Iterator[FoldedBatch]:
-        wait_s = self.max_wait_s if self.is_live else math.inf
-        stage = fold(
-            *self.groupings, seed=self.seed, max_wait_s=wait_s, cameras=len(self.sources.cameras) or None, times=times
-        )
-        return stage(batches if self.is_live else self._compared(batches))
+        cameras = self.sources.cameras
+        if cameras is None:
+            return fold(*self.groupings, seed=self.seed, times=times)(self._compared(batches))
+        return fold(
+            *self.groupings,
+            seed=self.seed,
+            max_wait_s=self.max_wait_s,
+            cameras=lambda: len(cameras.all),
+            times=times,
+        )(batches)
 
     def label(self, groups: Iterator[FoldedBatch], *, times: Times | None = None) -> Iterator[FrameBatch]:
         wait_s = self.max_wait_s if self.is_live else LONGEST_WAIT_S
@@ -121,7 +122,7 @@ class Plan:
 
     def _owed(self, source: str) -> list[int]:
         """Of each filter, how many pictures it is to score of every frame of a source."""
-        regions = self.sources.regions.get(source, ())
+        regions = self.sources.regions(source)
         return [self.groupings[filter.grouping].per_frame(regions) for filter in self.filters]
 
     def _compared(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
@@ -169,8 +170,8 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
         log.warning("%s", passed_over(sources.ignored))
     for warning in config.warnings:
         log.warning("%s", warning)
-    if order == "streams" and 0 < len(sources.cameras) < f:
-        log.warning("order streams: %d cameras do not fill groups of %d, which are padded", len(sources.cameras), f)
+    if order == "streams" and sources.cameras is not None and len(sources.cameras.all) < f:
+        log.warning("order streams: %d cameras do not fill groups of %d, which are padded", len(sources.cameras.all), f)
     if order == "streams" and len(sources.files) % f:
         log.warning(
             "order streams: %d sources do not fill bundles of %d; the last one is padded with repeated pictures",
@@ -183,9 +184,7 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
         if grouping.f > 1 and grouping.order in ("consecutive", "strided")
     }
     trained_s = tuple(sorted(step for step in steps if step is not None))
-    return Plan(
-        sources, groupings, filters, config.fold.seed, config.fold.max_wait_ms / 1000, config.run.window_s, trained_s
-    )
+    return Plan(sources, groupings, filters, config.fold.seed, config.fold.max_wait_ms / 1000, trained_s)
 
 
 def _refuse_regions_outside(files: Sequence[FileSource]) -> None:

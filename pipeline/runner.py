@@ -29,13 +29,14 @@ from pipeline.identity import identity, identity_changes, stamp
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
 from pipeline.outputs import check_output
 from pipeline.plan import Plan, make_plan
+from pipeline.rereading import Rereading
 from pipeline.retention import Removed, make_room
 from pipeline.runs import RunFolder, cores, write_json
 from pipeline.sinks.events import EventsSink, Rules
 from pipeline.sinks.parts import PartsSink, committed, disk_errors, newest
 from pipeline.sources.file import FileSource
 from pipeline.telemetry import Telemetry
-from pipeline.threads import Stop, every
+from pipeline.threads import Request, Stop, every
 from pipeline.times import TimedSink, Times
 from pipeline.trace import Trace
 
@@ -86,6 +87,7 @@ def run(
     *,
     mode: Literal["new", "overwrite", "resume"] = "new",
     stop: Stop | None = None,
+    reread: Request | None = None,
     watcher: Watcher | None = None,
     trace: Path | None = None,
 ) -> Outcome:
@@ -96,6 +98,7 @@ def run(
         mode: What to do about a run folder that is there: `new` refuses it, `overwrite` replaces it, `resume` goes on
             with the segments that are not committed. `new` refuses files at the paths of sinks, too.
         stop: Set it to interrupt the run: what is committed stays, open segments are dropped.
+        reread: Set it to have cameras added and removed, as the configuration's file says by now.
         watcher: Told how it goes.
         trace: A new file, `.json`, for a timeline of what every batch spent its time on, see `pipeline.trace`. The mode
             `overwrite` replaces it; resuming makes one of its own.
@@ -127,7 +130,16 @@ def run(
             cleanup.callback(kept.setTarget, None)
             kept.flush()
             times = Times(None if trace is None else cleanup.enter_context(Trace(trace)).add)
-            return _Run(config, models, plan, folder, sha, stop, watcher, times).work()
+            run = _Run(config, models, plan, folder, sha, stop, watcher, times)
+            if plan.sources.cameras is not None and plan.order is not None:
+                run.rereading = Rereading(
+                    config,
+                    plan.sources.cameras,
+                    cards=[model.card for model in models],
+                    order=plan.order,
+                    asked=reread or Request(),
+                )
+            return run.work()
 
 
 @contextmanager
@@ -273,6 +285,7 @@ class _Run:
     dropped: list[SegmentEnd] = field(default_factory=list)
     tails: dict[str, deque[SegmentEnd]] = field(default_factory=dict)  # of cameras, the last ends
     earlier: dict[str, Counts] = field(default_factory=dict)  # and the sum of those before
+    rereading: Rereading | None = None
     removed: Removed = field(default_factory=Removed)
     error: str | None = None
 
@@ -332,6 +345,8 @@ class _Run:
                 groups = self.plan.fold(self._watched(batches), times=self.times)
                 labelled = self.plan.label(self._counted(groups), times=self.times)
                 for batch in labelled:
+                    if self.rereading is not None:
+                        self.rereading.look()
                     # Of a bundle or a source of the user's own, what is committed comes again on resuming.
                     if (batch.source, batch.segment.first_frame) not in done:
                         self._write(sinks, batch, order)

@@ -63,6 +63,11 @@ class RunSection(Section):
     window_s: Annotated[float, Field(ge=1, le=3600)] = Field(
         default=600.0, description="Seconds of a camera that are committed as one part."
     )
+    watch: bool = Field(
+        default=False,
+        description="Look every second whether the configuration's file has changed: cameras are then added and "
+        "removed as its `sources` say, as they are at the signal SIGHUP.",
+    )
     keep_days: Annotated[float, Field(ge=0)] | None = Field(
         default=None, description="Windows and events of cameras that are older are removed. Default: none is."
     )
@@ -351,11 +356,17 @@ class Configuration(Section):
     _tree: Node = PrivateAttr(default_factory=lambda: Node({}, "", ""))
     _path: Path | None = PrivateAttr(default=None)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
+    _overrides: tuple[str, ...] = PrivateAttr(default=())
 
     @property
     def path(self) -> Path | None:
         """The configuration's file, None if there is none."""
         return self._path
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """What was set over the file's values, `key.path=value` each."""
+        return self._overrides
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
-__all__ = ["Activity", "Answer", "Lanes", "Stop", "Watch", "every", "merge", "share", "stuck_threads"]
+__all__ = ["Activity", "Answer", "Lanes", "Request", "Stop", "Watch", "every", "merge", "share", "stuck_threads"]
 
 T = TypeVar("T")
 
@@ -47,6 +47,21 @@ class Stop:
 
     def __bool__(self) -> bool:
         return self._set
+
+
+class Request:
+    """Something that is asked for from outside, by a signal handler say, until it is taken."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        self._set = True
+
+    def taken(self) -> bool:
+        """Whether it was asked for since it was taken last."""
+        was, self._set = self._set, False
+        return was
 
 
 @dataclass(frozen=True)
@@ -211,22 +226,23 @@ class Lanes(Generic[T]):
             raise ValueError(f"depth must be at least 1, got {depth}")
         self._depth, self._drop, self._name = depth, drop, name
         self._condition = threading.Condition()
-        self._lanes: dict[str, deque[T]] = {}
+        self._lanes: dict[int, deque[T]] = {}
         self._failures: list[BaseException] = []
-        self._threads: dict[str, threading.Thread] = {}
+        self._threads: list[threading.Thread] = []
+        self._started = 0
 
-    def start(self, key: str, iterable: Iterable[T]) -> None:
-        """Runs an iterable in a thread of its own, which alone iterates and closes it."""
-        if key in self._threads:
-            raise ValueError(f"each lane must have a key of its own, got {key!r} again")
+    def start(self, iterable: Iterable[T], name: str) -> int:
+        """Runs an iterable in a thread, which alone iterates and closes it. Returns the number of its lane."""
+        number, self._started = self._started, self._started + 1
         with self._condition:
-            self._lanes[key] = deque()
-        thread = threading.Thread(target=self._produce, args=(key, iterable), name=f"{self._name}-{key}")
-        self._threads[key] = thread
+            self._lanes[number] = deque()
+        thread = threading.Thread(target=self._produce, args=(number, iterable), name=f"{self._name}-{name}")
+        self._threads = [*(thread for thread in self._threads if thread.is_alive()), thread]
         thread.start()
+        return number
 
-    def take(self, timeout_s: float) -> dict[str, list[T]]:
-        """All that waits, by key; nothing where nothing came for so long. Raises what a thread failed with."""
+    def take(self, timeout_s: float) -> dict[int, list[T]]:
+        """All that waits, by lane; nothing where nothing came for so long. Raises what a thread failed with."""
         with self._condition:
             if not any(self._lanes.values()) and not self._failures:
                 self._condition.wait(timeout_s)
@@ -237,15 +253,18 @@ class Lanes(Generic[T]):
                 self._lanes[key].clear()
         return taken
 
-    def close(self, key: str | None = None) -> None:
-        """Takes nothing more of a lane, or of all. What waits is gone; a thread ends with its next item."""
+    def leave(self, number: int) -> list[T]:
+        """What waits in a lane, of which nothing more is taken: its thread ends with its next item."""
         with self._condition:
-            for one in [key] if key is not None else list(self._lanes):
-                self._lanes.pop(one, None)
-        threads = [self._threads.pop(one) for one in ([key] if key is not None else list(self._threads))]
-        _join(threads)
+            return list(self._lanes.pop(number))
 
-    def _produce(self, key: str, iterable: Iterable[T]) -> None:
+    def close(self) -> None:
+        """Leaves all lanes, and waits a while for their threads."""
+        with self._condition:
+            self._lanes.clear()
+        _join(self._threads)
+
+    def _produce(self, key: int, iterable: Iterable[T]) -> None:
         iterator = iter(iterable)
         try:
             for item in iterator:
@@ -260,7 +279,7 @@ class Lanes(Generic[T]):
             if close is not None:
                 close()
 
-    def _put(self, key: str, item: T) -> bool:
+    def _put(self, key: int, item: T) -> bool:
         with self._condition:
             lane = self._lanes.get(key)
             if lane is None:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 
 import numpy as np
 import pyarrow.dataset as ds
@@ -17,7 +18,7 @@ from pipeline.errors import ConfigError
 from pipeline.runner import run
 from pipeline.sources.camera import Camera
 from pipeline.sources.scaler import PictureFormat, View
-from pipeline.threads import Lanes, Stop
+from pipeline.threads import Lanes, Request, Stop
 from tests.clips import read, write_clip
 from tests.models import BITS, numbers
 from tests.rtsp import serving
@@ -36,7 +37,7 @@ class Watched:
         self._lanes = Lanes(depth=10_000, drop=lambda older, newer: newer.dropping(older), name="test")
 
     def __enter__(self):
-        self._lanes.start("gate", self.camera)
+        self._lane = self._lanes.start(self.camera, "gate")
         return self
 
     def __exit__(self, *_):
@@ -48,7 +49,7 @@ class Watched:
         until_s = time.monotonic() + LIMIT_S
         while not holds(self):
             assert time.monotonic() < until_s, f"{what} must be so in {LIMIT_S} s; the camera is {self.camera.state}"
-            self.received += self._lanes.take(0.05).get("gate", [])
+            self.received += self._lanes.take(0.05).get(self._lane, [])
         return self
 
     def frames(self, n):
@@ -366,3 +367,66 @@ def test_the_time_of_capture_is_the_cameras_own_where_it_tells_it(rtcp, tmp_path
         assert max(map(abs, late_s)) < 0.1
     else:
         assert 0 < min(late_s) < 1
+
+
+class Scenes:
+    """Does one thing after the other, each when so many more frames have come of a source."""
+
+    def __init__(self, *scenes):
+        self.stop, self._scenes, self._came = Stop(), list(scenes), Counter()
+
+    def begin(self, sources):
+        pass
+
+    def decoded(self, batch):
+        self._came[batch.source] += len(batch)
+        if self._scenes and self._came[self._scenes[0][0]] >= self._scenes[0][1]:
+            self._came.clear()
+            self._scenes.pop(0)[2]()
+        if not self._scenes:
+            self.stop.set()
+
+    def committed(self, end):
+        pass
+
+
+def test_cameras_are_added_and_removed_as_the_file_says_and_a_wrong_one_changes_nothing(tmp_path, caplog):
+    with serving(*[CLOCK] * 3) as server:
+        config = configured(tmp_path, server, cameras=2)
+        file, reread = tmp_path / "run.yaml", Request()
+        right = file.read_text()
+
+        def write(text):
+            file.write_text(text)
+            reread.set()
+
+        lines = {k: f"  - {{type: rtsp, name: c{k}, url: '{server.url(k)}'}}\n" for k in range(3)}
+        scenes = Scenes(
+            ("c0", 5, lambda: write(right.replace("type: rtsp", "type: rtps"))),
+            ("c0", 10, lambda: write(right.replace(lines[0], lines[2]))),
+            ("c2", 10, lambda: None),
+        )
+        outcome = run(config, stop=scenes.stop, reread=reread, watcher=scenes)
+        assert outcome.exit_code == 0, outcome.summary
+        assert outcome.summary["problems"] == []
+        assert all(outcome.summary["sources"][name]["labelled"] > 5 for name in ("c0", "c1", "c2"))
+        _, by = numbers(np.array([row["scores"] for row in rows_of(outcome)]))
+        assert [f"c{k}" for k in by.tolist()] == [row["source"] for row in rows_of(outcome)]
+    told = [record.getMessage() for record in caplog.records]
+    assert any("sources.0.type: must be" in line for line in told)
+    assert any(line.endswith("must be right to be read again; the cameras stay as they are") for line in told)
+
+
+def test_a_file_that_changes_is_read_again_where_it_is_watched(tmp_path):
+    with serving(*[CLOCK] * 2) as server:
+        config = configured(tmp_path, server, cameras=1)
+        file = tmp_path / "run.yaml"
+        file.write_text(file.read_text().replace("run: {", "run: {watch: true, "))
+        config = load_run_config(file)
+        more = f"sources:\n  - {{type: rtsp, name: c1, url: '{server.url(1)}'}}"
+        scenes = Scenes(
+            ("c0", 5, lambda: file.write_text(file.read_text().replace("sources:", more))),
+            ("c1", 5, lambda: None),
+        )
+        outcome = run(config, stop=scenes.stop, watcher=scenes)
+        assert outcome.summary["sources"]["c1"]["labelled"] >= 5

@@ -37,7 +37,7 @@ class Scripted:
 
     def __init__(self, name, script, *, first_frame=0):
         self.name, self.next_frame = name, first_frame
-        self.views = (View(PictureFormat(*SIZE)),)
+        self.views, self.regions = (View(PictureFormat(*SIZE)),), ()
         self.stop = Stop()
         self._script = script
         self.closed = threading.Event()
@@ -59,14 +59,14 @@ def test_a_lane_that_is_full_drops_its_oldest_and_the_others_are_not_kept_waitin
         yield from "abcdef"
         done.set()
 
-    lanes.start("quick", quick())
+    quick_lane = lanes.start(quick(), "quick")
     assert done.wait(5)
-    lanes.start("slow", iter("z"))
+    slow_lane = lanes.start(iter("z"), "slow")
     taken = {}
-    while set(taken) != {"quick", "slow"}:
+    while set(taken) != {quick_lane, slow_lane}:
         taken |= lanes.take(5)
     lanes.close()
-    assert taken == {"quick": ["a+b+c+d", "e", "f"], "slow": ["z"]}
+    assert taken == {quick_lane: ["a+b+c+d", "e", "f"], slow_lane: ["z"]}
 
 
 def test_a_lane_that_nobody_wants_ends_its_thread_and_closes_what_it_ran():
@@ -80,9 +80,9 @@ def test_a_lane_that_nobody_wants_ends_its_thread_and_closes_what_it_ran():
             closed.set()
 
     lanes = Lanes(depth=1, drop=lambda older, newer: newer, name="test")
-    lanes.start("a", endless())
+    lane = lanes.start(endless(), "a")
     lanes.take(5)
-    lanes.close("a")
+    lanes.leave(lane)
     assert closed.wait(5)
     assert lanes.take(0) == {}
     lanes.close()
@@ -94,7 +94,7 @@ def test_what_a_thread_of_a_lane_fails_with_is_raised_where_its_items_are_taken(
         raise KeyError("lens")
 
     lanes = Lanes(depth=2, drop=lambda older, newer: newer, name="test")
-    lanes.start("a", broken())
+    lanes.start(broken(), "a")
     with pytest.raises(KeyError, match="lens"):
         [lanes.take(0.1) for _ in range(100)]
     lanes.close()
@@ -147,7 +147,7 @@ def run_until(cameras, stop, enough, *, clock=None, window_s=1e6):
     """The batches of Cameras, stopped once `enough` says so of what came."""
     batches = []
     arguments = {} if clock is None else {"clock": clock}
-    for batch in Cameras(cameras, window_s=window_s, stop=stop, **arguments):
+    for batch in Cameras(cameras, window_s=window_s, **arguments).batches(stop=stop):
         batches.append(batch)
         if enough(batches):
             stop.set()
@@ -172,7 +172,7 @@ def test_when_it_is_stopped_all_that_came_is_handed_on_and_every_window_ends():
 def test_a_camera_that_comes_too_fast_drops_and_the_end_of_its_window_says_which():
     stop = Stop()
     camera = Scripted("c", [received(n) for n in range(100)])
-    cameras = iter(Cameras([camera], window_s=1e6, stop=stop))
+    cameras = iter(Cameras([camera], window_s=1e6).batches(stop=stop))
     first = next(cameras)
     while not camera._script or not camera.closed.is_set():  # it ends while nobody takes what it gives
         camera.stop.set()
@@ -212,15 +212,34 @@ def test_numbers_go_on_where_an_earlier_run_ended():
     stop = Stop()
     before = SegmentEnd(Segment("c", number=6, first_frame=40), Counts(indexed=10, decoded=10))
     camera = Scripted("c", [])
-    cameras = Cameras([camera], window_s=1e6, stop=stop, last={"c": before}, clock=lambda: 5.0)
-    assert camera.next_frame == 50
     camera._script = [received(50), received(51)]
     batches = []
-    for batch in cameras:
+    for batch in Cameras([camera], window_s=1e6, clock=lambda: 5.0).batches(stop=stop, last={"c": before}):
         batches.append(batch)
         if sum(map(len, batches)) == 2:
             stop.set()
     assert batches[-1].segment == Segment("c", 7, 50, window_utc_s=0.0)
+
+
+def test_cameras_come_and_go_and_nothing_of_them_is_lost():
+    stop = Stop()
+    first, other, again = Scripted("a", [received(n) for n in range(3)]), Scripted("b", [received(0)]), None
+    cameras = Cameras([first], window_s=1e6)
+    batches = []
+    for batch in cameras.batches(stop=stop):
+        batches.append(batch)
+        came = {name: frames_of(batches, name) for name in "ab"}
+        if again is None and len(came["a"]) == 3:
+            again = Scripted("a", [received(n) for n in (3, 4)])  # as one whose address has changed
+            cameras.change([again, other])
+        if len(came["a"]) == 5 and came["b"]:
+            stop.set()
+    assert first.closed.wait(5)
+    assert frames_of(batches, "a") == [0, 1, 2, 3, 4]
+    ends = {(end.segment.source, end.segment.number): end for batch in batches if (end := batch.end) is not None}
+    assert {key: (end.segment.first_frame, end.counts.decoded) for key, end in ends.items()} == {
+        ("a", 0): (0, 3), ("a", 1): (3, 2), ("b", 0): (0, 1),
+    }  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------- folding live

@@ -18,7 +18,7 @@ import click
 from pipeline.cli.shell import FAILED, Finite, facts, log_to_stderr, overwrite_option, set_option
 from pipeline.errors import ConfigError, ModelError
 from pipeline.outputs import check_output
-from pipeline.threads import Stop, stuck_threads
+from pipeline.threads import Request, Stop, stuck_threads
 from pipeline.values import OBJECT
 
 if TYPE_CHECKING:
@@ -82,8 +82,8 @@ def run(
         raise click.UsageError("give one CONFIG, or videos with --model FILE")
     mode: Literal["new", "overwrite", "resume"] = "resume" if resume else "overwrite" if overwrite else "new"
     log_to_stderr(logging.INFO if verbose else logging.WARNING)
-    stop = Stop()
-    with _signals_stop(stop):
+    stop, reread = Stop(), Request()
+    with _signals_stop(stop, reread):
         if not quiet:
             click.echo("loading...", err=True)
         from pipeline.progress import RunProgress
@@ -92,10 +92,10 @@ def run(
 
         try:
             if quiet:
-                outcome = start(config, mode=mode, stop=stop, trace=trace)
+                outcome = start(config, mode=mode, stop=stop, reread=reread, trace=trace)
             else:
                 with RunProgress() as progress:
-                    outcome = start(config, mode=mode, stop=stop, watcher=progress, trace=trace)
+                    outcome = start(config, mode=mode, stop=stop, reread=reread, watcher=progress, trace=trace)
         except ModelError as error:  # one that a run meets on its way is part of its outcome
             raise ConfigError([str(error)]) from error
     if not quiet:
@@ -236,8 +236,9 @@ def strip(run: Path, sources: tuple[str, ...], out: Path | None, overwrite: bool
 
 
 @contextmanager
-def _signals_stop(stop: Stop) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks the run to stop, the second leaves at once.
+def _signals_stop(stop: Stop, reread: Request) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks the run to stop, the second leaves at once. SIGHUP asks it to read its cameras
+    again.
 
     Behind the block, whose end is the run's, neither does anything any more: the exit code is to tell how it ended.
     """
@@ -249,6 +250,8 @@ def _signals_stop(stop: Stop) -> Iterator[None]:
         os.write(2, b"\nvpipe: stopping: what is committed stays; once more to leave at once\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    if hasattr(signal, "SIGHUP"):  # not on Windows
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, lambda number, frame: reread.set())
     try:
         yield
     except BaseException:

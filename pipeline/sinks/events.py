@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -219,7 +219,7 @@ def _of_part(path: Path, source: str, filter: str) -> Iterator[_Rows]:
                 filter,
                 rows["frame"].to_numpy(),
                 time_s,
-                cast(Literal["utc", "pts"], "utc" if captured else "pts"),
+                "utc" if captured else "pts",
                 names.dictionary.to_pylist(),
                 names.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32),
                 rows["scores"].chunk(0).flatten().to_numpy().reshape(len(rows), -1),

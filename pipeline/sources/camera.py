@@ -100,6 +100,7 @@ class Camera:
         transport: Of RTSP: tcp or udp.
         fps: Frames per second that are labelled at most; None: all.
         dead_s: Without a packet for so long, a connection is given up.
+        regions: Names of all its regions; none: whole frames.
         stop: Ends it.
         first_frame: Number of the next frame.
     """
@@ -114,11 +115,12 @@ class Camera:
         transport: Literal["tcp", "udp"] = "tcp",
         fps: float | None = None,
         dead_s: float = 10.0,
+        regions: tuple[str, ...] = (),
         stop: Stop | None = None,
         first_frame: int = 0,
     ) -> None:
         self.name = name
-        self.views = tuple(views)
+        self.views, self.regions = tuple(views), regions
         self.state: State = "connecting"
         self.why = ""  # it is in this state
         self.reconnects = 0
@@ -130,7 +132,12 @@ class Camera:
         self.stop = stop if stop is not None else Stop()
         self.next_frame = first_frame
         self._jitter = random.Random(name)
+        self._told = (url, protocol, transport, fps, dead_s, self.views, regions)
         self._pending, self._lost = Counts(), tuple[Lost, ...]()  # of what came since the last frame that was handed on
+
+    def is_like(self, other: Camera) -> bool:
+        """Whether another would be read in the same way, from the same place."""
+        return (self.name, self._told) == (other.name, other._told)
 
     def __iter__(self) -> Iterator[Received]:
         wait_s = FIRST_WAIT_S

@@ -28,13 +28,11 @@ SILENCE_S = 0.02  # without a frame until a tick
 
 
 class Cameras:
-    """Some live cameras.
+    """Some live cameras, which may come and go.
 
     Args:
-        cameras: Each is iterated in a thread of its own.
+        cameras: One or more, of different names. Each is iterated in a thread of its own.
         window_s: How long a segment is; it ends when UTC is a multiple of it.
-        stop: Ends the iteration: what has come is handed on, and every open segment ends.
-        last: Of cameras whose numbers go on, by their name: the end of the last segment.
         lane: How many frames of each may wait.
         clock: UTC in seconds since 1970.
     """
@@ -44,40 +42,62 @@ class Cameras:
         cameras: Sequence[Camera],
         *,
         window_s: float,
-        stop: Stop,
-        last: Mapping[str, SegmentEnd] | None = None,
         lane: int = LANE,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        for camera in cameras:
-            if end := (last or {}).get(camera.name):
-                camera.next_frame = end.segment.first_frame + end.counts.indexed
-        numbers = {name: end.segment.number + 1 for name, end in (last or {}).items()}
-        self._windows = {camera.name: _Windows(camera, window_s, numbers.get(camera.name, 0)) for camera in cameras}
-        self._cameras, self._stop, self._lane, self._clock = tuple(cameras), stop, lane, clock
+        self._window_s, self._lane, self._clock = window_s, lane, clock
+        self.all = tuple(cameras)  # is replaced as a whole
+        self._regions = {camera.name: camera.regions for camera in cameras}
 
-    def __iter__(self) -> Iterator[FrameBatch]:
+    def regions(self, name: str) -> tuple[str, ...]:
+        """Names of the regions of a camera, also of one that is gone; none: whole frames."""
+        return self._regions[name]
+
+    def change(self, cameras: Sequence[Camera]) -> None:
+        """From now on it is these, one or more. Those that are there already go on; others end, and what came of them
+        is handed on. May be called from any thread.
+        """
+        self._regions = self._regions | {camera.name: camera.regions for camera in cameras}
+        self.all = tuple(cameras)
+
+    def batches(self, *, stop: Stop, last: Mapping[str, SegmentEnd] | None = None) -> Iterator[FrameBatch]:
+        """What they give, until `stop` is set: what has come is handed on then, and every open segment ends.
+
+        Args:
+            stop: Ends it.
+            last: Of cameras whose numbers go on, by their name: the end of the last segment.
+        """
         lanes: Lanes[Received] = Lanes(depth=self._lane, drop=lambda older, newer: newer.dropping(older), name="camera")
-        nobody = Segment(self._cameras[0].name, number=-1)  # a tick is of no window
+        nobody = Segment(self.all[0].name, number=-1)  # a tick is of no window
+        goes_on = {
+            name: (end.segment.number + 1, end.segment.first_frame + end.counts.indexed)
+            for name, end in (last or {}).items()
+        }
+        going: dict[int, _Windows] = {}  # by lane
+        here: tuple[Camera, ...] = ()
         try:
-            for camera in self._cameras:
-                lanes.start(camera.name, camera)
-            while not self._stop:
+            while not stop:
+                if self.all is not here:
+                    here = self.all
+                    for lane in [lane for lane, windows in going.items() if windows.camera not in here]:
+                        windows = going.pop(lane)
+                        windows.camera.stop.set()
+                        yield from windows.over(lanes.leave(lane), self._clock())
+                        goes_on[windows.camera.name] = windows.next
+                    for camera in set(here) - {windows.camera for windows in going.values()}:
+                        number, camera.next_frame = goes_on.get(camera.name, (0, 0))
+                        going[lanes.start(camera, camera.name)] = _Windows(camera, self._window_s, number)
                 taken = lanes.take(SILENCE_S)
                 now_s = self._clock()
-                for name, windows in self._windows.items():
-                    yield from windows.batches(taken.get(name, ()), now_s)
+                for lane, windows in going.items():
+                    yield from windows.batches(taken.get(lane, ()), now_s)
                 if not taken:
                     yield FrameBatch.tick(nobody)
-            for name, received in lanes.take(0).items():
-                yield from self._windows[name].batches(received, self._clock())
-            for windows in self._windows.values():
-                yield from windows.end()
-                if windows.is_empty:
-                    yield windows.nothing()
+            for lane, windows in going.items():
+                yield from windows.over(lanes.leave(lane), self._clock())
         finally:
-            for camera in self._cameras:
-                camera.stop.set()
+            for windows in going.values():
+                windows.camera.stop.set()
             lanes.close()
 
 
@@ -85,7 +105,7 @@ class _Windows:
     """The segments of one camera, one after the other."""
 
     def __init__(self, camera: Camera, window_s: float, number: int) -> None:
-        self._camera, self._window_s = camera, window_s
+        self.camera, self._window_s = camera, window_s
         self._first = self._number = number
         self._ends_s = 0.0
         self._next = camera.next_frame  # the first frame that no window has yet
@@ -102,7 +122,7 @@ class _Windows:
         if self.open is None:
             begins_s = now_s // self._window_s * self._window_s
             self._ends_s = begins_s + self._window_s
-            self.open = Segment(self._camera.name, self._number, self._next, window_utc_s=begins_s)
+            self.open = Segment(self.camera.name, self._number, self._next, window_utc_s=begins_s)
             self._number += 1
         for one in received:
             self._next += one.counts.indexed
@@ -113,7 +133,7 @@ class _Windows:
             return
         yield from batches_of(
             self.open,
-            self._camera.views,
+            self.camera.views,
             [np.stack(pictures) for pictures in zip(*(views for _, views in frames), strict=True)],
             np.array([one.number for one, _ in frames], np.int64),
             np.array([one.pts_s for one, _ in frames], np.float64),
@@ -121,14 +141,21 @@ class _Windows:
         )
 
     @property
-    def is_empty(self) -> bool:
-        """Whether nothing came at all."""
-        return self._number == self._first
+    def next(self) -> tuple[int, int]:
+        """Number of the next window, and of its first frame."""
+        return self._number, self._next
 
-    def nothing(self) -> FrameBatch:
+    def over(self, received: Sequence[Received], now_s: float) -> Iterator[FrameBatch]:
+        """The last frames, and the end."""
+        yield from self.batches(received, now_s)
+        yield from self.end()
+        if self._number == self._first:
+            yield self._nothing()
+
+    def _nothing(self) -> FrameBatch:
         """Tells that nothing came."""
-        segment = Segment(self._camera.name, self._number, self._next, window_utc_s=self._ends_s)
-        told = ": ".join(filter(None, (self._camera.state, self._camera.why)))
+        segment = Segment(self.camera.name, self._number, self._next, window_utc_s=self._ends_s)
+        told = ": ".join(filter(None, (self.camera.state, self.camera.why)))
         return FrameBatch.tick(segment, end=SegmentEnd(segment, error=f"no frame came: {told}", retry=True))
 
     def end(self) -> Iterator[FrameBatch]:

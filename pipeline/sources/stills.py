@@ -7,11 +7,9 @@ from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from av.codec.context import CodecContext
-from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from pipeline.batch import Pixels
@@ -87,7 +85,7 @@ def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int
 
 def as_jpeg(picture: Pixels) -> bytes:
     """The picture, uint8 (H, W, 3) RGB, as a JPEG file."""
-    encoder = cast(VideoCodecContext, CodecContext.create("mjpeg", "w"))
+    encoder = CodecContext.create("mjpeg", "w")
     encoder.height, encoder.width = picture.shape[:2]
     encoder.pix_fmt, encoder.time_base = "yuvj420p", Fraction(1)
     encoder.options = {"qscale": "3"}
