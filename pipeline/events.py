@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypedDict
 from urllib.parse import quote
 
@@ -25,6 +25,9 @@ __all__ = ["Event", "EventRule", "Track"]
 Float64s = npt.NDArray[np.float64]
 
 
+SILENT_S = 10.0  # without any frame: nobody knows whether it was there
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventRule:
     """What makes an event of a class.
@@ -33,7 +36,8 @@ class EventRule:
         on: Score from which it is there.
         off: Score below which it is gone; at most `on`.
         min_s: For how long it must be there, in seconds; what is shorter is no event.
-        gap_s: For how long it must be gone; what is shorter does not end an event.
+        gap_s: For how long it must be gone; what is shorter does not end an event. Where no frame comes at all, it
+            counts as gone after this time or `SILENT_S`, whichever is longer.
     """
 
     on: float = 0.5
@@ -60,6 +64,7 @@ class Event:
         best_frame: The one with the highest score, of several the first.
         best_score: That score.
         is_over: Whether it has ended; else the last frame is the last one yet.
+        thumbnail: A JPEG of the best frame, or of one within a second of it; None: there is none.
     """
 
     source: str
@@ -74,6 +79,7 @@ class Event:
     best_frame: int
     best_score: float
     is_over: bool = False
+    thumbnail: bytes | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:
@@ -115,6 +121,8 @@ class Track:
         self._is_up = False
         self._found: Event | None = None  # under way, or gone for less than `gap_s`
         self._told = False  # whether it has begun: it was there for `min_s`
+        self._went = False  # since the last frame in which it was there
+        self._silent_s = max(SILENT_S, rule.gap_s)
         self._now_s = -math.inf
 
     def add(self, frame: npt.NDArray[np.int64], time_s: Float64s, score: npt.NDArray[np.float32]) -> Iterator[Event]:
@@ -131,7 +139,7 @@ class Track:
         up = self._states(score)
         # Each begins a stretch of one state, without a gap in time.
         with np.errstate(invalid="ignore"):  # of no time yet: minus infinity
-            breaks = (up[1:] != up[:-1]) | (np.diff(time_s) > self._rule.gap_s)
+            breaks = (up[1:] != up[:-1]) | (np.diff(time_s) > self._silent_s)
         edges = np.flatnonzero(np.concatenate([[True], breaks]))
         for start, stop in zip(edges.tolist(), [*edges[1:].tolist(), len(up)], strict=True):
             if up[start]:
@@ -139,6 +147,11 @@ class Track:
             else:
                 yield from self._gone(float(time_s[stop - 1]))
         self._is_up, self._now_s = bool(up[-1]), float(time_s[-1])
+
+    @property
+    def best_frame(self) -> int | None:
+        """Of the event that is under way, or may become one; None: there is none."""
+        return None if self._found is None else self._found.best_frame
 
     def close(self) -> Iterator[Event]:
         """The track is at its end, and so is an event that is under way."""
@@ -158,8 +171,10 @@ class Track:
         return np.where(last >= 0, decided[last] == 1, self._is_up)
 
     def _there(self, frame: npt.NDArray[np.int64], time_s: Float64s, score: npt.NDArray[np.float32]) -> Iterator[Event]:
-        if self._found is not None and float(time_s[0]) - self._found.ended_s > self._rule.gap_s:
-            yield from self.close()  # no frame told of the time between
+        longest_s = self._rule.gap_s if self._went else self._silent_s
+        if self._found is not None and float(time_s[0]) - self._found.ended_s > longest_s:
+            yield from self.close()
+        self._went = False
         best = int(score.argmax())
         here = Event(
             **self._of,
@@ -186,5 +201,6 @@ class Track:
             yield here
 
     def _gone(self, until_s: float) -> Iterator[Event]:
+        self._went = True
         if self._found is not None and until_s - self._found.ended_s > self._rule.gap_s:
             yield from self.close()

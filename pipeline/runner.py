@@ -331,7 +331,7 @@ class _Run:
                         labellings,
                         sources={name: paths.get(name) for name in names},
                         others=opened[1:],
-                        live=self.plan.is_live,
+                        preview=None if self.plan.sources.cameras is None else self.plan.sources.cameras.preview,
                     )
                     opened, kinds = [opened[0], events, *opened[1:]], ["parts", "events", *kinds[1:]]
                 sinks = [TimedSink(kind, sink, self.times) for kind, sink in zip(kinds, opened, strict=True)]

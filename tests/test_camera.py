@@ -1,5 +1,6 @@
 """Cameras over a real RTSP server: every frame keeps its label, whatever happens to the connection."""
 
+import io
 import json
 import logging
 import re
@@ -8,6 +9,7 @@ import sys
 import time
 from collections import Counter
 
+import av
 import numpy as np
 import pyarrow.dataset as ds
 import pytest
@@ -430,3 +432,23 @@ def test_a_file_that_changes_is_read_again_where_it_is_watched(tmp_path):
         )
         outcome = run(config, stop=scenes.stop, watcher=scenes)
         assert outcome.summary["sources"]["c1"]["labelled"] >= 5
+
+
+def test_events_of_a_camera_have_a_thumbnail_of_it(tmp_path):
+    with serving(CLOCK) as server:
+        (tmp_path / "run.yaml").write_text(
+            f"sources: [{{type: rtsp, name: gate, url: '{server.url()}'}}]\nrun: {{dir: {tmp_path}}}\n"
+            "filter: {name: who, model: 'tests.models:Bright', input: [64, 96], classes: [person, none],\n"
+            "         events: {none: {on: 0.00001}}}\n"
+        )
+        until = Until(40)
+        outcome = run(load_run_config(tmp_path / "run.yaml"), stop=until.stop, watcher=until)
+    assert outcome.exit_code == 0
+    (row,) = ds.dataset(outcome.folder.path / "events").to_table().to_pylist()
+    assert (row["source"], row["label"], row["first_frame"], row["clock"]) == ("gate", "none", 0, "utc")
+    assert row["last_frame"] >= 30
+    assert time.time() - row["ended_s"] < 30
+    with av.open(io.BytesIO(row["thumbnail"])) as image:
+        picture = next(image.decode(video=0)).reformat(width=96, height=64, format="rgb24").to_ndarray()
+    number, camera = read(picture[None])
+    assert (camera.tolist(), number[0] >= 0) == ([0], True)

@@ -15,7 +15,7 @@ from pipeline.batch import FrameBatch, Segment, SegmentEnd
 from pipeline.config import load_run_config
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError
-from pipeline.events import Event, EventRule, Track
+from pipeline.events import SILENT_S, Event, EventRule, Track
 from pipeline.rows import Labelling
 from pipeline.runner import run
 from pipeline.sinks.events import EventsSink
@@ -25,7 +25,7 @@ OF = {"source": "gate", "region": None, "filter": "who", "label": "person", "clo
 
 def reference(rule, frames, times, scores):
     """The events that are over, frame by frame."""
-    events, open_, up, last_s = [], None, False, -math.inf
+    events, open_, up, went, last_s = [], None, False, False, -math.inf
 
     def close():
         if open_ and open_[-1][1] - open_[0][1] >= rule.min_s:
@@ -35,7 +35,9 @@ def reference(rule, frames, times, scores):
     for frame, time_s, score in zip(frames, times, scores, strict=True):
         last_s = max(last_s, -math.inf if math.isnan(time_s) else time_s)
         up = score >= rule.on or (up and score >= rule.off)
-        if open_ and last_s - open_[-1][1] > rule.gap_s:
+        longest_s = rule.gap_s if went or not up else max(rule.gap_s, SILENT_S)
+        went = not up
+        if open_ and last_s - open_[-1][1] > longest_s:
             close()
             open_ = None
         if up:
@@ -54,7 +56,7 @@ def reference(rule, frames, times, scores):
     ),
     rows=st.lists(
         st.tuples(
-            st.sampled_from([0.1, 0.2, 3.0, -1.0, math.nan]), st.sampled_from([0.1, 0.4, 0.6, 0.9]), st.booleans()
+            st.sampled_from([0.1, 0.2, 3.0, 20.0, -1.0, math.nan]), st.sampled_from([0.1, 0.4, 0.6, 0.9]), st.booleans()
         ),
         max_size=40,
     ),
@@ -144,7 +146,10 @@ def batch(source, first, scores, *, regions=()):
 
 def test_events_of_cameras_are_told_as_they_come_and_written_when_a_window_is(tmp_path):
     heard = Heard()
-    sink = EventsSink(tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, others=[heard], live=True)
+    previews = {"a": np.full((20, 32, 3), 90, np.uint8)}
+    sink = EventsSink(
+        tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, others=[heard], preview=previews.get
+    )
     sink.write(batch("a", 0, [0.1, 0.9, 0.7, 0.9, 0.1]))
     assert [(event.first_frame, event.is_over) for event in heard.events] == [(1, False)]
     sink.write(batch("b", 0, [0.9, 0.1, 0.9, 0.1], regions=("left", "right")))
@@ -167,6 +172,8 @@ def test_events_of_cameras_are_told_as_they_come_and_written_when_a_window_is(tm
         ("a", 1, 3), ("a", 8, 9), ("b", 0, 1),
     ]  # fmt: skip
     assert {row["clock"] for row in rows} == {"utc"}
+    assert [event.thumbnail is not None for event in heard.events] == [e.source == "a" for e in heard.events]
+    assert {(row["source"], row["thumbnail"] is None) for row in rows} == {("a", False), ("b", True)}
 
 
 def test_events_of_files_are_those_of_the_whole_run_though_it_was_interrupted(tmp_path):

@@ -4,7 +4,7 @@
     <folder>/events/<UTC date>/<time, 6 digits>-<number>.parquet       of cameras: what ended in a window
 
 A row is an event that is over: source, region, filter, label, clock, first_frame, last_frame, began_s, ended_s,
-best_frame, best_score, thumbnail (a JPEG of the best frame, or null). Of files, events are found in the committed
+best_frame, best_score, thumbnail (a JPEG, or null). Of files, events are found in the committed
 parts when the run is done, so that one that was resumed has them whole; of cameras, in rows as they come, and an
 event that is under way when a run is stopped ends there.
 """
@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.batch import FrameBatch, SegmentEnd
+from pipeline.batch import FrameBatch, Pixels, Segment, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SourceError
 from pipeline.events import Event, EventRule, Track
@@ -57,6 +57,9 @@ SCHEMA = pa.schema(
 )
 
 
+_Key = tuple[str, str | None, str, str]  # source, region, filter, label
+
+
 class _Rows(NamedTuple):
     """Some rows of one source and filter, in order."""
 
@@ -79,7 +82,8 @@ class EventsSink(Sink):
         labellings: Of the filters, by name.
         sources: Names of the sources, and for those that are files, where they lie.
         others: Sinks that are told of each.
-        live: Whether the sources are cameras.
+        preview: Of a camera, by its name, a picture (H, W, 3) that is about a second old, if there is one. None: the
+            sources are no cameras.
     """
 
     def __init__(
@@ -90,77 +94,84 @@ class EventsSink(Sink):
         *,
         sources: Mapping[str, Path | None],
         others: Sequence[Sink],
-        live: bool,
+        preview: Callable[[str], Pixels | None] | None = None,
     ) -> None:
         self._folder, self._rules, self._labellings = folder, rules, labellings
-        self._sources, self._others, self._live = sources, others, live
-        self._tracks: dict[tuple[str, str, str, str], Track] = {}
+        self._sources, self._others, self._preview = sources, others, preview
+        self._tracks: dict[_Key, Track] = {}
+        self._shots: dict[_Key, tuple[int, Pixels | None]] = {}  # of events under way: their best frame
         self._over: list[Event] = []
         self._files = 0
 
     def write(self, batch: FrameBatch) -> None:
-        if self._live and len(batch) and batch.filter in self._rules:
-            self._take(_of_batch(batch))
+        if self._preview is not None and len(batch) and batch.filter in self._rules:
+            for key, events in self._found(_of_batch(batch)):
+                self._look(key, self._preview)
+                self._tell(replace(event, thumbnail=self._thumbnail(key)) for event in events)
+                if self._tracks[key].best_frame is None:
+                    self._shots.pop(key, None)
 
     def commit(self, end: SegmentEnd) -> None:
-        if self._live:
-            self._save_live()
+        if self._preview is not None and self._over:
+            self._files += 1
+            self._save(self._folder / "events" / f"{datetime.now(UTC):%Y-%m-%d/%H%M%S}-{self._files:06d}.parquet")
 
     def finish(self) -> None:
-        if self._live:
-            self._close()
-            self._save_live()
+        if self._preview is not None:
+            for key, events in self._closed():
+                self._tell(replace(event, thumbnail=self._thumbnail(key)) for event in events)
+            self.commit(SegmentEnd(Segment("")))
             return
-        thumbnails: list[bytes | None] = []
         for source, path in self._sources.items():
+            found: list[Event] = []
             for end in committed(self._folder, source):
                 for filter in self._rules:
                     for rows in _of_part(part_path(self._folder, filter, end.segment), source, filter):
-                        self._take(rows)
-            self._close()
-            first = len(thumbnails)
-            thumbnails += _thumbnails(path, [event.best_frame for event in self._over[first:]])
-        self._save(self._folder / "events.parquet", thumbnails)
+                        found += [event for _, events in self._found(rows) for event in events]
+            found += [event for _, events in self._closed() for event in events]
+            self._tell(_with_thumbnails(found, path))
+        self._save(self._folder / "events.parquet")
 
-    def _take(self, rows: _Rows) -> None:
+    def _found(self, rows: _Rows) -> Iterator[tuple[_Key, list[Event]]]:
+        """What some rows tell, track by track."""
         classes = self._labellings[rows.filter].classes
         for place in np.unique(rows.region).tolist():
             mine = rows.region == place
             region = None if place < 0 else rows.regions[place]
             for label, rule in self._rules[rows.filter].items():
-                key = rows.source, region or "", rows.filter, label
+                key = rows.source, region, rows.filter, label
                 if key not in self._tracks:
                     self._tracks[key] = Track(
                         rule, source=rows.source, region=region, filter=rows.filter, label=label, clock=rows.clock
                     )
                 score = rows.scores[mine, classes.index(label)]
-                self._tell(self._tracks[key].add(rows.frame[mine], rows.time_s[mine], score))
+                yield key, list(self._tracks[key].add(rows.frame[mine], rows.time_s[mine], score))
 
-    def _close(self) -> None:
-        """No row follows on those that came."""
-        for track in self._tracks.values():
-            self._tell(track.close())
+    def _closed(self) -> Iterator[tuple[_Key, list[Event]]]:
+        """What is over as no row follows on those that came."""
+        for key, track in self._tracks.items():
+            yield key, list(track.close())
         self._tracks.clear()
 
-    def _tell(self, events: Iterator[Event]) -> None:
+    def _look(self, key: _Key, preview: Callable[[str], Pixels | None]) -> None:
+        """Keeps what there is to see of an event's best frame so far."""
+        best = self._tracks[key].best_frame
+        if best is not None and (key not in self._shots or self._shots[key][0] != best):
+            self._shots[key] = best, preview(key[0])
+
+    def _thumbnail(self, key: _Key) -> bytes | None:
+        _, picture = self._shots.get(key, (0, None))
+        return None if picture is None else as_jpeg(picture)
+
+    def _tell(self, events: Iterable[Event]) -> None:
         for event in events:
             for sink in self._others:
                 sink.event(event)
             if event.is_over:
                 self._over.append(event)
 
-    def _save_live(self) -> None:
-        if self._over:
-            now = datetime.now(UTC)
-            self._files += 1
-            self._save(self._folder / "events" / f"{now:%Y-%m-%d}" / f"{now:%H%M%S}-{self._files:06d}.parquet")
-
-    def _save(self, path: Path, thumbnails: Sequence[bytes | None] = ()) -> None:
-        rows = [asdict(event) for event in self._over]
-        columns = {
-            field.name: [_finite(row[field.name]) for row in rows] for field in fields(Event) if field.name != "is_over"
-        }
-        columns["thumbnail"] = [*thumbnails] or [None] * len(rows)
+    def _save(self, path: Path) -> None:
+        columns = {name: [_finite(getattr(event, name)) for event in self._over] for name in SCHEMA.names}
         self._over = []
         with disk_errors(path):
             make_folder(path.parent)
@@ -168,17 +179,19 @@ class EventsSink(Sink):
                 pq.write_table(pa.table(columns, schema=SCHEMA), file)
 
 
-def _thumbnails(path: Path | None, frames: Sequence[int]) -> list[bytes | None]:
-    """Of frames of a file; None for those that it does not give any more, or where there is no file."""
-    found: dict[int, bytes] = {}
-    if path is not None:
-        try:
-            for first in range(0, len(frames), AT_ONCE):
-                stills = read_stills(path, set(frames[first : first + AT_ONCE]), width=WIDTH)
-                found |= {number: as_jpeg(still) for number, still in stills.items()}
-        except SourceError as error:
-            log.warning("%s; its events have no thumbnails", error)
-    return [found.get(frame) for frame in frames]
+def _with_thumbnails(events: Sequence[Event], path: Path | None) -> Iterator[Event]:
+    """The same with pictures of a file; without, where it does not give them any more, or there is none."""
+    for first in range(0, len(events), AT_ONCE):
+        some = events[first : first + AT_ONCE]
+        stills: Mapping[int, Pixels] = {}
+        if path is not None:
+            try:
+                stills = read_stills(path, {event.best_frame for event in some}, width=WIDTH)
+            except SourceError as error:
+                log.warning("%s; its events have no thumbnails", error)
+        for event in some:
+            still = stills.get(event.best_frame)
+            yield event if still is None else replace(event, thumbnail=as_jpeg(still))
 
 
 def _finite(value: object) -> object:

@@ -23,11 +23,12 @@ import av.container
 import av.error
 import av.video.stream
 import numpy as np
+from av.video.frame import VideoFrame
 
 from pipeline.batch import Counts, Lost, Pixels
 from pipeline.errors import SourceError
 from pipeline.sources.container import Packet
-from pipeline.sources.scaler import Scaler, View
+from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.threads import Stop
 from specialized.objects import one_line
 
@@ -44,6 +45,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 2.0  # between attempts
 JITTER = 0.2  # of a wait, so that cameras do not all come back at once
 SOUND_S = 5.0  # a connection that lasts for so long is none that fails at once
 SLACK = 0.1  # of a step, by which a frame may come early
+PREVIEW_S, PREVIEW_WIDTH = 1.0, 320  # pixels
 NAP_S = 0.05  # how soon a stop is seen while waiting
 
 # The description of an RTSP stream says nearly all. FFmpeg would look at it for a second, and begin a second late.
@@ -124,6 +126,7 @@ class Camera:
         self.state: State = "connecting"
         self.why = ""  # it is in this state
         self.reconnects = 0
+        self.preview: Pixels | None = None  # a recent frame, uint8 (H, W, 3), replaced once a second
         self.tells_time = False  # whether the times of its frames are those of its own clock
         self._url, self._protocol, self._fps, self._dead_s = url, protocol, fps, dead_s
         self._options = {"protocol_whitelist": PROTOCOLS[protocol]}
@@ -188,6 +191,7 @@ class Camera:
         cap = None if self._fps is None else Cap(self._fps)
         awaits_key = False
         clock = _SenderClock()
+        previewed_s = -math.inf
         for packet in self._packets(container, stream):
             arrived_s = time.time()
             clock.heed(packet)
@@ -213,6 +217,9 @@ class Camera:
                 except (av.error.FFmpegError, ValueError):
                     self._lose()
                     raise
+                if arrived_s - previewed_s >= PREVIEW_S:
+                    previewed_s = arrived_s
+                    self.preview = _preview(frame)
                 self._is("live")
                 self._pending += Counts(indexed=1, decoded=1, damaged=int(frame.is_corrupt))
                 pts_s = math.nan if frame.time is None else frame.time
@@ -269,6 +276,14 @@ class Camera:
             level = logging.WARNING if state == "down" else logging.INFO
             log.log(level, "%s: %s%s", self.name, state, why and f": {why}")
         self.state, self.why = state, why
+
+
+def _preview(frame: VideoFrame) -> Pixels:
+    height = max(1, round(PREVIEW_WIDTH * frame.height / frame.width))
+    out = np.empty((1, height, PREVIEW_WIDTH, 3), np.uint8)
+    Scaler(View(PictureFormat(height, PREVIEW_WIDTH))).draw(frame, out)
+    (picture,) = out
+    return np.asarray(picture, np.uint8)
 
 
 class _SenderClock:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
+from pipeline.batch import Counts, FrameBatch, Lost, Pixels, Segment, SegmentEnd
 from pipeline.sources.camera import Camera, Received, joined
 from pipeline.sources.tally import batches_of
 from pipeline.threads import Lanes, Stop
@@ -52,6 +52,10 @@ class Cameras:
     def regions(self, name: str) -> tuple[str, ...]:
         """Names of the regions of a camera, also of one that is gone; none: whole frames."""
         return self._regions[name]
+
+    def preview(self, name: str) -> Pixels | None:
+        """A recent frame of a camera, uint8 (H, W, 3), about a second older than the last at most; None: none yet."""
+        return next((camera.preview for camera in self.all if camera.name == name), None)
 
     def change(self, cameras: Sequence[Camera]) -> None:
         """From now on it is these, one or more. Those that are there already go on; others end, and what came of them
