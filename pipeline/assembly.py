@@ -23,7 +23,7 @@ from pipeline.regionfile import regions_of_each
 from pipeline.regions import Column, Region, chosen, columns_of
 from pipeline.rows import Labelling
 from pipeline.runs import cores
-from pipeline.schema import CallbackSink, SinkObject
+from pipeline.schema import CallbackSink, FileSink, SinkObject
 from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
 from pipeline.sources.camera import Camera
@@ -386,10 +386,17 @@ def open_sinks(
                 options = section.arguments
             case CallbackSink():
                 options = {"call": section.call}
+            case _ if live is not None or section.events:
+                options = {"path": section.path, "rotate_mb": section.rotate_mb, "keep_files": section.keep_files}
             case _:
                 options = {"path": section.path, "columns": _columns(config) if section.wide else None}
-        sinks.append(open_sink(section.type, folder=folder, sources=sources, stop=stop, live=live, **options))
+        kind = _live_kind(section) if isinstance(section, FileSink) and (live or section.events) else section.type
+        sinks.append(open_sink(kind, folder=folder, sources=sources, stop=stop, live=live, **options))
     return sinks
+
+
+def _live_kind(section: FileSink) -> str:
+    return "live-events" if section.events else f"live-{section.type}"
 
 
 def _columns(config: RunConfig) -> dict[Column, str]:

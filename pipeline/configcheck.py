@@ -83,9 +83,13 @@ def _check_sinks(report: Report, config: RunConfig) -> None:
         if sink.path in paths:
             report.problem(at, f"must be another sink's path, got {report.path(at, sink.path)} again")
         paths.add(sink.path)
-        if sink.path == "-" and sink.wide and any(isinstance(source, CameraSource) for source in config.sources):
-            text = "must be false on the standard output where there are cameras, whose rows come as they are labelled"
-            report.problem(("sinks", k, "wide"), f"{text}, got true; give a path, or leave it out")
+        if sink.wide and any(isinstance(source, CameraSource) for source in config.sources):
+            text = "must be false where there are cameras, whose rows come as they are labelled, got true; leave it out"
+            report.problem(("sinks", k, "wide"), text)
+        if sink.events and (sink.type != "jsonl" or sink.wide):
+            report.problem(("sinks", k, "events"), "must be false but for jsonl that is not wide, got true")
+        if sink.events and not any(section.events for section in config.filters):
+            report.problem(("sinks", k, "events"), "must be false where no filter has `events`, got true")
         if sink.path != "-":
             check_file_to_write(report, at, sink.path, run_dir=config.run.dir)
 
@@ -105,8 +109,11 @@ def absent_decoder(config: RunConfig) -> str | None:
 def taken_sinks(config: RunConfig) -> list[str]:
     """A line for each file that a sink would replace: a run does so only when it is to."""
     problems = []
+    is_live = any(isinstance(source, CameraSource) for source in config.sources)
     for k, sink in enumerate(config.sinks):
-        if isinstance(sink, FileSink) and sink.path != "-" and (os.path.isfile(sink.path) or os.path.islink(sink.path)):
+        if not isinstance(sink, FileSink) or sink.path == "-" or sink.events or is_live:  # those are appended to
+            continue
+        if os.path.isfile(sink.path) or os.path.islink(sink.path):
             got = Report(config._tree).path(("sinks", k, "path"), sink.path)
             text = f"must not exist yet, got {got}; --overwrite replaces it, --set sinks.{k}.path=FILE writes another"
             problems.append(config.problem(text, "sinks", k, "path"))

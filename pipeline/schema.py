@@ -286,13 +286,24 @@ class FileSink(Section):
     type: Literal["csv", "jsonl"] = Field(description="`csv` or `jsonl`.")
     path: PathOrStdout = Field(
         description="A file, written at the end from the run's own record; one that is there is replaced with "
-        "`--overwrite` or `--resume` only. `-` is the standard output, written as the run goes."
+        "`--overwrite` or `--resume` only. `-` is the standard output, written as the run goes. Of cameras, a file is "
+        "appended to as rows are labelled, and goes on where it ended."
     )
     wide: bool = Field(
         default=False,
         description="One row per frame, with a column for the label of each region, or of each filter where there are "
         "no regions; see [output.md](output.md#csv-and-json-lines).",
     )
+
+    events: bool = Field(
+        default=False,
+        description="jsonl: events in place of rows, a line when one has begun and one when it is over. A file is "
+        "appended to.",
+    )
+    rotate_mb: Annotated[float, Field(gt=0)] = Field(
+        default=100.0, description="MB at which a file that is appended to becomes `<path>.1`, and that `<path>.2`."
+    )
+    keep_files: Count = Field(default=10, description="How many of those are kept.")
 
 
 class CallbackSink(Section):

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
 from pipeline.errors import ConfigError, SinkError
+from pipeline.events import Event
 from pipeline.rows import Labelling, labelling_of, schema
 from pipeline.sinks import open_sink, parts, text
 from pipeline.sinks.parts import PartsSink, committed, part_path, read_end
@@ -426,3 +427,71 @@ def test_parts_with_narrower_slots_are_read_beside_new_ones(tmp_path):
     assert len((tmp_path / "x.csv").read_text().splitlines()) == 1 + 8
     slots = pa.dataset.dataset(tmp_path / "frames" / "person").to_table()["fold_slot"]
     assert slots.to_pylist() == [0, 1, 2, 3] * 2
+
+
+# ------------------------------------------------------------------------------------------------ live
+
+
+def event(first, *, is_over=False, source="gate"):
+    return Event(
+        source=source, region=None, filter="who", label="person", clock="utc", first_frame=first, last_frame=first + 5,
+        began_s=1e9, ended_s=1e9 + 0.5, best_frame=first + 1, best_score=0.9, is_over=is_over,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_live_rows_are_appended_to_a_file_as_they_come_also_by_the_next_run(tmp_path, kind):
+    for first in (0, 4):
+        options = {"path": tmp_path / "rows", "live": {"person": PERSON}}
+        sink = open_sink(f"live-{kind}", folder=tmp_path, sources=["a"], **options)
+        for n in range(first, first + 4, 2):
+            sink.write(labelled(Segment("a"), np.arange(n, n + 2)))
+            written = (tmp_path / "rows").read_text().splitlines()
+            assert len(written) == n + 2 + (kind == "csv")
+        sink.finish()
+        sink.close()
+    lines = (tmp_path / "rows").read_text().splitlines()
+    if kind == "csv":
+        assert [row["frame"] for row in csv.DictReader(lines)] == [str(n) for n in range(8)]
+    else:
+        assert [json.loads(line)["frame"] for line in lines] == list(range(8))
+
+
+def test_a_live_file_is_put_aside_when_it_is_large_and_so_many_are_kept(tmp_path):
+    path = tmp_path / "log" / "rows.csv"
+    sink = open_sink(
+        "live-csv", folder=tmp_path, sources=["a"], live={"person": PERSON}, path=path, rotate_mb=0.0002, keep_files=2
+    )
+    for n in range(0, 60, 2):
+        sink.write(labelled(Segment("a"), np.arange(n, n + 2)))
+    names = sorted(file.name for file in path.parent.iterdir())
+    assert names == ["rows.csv", "rows.csv.1", "rows.csv.2"]
+    frames = []
+    for name in reversed(names):
+        rows = list(csv.DictReader((path.parent / name).read_text().splitlines()))
+        frames += [int(row["frame"]) for row in rows]
+        assert path.parent.joinpath(name).stat().st_size < 400
+    assert frames == list(range(frames[0], 60))
+
+
+def test_events_are_lines_of_json_told_when_they_begin_and_when_they_are_over(tmp_path):
+    sink = open_sink("live-events", folder=tmp_path, sources=["gate"], path=tmp_path / "events.jsonl")
+    sink.write(labelled(Segment("a"), np.arange(2)))
+    for told in (event(7), event(7, is_over=True), event(20)):
+        sink.event(told)
+    lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [(line["event"], line["key"], line["first_frame"]) for line in lines] == [
+        ("began", "gate//who/person/7", 7),
+        ("ended", "gate//who/person/7", 7),
+        ("began", "gate//who/person/20", 20),
+    ]
+
+
+def test_a_live_sink_that_fails_does_not_end_the_labelling_and_is_an_error_at_its_end(tmp_path, caplog):
+    (tmp_path / "taken").mkdir()
+    sink = open_sink("live-events", folder=tmp_path, sources=["gate"], path=tmp_path / "taken")
+    for first in range(3):
+        sink.event(event(first))
+    assert [record.getMessage().endswith("the run goes on without it") for record in caplog.records] == [True]
+    with pytest.raises(SinkError, match="taken: must be writable"):
+        sink.finish()

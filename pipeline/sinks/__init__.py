@@ -30,6 +30,13 @@ SINKS = {
 }
 """The short names that `type:` knows; anything else is `package.module:Name`."""
 
+LIVE_SINKS = {
+    "live-csv": "pipeline.sinks.live:LiveCsvSink",
+    "live-jsonl": "pipeline.sinks.live:LiveJsonlSink",
+    "live-events": "pipeline.sinks.live:LiveEventsSink",
+}
+"""What stands in the place of csv and jsonl in a run over cameras, and for events."""
+
 
 def sink_class(type: str) -> Callable[..., object]:
     """The class behind a sink's `type:`, whose keyword arguments are the keys beside it.
@@ -37,10 +44,10 @@ def sink_class(type: str) -> Callable[..., object]:
     Raises:
         ConfigError: there is none.
     """
-    if type not in SINKS and ":" not in type:
+    if type not in SINKS | LIVE_SINKS and ":" not in type:
         raise ConfigError([f"sink {type!r}: must be one of {', '.join(SINKS)}, or package.module:Name"])
     try:
-        return load_object(SINKS.get(type, type))
+        return load_object((SINKS | LIVE_SINKS).get(type, type))
     except ImportError as exc:
         raise ConfigError([f"sink {type!r}: {exc}; correct the name or set PYTHONPATH"]) from exc
 
@@ -85,7 +92,7 @@ def open_sink(
         raise ConfigError(
             [f"sink {type!r}: must be a pipeline.contracts.Sink, got {sink!r}; derive its class from Sink"]
         )
-    return sink if type in SINKS else GuardedSink(type, sink)
+    return sink if type in SINKS | LIVE_SINKS else GuardedSink(type, sink)
 
 
 class GuardedSink(Sink):
