@@ -36,6 +36,11 @@ class Cameras:
         self.port = 0
         self._begin()
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def url(self, camera: int | str = 0) -> str:
         """Where a camera is, by its number, or anything else, by its name; with name and password, if there are any."""
         account = f"{self._user}:{self._password}@" if self._user else ""
