@@ -22,6 +22,7 @@ setup(
         "numpy>=2.1",
         "nvidia-ml-py>=12",
         "opencv-python-headless>=4.10",
+        "prometheus-client>=0.20",
         "psutil>=6",
         "pyarrow>=18",
         "pydantic>=2.10",

@@ -16,12 +16,16 @@ from pipeline.batch import Counts, FoldedBatch, FrameBatch, Segment, SegmentEnd
 from pipeline.contracts import Engine, FilterStage, Handle
 from pipeline.times import Times
 
-__all__ = ["Filter", "folded_filter"]
+__all__ = ["Filter", "Told", "folded_filter"]
 
 LONGEST_WAIT_S = 0.5  # of a group for others to share its forward: as long as nobody notices
 
 Owed = Callable[[str], Sequence[int]]
 """Of each filter, how many pictures it is to score of every frame of a source."""
+
+Told = Callable[[FrameBatch, int, int], None]
+"""Told of the rows that a filter has scored, before its `keep`, and how many frames of their source are labelled and
+written with them: the sums over a segment are what its end counts."""
 
 Pixels = npt.NDArray[np.uint8]
 Scores = npt.NDArray[np.float32]
@@ -57,9 +61,11 @@ def folded_filter(
     owed: Owed | None = None,
     longest_wait_s: float = LONGEST_WAIT_S,
     times: Times | None = None,
+    told: Told | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> FilterStage:
-    """Makes the filter stage. Each filter sees the groups of its grouping; `times` is told how long they take.
+    """Makes the filter stage. Each filter sees the groups of its grouping; `times` is told how long they take, and
+    `told` what became of them.
 
     `owed` says of the frames of a source, by its name, how many pictures each filter is to score; without it one. What
     a frame is owed and did not get is told as `failed`.
@@ -79,7 +85,7 @@ def folded_filter(
         raise ValueError("filters need different names")
     times = times or Times()
     owed = owed or (lambda source: [1] * len(filters))
-    return lambda groups: _label(groups, filters, owed, longest_wait_s, times, clock)
+    return lambda groups: _label(groups, filters, owed, longest_wait_s, times, told, clock)
 
 
 def _label(
@@ -88,6 +94,7 @@ def _label(
     owed: Owed,
     longest_wait_s: float,
     times: Times,
+    told: Told | None,
     clock: Callable[[], float],
 ) -> Iterator[FrameBatch]:
     tallies: dict[Segment, _Tally] = {}
@@ -103,7 +110,7 @@ def _label(
     def scored() -> Iterator[FrameBatch]:
         for lane in lanes:
             for folded, scores in lane.scored():
-                for batch in _handed_back(folded, scores, lane.filter, tally_of):
+                for batch in _handed_back(folded, scores, lane.filter, tally_of, told):
                     if batch.end is not None:
                         del tallies[batch.segment]
                     yield batch
@@ -211,7 +218,7 @@ def _is_tick(folded: FoldedBatch) -> bool:
 
 
 def _handed_back(
-    folded: FoldedBatch, scores: Scores, by: Filter, tally_of: Callable[[Segment], _Tally]
+    folded: FoldedBatch, scores: Scores, by: Filter, tally_of: Callable[[Segment], _Tally], told: Told | None
 ) -> Iterator[FrameBatch]:
     """Brings the scores (B, f, K) of one batch of groups back to the batches that its pictures came from."""
     f = folded.frames.shape[1]
@@ -225,7 +232,11 @@ def _handed_back(
         here = slice(first, first + len(part))
         first += len(part)
         kept = by.keeps(ordered[here])
-        end = tally_of(part.segment).add(by, part, kept)
+        tally = tally_of(part.segment)
+        labelled, written = tally.labelled, tally.written
+        end = tally.add(by, part, kept)
+        if told is not None:
+            told(part, tally.labelled - labelled, tally.written - written)
         scored = replace(part, scores=ordered[here], fold_slot=fold_slot[here], filter=by.name, end=end)
         yield scored if kept.all() else scored.rows(kept)
 
@@ -257,6 +268,11 @@ class _Tally:
     written: int = 0  # frames of which a row goes on
     open: set[int] = field(default_factory=set)  # more of them, which other filters have not reached yet
 
+    @property
+    def labelled(self) -> int:
+        """Frames of which every filter has given what it owes."""
+        return min((one.pictures // one.owed for one in self.by_filter.values() if one.owed), default=0)
+
     def add(self, by: Filter, part: FrameBatch, kept: npt.NDArray[np.bool_]) -> SegmentEnd | None:
         """Counts some rows. Returns the segment's end once all filters are through."""
         sums = self.by_filter[by.name]
@@ -279,12 +295,11 @@ class _Tally:
     def _closed(self, end: SegmentEnd) -> SegmentEnd:
         self._settle(self.open)
         sums = self.by_filter.values()
-        labelled = min((one.pictures // one.owed for one in sums if one.owed), default=0)
         counts = Counts(
-            labelled=labelled,
-            failed=end.counts.decoded - labelled,
+            labelled=self.labelled,
+            failed=end.counts.decoded - self.labelled,
             written=self.written,
-            filtered=labelled - self.written,
+            filtered=self.labelled - self.written,
             pictures=sum(one.pictures for one in sums),
         )
         filters: Mapping[str, int] = {name: one.rows for name, one in self.by_filter.items()}

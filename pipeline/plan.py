@@ -12,7 +12,7 @@ from pipeline.assembly import Model, Sources, formats_of, open_sources
 from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.filter import LONGEST_WAIT_S, Filter, folded_filter
+from pipeline.filter import LONGEST_WAIT_S, Filter, Told, folded_filter
 from pipeline.fold import Grouping, fold
 from pipeline.sources import pool
 from pipeline.sources.file import FileSource, regions_outside
@@ -116,9 +116,11 @@ class Plan:
             times=times,
         )(batches)
 
-    def label(self, groups: Iterator[FoldedBatch], *, times: Times | None = None) -> Iterator[FrameBatch]:
+    def label(
+        self, groups: Iterator[FoldedBatch], *, times: Times | None = None, told: Told | None = None
+    ) -> Iterator[FrameBatch]:
         wait_s = self.max_wait_s if self.is_live else LONGEST_WAIT_S
-        return folded_filter(self.filters, owed=self._owed, longest_wait_s=wait_s, times=times)(groups)
+        return folded_filter(self.filters, owed=self._owed, longest_wait_s=wait_s, times=times, told=told)(groups)
 
     def _owed(self, source: str) -> list[int]:
         """Of each filter, how many pictures it is to score of every frame of a source."""

@@ -68,6 +68,9 @@ class RunProgress:
         self._seen.add(batch.source)
         self._show()
 
+    def written(self, batch: FrameBatch) -> None:
+        pass
+
     def committed(self, end: SegmentEnd) -> None:
         if end.segment.end_s is None:  # the last of its source
             self._active.pop(end.segment.source, None)

@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from pipeline.assembly import Model, open_models, open_sinks
 from pipeline.batch import Counts, FoldedBatch, FrameBatch, SegmentEnd
@@ -27,11 +27,13 @@ from pipeline.errors import ConfigError, Interrupted, VpipeError
 from pipeline.events import EventRule
 from pipeline.identity import identity, identity_changes, stamp
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
+from pipeline.monitor import Monitor
 from pipeline.outputs import check_output
 from pipeline.plan import Plan, make_plan
 from pipeline.rereading import Rereading
 from pipeline.retention import Removed, make_room
 from pipeline.runs import RunFolder, cores, write_json
+from pipeline.schema import MetricsSection
 from pipeline.sinks.events import EventsSink, Rules
 from pipeline.sinks.parts import PartsSink, committed, disk_errors, newest
 from pipeline.sources.file import FileSource
@@ -39,6 +41,9 @@ from pipeline.telemetry import Telemetry
 from pipeline.threads import Request, Stop, every
 from pipeline.times import TimedSink, Times
 from pipeline.trace import Trace
+
+if TYPE_CHECKING:
+    from pipeline.exporter import Endpoint
 
 __all__ = ["Outcome", "Watcher", "label", "run"]
 
@@ -49,13 +54,16 @@ KEPT_ENDS = 100  # of a camera's segments, for the ledger: nearly a day at ten m
 
 
 class Watcher(Protocol):
-    """Told how a run goes, from its own thread; for progress displays."""
+    """Told how a run goes, from its own thread; for progress displays and metrics."""
 
     def begin(self, sources: Sequence[str]) -> None:
         """All is loaded, decoding begins."""
 
     def decoded(self, batch: FrameBatch) -> None:
         """Pictures have left their decoder."""
+
+    def written(self, batch: FrameBatch) -> None:
+        """Every sink has taken the rows of a filter. N = 0 is common."""
 
     def committed(self, end: SegmentEnd) -> None:
         """A segment is safe."""
@@ -122,6 +130,7 @@ def run(
         if stop:
             raise Interrupted("stopped before anything was started")
         with disk_errors(Path(config.run.dir) / config.run.name), ExitStack() as cleanup:
+            endpoint = None if config.metrics is None else cleanup.enter_context(_endpoint(config, config.metrics))
             folder, sha = _open_folder(config, models, plan, mode)
             handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -130,7 +139,8 @@ def run(
             cleanup.callback(kept.setTarget, None)
             kept.flush()
             times = Times(None if trace is None else cleanup.enter_context(Trace(trace)).add)
-            run = _Run(config, models, plan, folder, sha, stop, watcher, times)
+            watchers = () if watcher is None else (watcher,)
+            run = _Run(config, models, plan, folder, sha, stop, watchers, times, endpoint)
             if plan.sources.cameras is not None and plan.order is not None:
                 run.rereading = Rereading(
                     config,
@@ -186,6 +196,18 @@ def label(
 def _label(plan: Plan, workers: int) -> Iterator[FrameBatch]:
     with closing(plan.decode(workers=workers)) as batches:
         yield from plan.label(plan.fold(batches))
+
+
+def _endpoint(config: RunConfig, section: MetricsSection) -> Endpoint:
+    """Takes the port of the metrics. Their library is loaded only where they are asked for."""
+    from pipeline.exporter import Endpoint
+
+    try:
+        return Endpoint(section.host, section.port)
+    except (OSError, ValueError) as error:  # ValueError: no name of a host
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+        told = f"must be free to listen at, got {section.port} at {section.host}: {cause}; choose another"
+        raise ConfigError([config.problem(told, "metrics", "port")]) from error
 
 
 def _is_live(config: RunConfig) -> bool:
@@ -277,8 +299,10 @@ class _Run:
     folder: RunFolder
     sha: str
     stop: Stop
-    watcher: Watcher | None
+    watchers: tuple[Watcher, ...]
     times: Times
+    endpoint: Endpoint | None = None
+    monitor: Monitor | None = None
     pictures: Counter[int] = field(default_factory=Counter)  # by the number of the grouping, without padding
     padded: Counter[int] = field(default_factory=Counter)  # slots, likewise
     labelled: int = 0
@@ -303,9 +327,39 @@ class _Run:
             cleanup.enter_context(every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"))
             if self.plan.is_live:
                 cleanup.enter_context(every(ROOM_S, self._make_room, name="retention"))
+            cleanup.enter_context(self._served(telemetry))
             self._label(before)
         seconds = time.perf_counter() - started
         return self._finish(seconds, telemetry)
+
+    @contextmanager
+    def _served(self, telemetry: Telemetry) -> Iterator[None]:
+        """Shows how the run goes at the endpoint, if there is one, for as long as the block lasts."""
+        if self.endpoint is None or self.config.metrics is None:
+            yield
+            return
+        from pipeline.exporter import RunCollector
+
+        sources = self.plan.sources
+        cameras = sources.cameras
+        asked = tuple if cameras is None else lambda: cameras.all
+        self.monitor = Monitor(sources.names, cameras=asked, lag_s=self.config.metrics.lag_s)
+        self.watchers = (self.monitor, *self.watchers)  # first, so that the others find it up to date
+        collector = RunCollector(
+            self.config.run.name,
+            monitor=self.monitor,
+            times=self.times,
+            telemetry=telemetry,
+            groupings={filter.name: filter.grouping for filter in self.plan.filters},
+            pictures=self.pictures,
+            padded=self.padded,
+            transfer_s=self._transfer_s,
+        )
+        with self.endpoint.serving(collector, self.monitor.problems):
+            yield
+
+    def _transfer_s(self) -> float:
+        return sum(model.engine.transfer_s for model in self.models)
 
     def _label(self, before: Sequence[SegmentEnd]) -> None:
         """Labels what is not committed. Afterwards every sink is closed, whatever happened."""
@@ -337,13 +391,14 @@ class _Run:
                 sinks = [TimedSink(kind, sink, self.times) for kind, sink in zip(kinds, opened, strict=True)]
                 for sink in sinks:
                     cleanup.callback(sink.close)
-                if self.watcher is not None:
-                    self.watcher.begin(names)
+                for watcher in self.watchers:
+                    watcher.begin(names)
                 workers = self.config.decode.workers or cores()
                 batches = self.plan.decode(workers=workers, before=before, stop=self.stop, times=self.times)
                 cleanup.enter_context(closing(batches))
                 groups = self.plan.fold(self._watched(batches), times=self.times)
-                labelled = self.plan.label(self._counted(groups), times=self.times)
+                told = None if self.monitor is None else self.monitor.scored
+                labelled = self.plan.label(self._counted(groups), times=self.times, told=told)
                 for batch in labelled:
                     if self.rereading is not None:
                         self.rereading.look()
@@ -363,6 +418,8 @@ class _Run:
     def _write(self, sinks: Sequence[Sink], batch: FrameBatch, order: _Order) -> None:
         for sink in sinks:
             sink.write(batch)
+        for watcher in self.watchers:
+            watcher.written(batch)
         if batch.end is not None:
             self._commit(sinks, order.ready(batch.end))
 
@@ -382,8 +439,8 @@ class _Run:
                 self.dropped.append(end)
             if not end.retry:
                 self.labelled += end.counts.labelled
-            if self.watcher is not None:
-                self.watcher.committed(end)
+            for watcher in self.watchers:
+                watcher.committed(end)
 
     def _make_room(self) -> None:
         try:
@@ -408,8 +465,8 @@ class _Run:
 
     def _watched(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
         for batch in batches:
-            if self.watcher is not None:
-                self.watcher.decoded(batch)
+            for watcher in self.watchers:
+                watcher.decoded(batch)
             yield batch
 
     def _counted(self, groups: Iterator[FoldedBatch]) -> Iterator[FoldedBatch]:
@@ -434,7 +491,7 @@ class _Run:
             state=state,
             seconds=seconds,
             labelled=self.labelled,
-            stages=self.times.stages(transfer_s=sum(model.engine.transfer_s for model in self.models)),
+            stages=self.times.stages(transfer_s=self._transfer_s()),
             fold={"frames": self.plan.f, "order": self.plan.order, "padded_slots": self.padded.total()},
             filters=self._filters(seconds),
             gpu=telemetry.gpu(),

@@ -327,6 +327,21 @@ class TelemetrySection(Section):
     interval_s: Annotated[float, Field(gt=0)] = Field(default=0.5, description="Seconds between samples.")
 
 
+class MetricsSection(Section):
+    """How a run goes, over HTTP while it goes: `/metrics` for Prometheus, and `/healthz`, see [live.md](live.md)."""
+
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=9464, description="Where it listens; 0: at any free port, which the log names."
+    )
+    host: Annotated[str, Field(min_length=1)] = Field(
+        default="127.0.0.1",
+        description="Address or name of the interface. `0.0.0.0` is all of them: whoever reaches it can read it.",
+    )
+    lag_s: Annotated[float, Field(gt=0)] = Field(
+        default=10.0, description="A camera whose newest label is of a frame older than this makes `/healthz` say 503."
+    )
+
+
 # Tags name the class that a value is read as; <...> cannot be taken for a key when an error's path is followed.
 def _source_kind(value: object) -> str:
     kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
@@ -429,6 +444,9 @@ class RunConfig(Configuration):
         default=(), description="Where labels go besides the run's own record, which is always written."
     )
     telemetry: TelemetrySection = Field(default=TelemetrySection(), description="Samples of the machine's load.")
+    metrics: MetricsSection | None = Field(
+        default=None, description="How it goes, over HTTP. Default: nothing listens; `{}`: with the defaults below."
+    )
 
 
 def sections_in(annotation: object) -> list[type[BaseModel]]:

@@ -52,13 +52,14 @@ class Stretch:
     times_over: int
 
     def of(self, config: RunConfig) -> RunConfig:
-        """The configuration for this footage in place of its own, without sinks."""
+        """The configuration for this footage in place of its own, without sinks and metrics."""
         cut = max(LEAST_FRAMES, self.frames // (CUTS_PER_CORE * cores()))
         decoding = {"segment_frames": min(config.decode.segment_frames, cut)}
         return config.model_copy(
             update={
                 "sources": self.sources,
                 "sinks": (),
+                "metrics": None,
                 "run": config.run.model_copy(update={"limit": self.limit}),
                 "decode": config.decode.model_copy(update=decoding),
             }
@@ -142,6 +143,9 @@ class _Window:
             self._frames += batch.whole_frames
         elif len(batch):
             self._began = self._ended
+
+    def written(self, batch: FrameBatch) -> None:
+        pass
 
     def committed(self, end: SegmentEnd) -> None:
         self._ended = perf_counter()

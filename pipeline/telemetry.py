@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import logging
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
@@ -70,6 +70,7 @@ class Telemetry:
 
     Attributes:
         gpu_absent: Why there is no telemetry of a device, in words; None while there is.
+        last: What the last sample read, by the names of `SCHEMA`; replaced as a whole, so that any thread may look.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Telemetry:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.gpu_absent: str | None = "no sample was taken"
+        self.last: Mapping[str, float | None] = {}
         self._path = path
         self._gpu_uuid = gpu_uuid
         self._nvml = nvml
@@ -127,6 +129,7 @@ class Telemetry:
         for name, value in row.items():
             if value is not None:
                 self._stats.setdefault(name, _Stat()).add(value)
+        self.last = row
         self._rows.append({"time": round(time.time() * 1e6), **row})
         if len(self._rows) >= ROWS:
             self._flush()

@@ -1,4 +1,4 @@
-"""Every thread of the program: `merge`, `Lanes` and `every`, and the bounded channels between them.
+"""Every thread of the program: `merge`, `Lanes`, `every` and `beside`, and the bounded channels between them.
 
 A thread owns the iterator that it runs: it alone advances it and it closes it. A consumer that stops early closes the
 channel, the threads notice at their next batch, close their iterators and end. A thread that sits in a native call
@@ -17,7 +17,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
-__all__ = ["Activity", "Answer", "Lanes", "Request", "Stop", "Watch", "every", "merge", "share", "stuck_threads"]
+__all__ = [
+    "Activity",
+    "Answer",
+    "Lanes",
+    "Request",
+    "Stop",
+    "Watch",
+    "beside",
+    "every",
+    "merge",
+    "share",
+    "stuck_threads",
+]
 
 T = TypeVar("T")
 
@@ -355,6 +367,18 @@ def every(interval_s: float, call: Callable[[], None], *, name: str = "every") -
         _join([thread])
     if failure:
         raise failure[0]
+
+
+@contextmanager
+def beside(work: Callable[[], None], *, end: Callable[[], None], name: str = "beside") -> Generator[None]:
+    """Runs `work` in a thread of its own beside the block; at its end `end` is called, which makes `work` return."""
+    thread = threading.Thread(target=work, name=name)
+    thread.start()
+    try:
+        yield
+    finally:
+        end()
+        _join([thread])
 
 
 def stuck_threads() -> list[str]:

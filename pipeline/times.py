@@ -62,7 +62,8 @@ class Times:
 
     def __init__(self, record: Callable[[Span], None] | None = None) -> None:
         self._record = record
-        self._seconds: dict[tuple[int, StageName], float] = {}  # of (row, stage): written by the row's thread alone
+        # Of (row, stage, name): written by the row's thread alone.
+        self._seconds: dict[tuple[int, StageName, str], float] = {}
 
     @contextmanager
     def span(
@@ -84,7 +85,7 @@ class Times:
         self._add(Span(row, *_OF_ACTIVITY[activity], began_s, ended_s, segment, frames))
 
     def stages(self, *, transfer_s: float) -> dict[str, dict[str, float]]:
-        """Per stage `busy_s`, `waiting_in_s` and `waiting_out_s`, as the summary has them.
+        """Per stage `busy_s`, `waiting_in_s` and `waiting_out_s`, as the summary has them; any thread may ask.
 
         Args:
             transfer_s: What the engines spent on moving pictures, within the spans of `compute`.
@@ -97,14 +98,18 @@ class Times:
             "sink": _stage(self._sum("sink")),
         }
 
+    def of_span(self, name: str) -> float:
+        """Seconds of all spans of this name; any thread may ask."""
+        return sum((seconds for (_, _, of), seconds in self._seconds.copy().items() if of == name), 0.0)
+
     def _add(self, span: Span) -> None:
-        key = span.row, span.stage
+        key = span.row, span.stage, span.name
         self._seconds[key] = self._seconds.get(key, 0.0) + span.ended_s - span.began_s
         if self._record is not None:
             self._record(span)
 
     def _sum(self, stage: StageName) -> float:
-        return sum((seconds for (_, name), seconds in self._seconds.copy().items() if name == stage), 0.0)
+        return sum((seconds for (_, of, _), seconds in self._seconds.copy().items() if of == stage), 0.0)
 
 
 class TimedSink(Sink):

@@ -233,6 +233,9 @@ class Until:
         if self._left <= 0:
             self.stop.set()
 
+    def written(self, batch):
+        pass
+
     def committed(self, end):
         pass
 
@@ -387,6 +390,9 @@ class Scenes:
             self._scenes.pop(0)[2]()
         if not self._scenes:
             self.stop.set()
+
+    def written(self, batch):
+        pass
 
     def committed(self, end):
         pass

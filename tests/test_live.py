@@ -1,5 +1,6 @@
 """Cameras: what cannot be labelled in time is dropped and counted, windows end by the clock, nothing else is lost."""
 
+import itertools
 import threading
 
 import numpy as np
@@ -166,6 +167,7 @@ def test_when_it_is_stopped_all_that_came_is_handed_on_and_every_window_ends():
         ends = [batch.end for batch in batches if batch.source == camera.name and batch.end is not None]
         assert len(ends) == 1
         assert ends[0].counts.decoded == len(frames_of(batches, camera.name)) == 5 + k
+        assert camera.taken == ends[0].counts
         assert camera.closed.wait(5)
 
 
@@ -181,7 +183,7 @@ def test_a_camera_that_comes_too_fast_drops_and_the_end_of_its_window_says_which
     batches = [first, *cameras]
     came = frames_of(batches, "c")
     (end,) = [batch.end for batch in batches if batch.end is not None]
-    assert end.counts == Counts(indexed=100, decoded=len(came), dropped=100 - len(came))
+    assert end.counts == camera.taken == Counts(indexed=100, decoded=len(came), dropped=100 - len(came))
     assert len(came) <= len(first) + LANE
     lost = {n for one in end.lost for n in range(one.first, one.last + 1)}
     assert lost == set(range(100)) - set(came)
@@ -206,6 +208,26 @@ def test_a_window_ends_by_the_clock_though_its_camera_is_silent():
     batches = run_until([Scripted("c", script())], stop, enough, clock=lambda: now_s, window_s=60)
     (end,) = [batch.end for batch in batches if batch.end is not None]
     assert (end.segment.window_utc_s, end.counts.decoded) == (960.0, 2)
+
+
+def test_what_was_taken_of_a_camera_counts_over_all_its_windows():
+    stop, first_came = Stop(), threading.Event()
+
+    def script():
+        yield received(0)
+        first_came.wait(5)
+        yield received(3, skipped=2)
+
+    def enough(found):
+        if sum(map(len, found)):
+            first_came.set()
+        return camera.taken.indexed == 4
+
+    camera = Scripted("c", script())
+    batches = run_until([camera], stop, enough, clock=itertools.count().__next__, window_s=1)  # a window at each look
+    ends = [batch.end.counts for batch in batches if batch.end is not None]
+    assert ends == [Counts(indexed=1, decoded=1), Counts(indexed=3, skipped=2, decoded=1)]
+    assert camera.taken == ends[0] + ends[1]
 
 
 def test_numbers_go_on_where_an_earlier_run_ended():

@@ -102,7 +102,13 @@ def test_every_label_is_that_of_its_region_in_its_frame(case, groups, late):
     owed = {
         name: [grouping.per_frame(views[grouping.view]) for grouping in groupings] for name, views in regions.items()
     }
-    labelled = list(folded_filter(filters, owed=owed.__getitem__, clock=clock)(fold(*groupings)(iter(batches))))
+    told = dict.fromkeys(owed, (0, 0))
+
+    def tell(batch, labelled, written):
+        told[batch.source] = (told[batch.source][0] + labelled, told[batch.source][1] + written)
+
+    stage = folded_filter(filters, owed=owed.__getitem__, told=tell, clock=clock)
+    labelled = list(stage(fold(*groupings)(iter(batches))))
     ends = [batch.end for batch in labelled if batch.end]
     assert sorted(end.segment.source for end in ends) == [name for name, *_ in segments]
     for name, lengths, counts, _ in segments:
@@ -125,6 +131,7 @@ def test_every_label_is_that_of_its_region_in_its_frame(case, groups, late):
             places.append(len(seen))
         assert end.counts.imbalance() is None or not any(places)
         assert end.counts.labelled == (sum(lengths) if any(places) else 0)
+        assert (end.counts.labelled, end.counts.written) == told[name]
         assert (end.per_frame, end.counts.pictures) == (sum(places), sum(places) * sum(lengths))
 
 
@@ -208,13 +215,19 @@ def test_groups_of_regions_go_on_into_the_next_frame():
 
 def test_frames_of_which_one_region_is_kept_are_written():
     batches = list(region_batches("a", [4], [3]))
-    stage = folded_filter([Filter("m", MeanEngine(4), keep=((0, 130.0),))], owed=lambda source: [3])
+    told = []
+    stage = folded_filter(
+        [Filter("m", MeanEngine(4), keep=((0, 130.0),))],
+        owed=lambda source: [3],
+        told=lambda batch, labelled, written: told.append((len(batch), labelled, written)),
+    )
     labelled = list(stage(fold(Grouping(1, "regions"))(iter(batches))))
     (end,) = (batch.end for batch in labelled if batch.end)
     assert [(n, k) for batch in labelled for n, k in zip(batch.index, batch.region, strict=True)] == [
         (2, 2), (3, 0), (3, 1), (3, 2)
     ]  # fmt: skip
     assert (end.counts.written, end.counts.filtered, end.filters) == (2, 2, {"m": 4})
+    assert np.sum(told, axis=0).tolist() == [12, 4, 2]
 
 
 # ------------------------------------------------------------------------------------------------ whole runs

@@ -173,6 +173,9 @@ class StopsAfter:
     def decoded(self, batch):
         pass
 
+    def written(self, batch):
+        pass
+
     def committed(self, end):
         self.left -= 1
         if self.left == 0:

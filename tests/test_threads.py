@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.threads import Answer, Stop, every, merge, share, stuck_threads
+from pipeline.threads import Answer, Stop, beside, every, merge, share, stuck_threads
 
 
 def names() -> set[str]:
@@ -170,3 +170,21 @@ def test_an_answer_that_could_not_be_found_is_looked_for_again():
     with pytest.raises(ValueError, match="not now"):
         answer.get()
     assert answer.get() == 3
+
+
+def test_work_beside_a_block_is_made_to_return_at_its_end_whatever_happens():
+    begun, over = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        over.wait(10)
+
+    def block():
+        with beside(work, end=over.set, name="aside"):
+            assert begun.wait(5)
+            assert "aside" in names()
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        block()
+    assert "aside" not in names()

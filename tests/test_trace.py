@@ -70,6 +70,9 @@ class StopsAtOnce:
     def decoded(self, batch):
         pass
 
+    def written(self, batch):
+        pass
+
     def committed(self, end):
         self.stop.set()
 

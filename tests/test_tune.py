@@ -94,6 +94,8 @@ def test_a_stretch_of_long_footage_is_limited_and_short_footage_comes_several_ti
     config = load_run_config(configuration(tmp_path))
     short = stretch_of(config, CARD, frames=40)
     assert (short.frames, short.limit, short.files, short.times_over) == (40, 40, 1, 1)
+    asked = load_run_config(configuration(tmp_path, metrics={"port": 1}))
+    assert (short.of(asked).sinks, short.of(asked).metrics) == ((), None)
     long = stretch_of(config, CARD, frames=130)
     assert (long.frames, long.files, long.times_over) == (180, 1, 3)
     assert len({source.name for source in long.sources}) == 3

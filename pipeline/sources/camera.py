@@ -105,6 +105,15 @@ class Camera:
         regions: Names of all its regions; none: whole frames.
         stop: Ends it.
         first_frame: Number of the next frame.
+
+    Attributes:
+        state, why: How it is, and what made it so.
+        reconnects: How often it was tried again.
+        tells_time: Whether the times of its frames are those of its own clock.
+        last_frame_s: When its last frame was decoded, by `time.monotonic`; None: none was yet.
+        taken: What became of all that was taken of it so far; who takes replaces it as a whole.
+
+    Any thread may look at them.
     """
 
     def __init__(
@@ -124,10 +133,12 @@ class Camera:
         self.name = name
         self.views, self.regions = tuple(views), regions
         self.state: State = "connecting"
-        self.why = ""  # it is in this state
+        self.why = ""
         self.reconnects = 0
         self.preview: Pixels | None = None  # a recent frame, uint8 (H, W, 3), replaced once a second
-        self.tells_time = False  # whether the times of its frames are those of its own clock
+        self.tells_time = False
+        self.last_frame_s: float | None = None
+        self.taken = Counts()
         self._url, self._protocol, self._fps, self._dead_s = url, protocol, fps, dead_s
         self._options = {"protocol_whitelist": PROTOCOLS[protocol]}
         if protocol == "rtsp":
@@ -206,6 +217,7 @@ class Camera:
                 awaits_key = True
                 continue
             for frame in frames:
+                self.last_frame_s = time.monotonic()
                 if cap is not None and not cap.lets_pass(arrived_s if frame.time is None else frame.time):
                     self._pending += Counts(indexed=1, skipped=1)
                     self.next_frame += 1

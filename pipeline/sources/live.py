@@ -113,7 +113,7 @@ class _Windows:
         self._first = self._number = number
         self._ends_s = 0.0
         self._next = camera.next_frame  # the first frame that no window has yet
-        self._counts = Counts()
+        self._earlier, self._counts = Counts(), Counts()  # of the windows before, and of the one that is open
         self._lost: tuple[Lost, ...] = ()
         self.open: Segment | None = None
 
@@ -132,6 +132,7 @@ class _Windows:
             self._next += one.counts.indexed
             self._counts += one.counts
             self._lost = joined(self._lost, one.lost)
+        self.camera.taken = self._earlier + self._counts
         frames = [(one, one.views) for one in received if one.views is not None]
         if not frames:
             return
@@ -167,4 +168,5 @@ class _Windows:
         if self.open is not None:
             end = SegmentEnd(self.open, self._counts, self._lost)
             yield FrameBatch.tick(self.open, end=end)
+        self._earlier += self._counts
         self.open, self._counts, self._lost = None, Counts(), ()
