@@ -495,3 +495,14 @@ def test_a_live_sink_that_fails_does_not_end_the_labelling_and_is_an_error_at_it
     assert [record.getMessage().endswith("the run goes on without it") for record in caplog.records] == [True]
     with pytest.raises(SinkError, match="taken: must be writable"):
         sink.finish()
+
+
+def test_rows_that_come_one_by_one_are_all_in_the_part_in_their_order(tmp_path):
+    segment = Segment("gate", window_utc_s=0.0)
+    sink = PartsSink(tmp_path, [THINGS], identity="abc")
+    for n in range(1100):
+        sink.write(labelled(segment, [n], THINGS))
+    sink.commit(SegmentEnd(segment, Counts(indexed=1100, decoded=1100), filters={"things": 1100}))
+    rows = pq.read_table(part_path(tmp_path, "things", segment))
+    assert rows["frame"].to_pylist() == list(range(1100))
+    assert rows["source"].to_pylist() == ["gate"] * 1100

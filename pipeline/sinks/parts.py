@@ -38,6 +38,7 @@ ROW_GROUP = 1 << 16  # rows kept in memory per segment and filter, a few MB; a l
 # Tables that are kept as they came. Their many small arrays lie between the large ones that torch frees and asks for
 # again, and keep that memory from being used again as a whole: Arrow's own memory lies elsewhere.
 FEW = 8
+MANY = 64  # of the tables made of those: a camera gives one of a single row for every frame, and each takes kilobytes
 FRAME_DIGITS = 12  # of a part's name
 MAX_NAME_BYTES = 255  # of one component of a path, on every common file system
 
@@ -153,6 +154,8 @@ class _Part:
         if self._fresh:
             self._tables.append(pa.concat_tables(self._fresh).combine_chunks())
             self._fresh = []
+        if len(self._tables) == MANY:
+            self._tables = [pa.concat_tables(self._tables).combine_chunks()]
 
 
 def part_path(folder: Path, filter: str, segment: Segment) -> Path:
