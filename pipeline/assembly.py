@@ -20,10 +20,10 @@ from pipeline.contracts import Sink, Source
 from pipeline.errors import ConfigError, ModelError
 from pipeline.filter import Filter
 from pipeline.regionfile import regions_of_each
-from pipeline.regions import Column, Region, chosen, columns_of
+from pipeline.regions import Column, Region, chosen, columns_of, pictures_of
 from pipeline.rows import Labelling
 from pipeline.runs import cores
-from pipeline.schema import CallbackSink, FileSink, SinkObject
+from pipeline.schema import CallbackSink, SinkObject
 from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
 from pipeline.sources.camera import Camera
@@ -130,24 +130,26 @@ def engine_threads(config: RunConfig, flops: Sequence[float]) -> int:
     """
     if config.run.torch_threads is not None:
         return config.run.torch_threads
-    by_filter = [[n * each for n in _pictures(config, one)] for one, each in zip(config.filters, flops, strict=True)]
-    most = max(map(sum, zip(*by_filter, strict=True)), default=0.0)  # of any source
+    by_source = (
+        sum(pictures_of(one.regions or (), names) * each for one, each in zip(config.filters, flops, strict=True))
+        for names in _names_of_regions(config)
+    )
+    most = max(by_source, default=0.0)
     return cores() if most > HEAVY_FLOPS else max(1, cores() // 2)
 
 
 def _batch(config: RunConfig, section: FilterSection, fold: int) -> int:
     """Pictures in a forward pass. Of cameras there are seldom more at once than those of one frame of each, and a pass
     costs the same however few it has."""
-    if "batch" in section.model_fields_set or not all(isinstance(source, CameraSource) for source in config.sources):
+    if "batch" in section.model_fields_set or not config.is_live:
         return section.batch
-    groups = -(-sum(_pictures(config, section)) // fold)
-    return max(fold, min(section.batch, groups * fold))
+    at_once = sum(pictures_of(section.regions or (), names) for names in _names_of_regions(config))
+    return max(fold, min(section.batch, -(-at_once // fold) * fold))
 
 
-def _pictures(config: RunConfig, section: FilterSection) -> list[int]:
-    """How many pictures a filter sees of every frame, of each source."""
-    names = [tuple(region.name for region in regions or ()) for regions in regions_of_each(config, config.sources)]
-    return [len(chosen(section.regions or (), here)) if here else 0 if section.regions else 1 for here in names]
+def _names_of_regions(config: RunConfig) -> list[tuple[str, ...]]:
+    """Of each source; none: whole frames."""
+    return [tuple(region.name for region in regions or ()) for regions in regions_of_each(config, config.sources)]
 
 
 @contextmanager
@@ -381,27 +383,24 @@ def open_sinks(
     sinks = []
     for section in config.sinks:
         options: Mapping[str, object]
+        kind = section.type
         match section:
             case SinkObject():
                 options = section.arguments
             case CallbackSink():
                 options = {"call": section.call}
             case _ if live is not None or section.events:
+                kind = "live-events" if section.events else f"live-{section.type}"
                 options = {"path": section.path, "rotate_mb": section.rotate_mb, "keep_files": section.keep_files}
             case _:
                 options = {"path": section.path, "columns": _columns(config) if section.wide else None}
-        kind = _live_kind(section) if isinstance(section, FileSink) and (live or section.events) else section.type
         sinks.append(open_sink(kind, folder=folder, sources=sources, stop=stop, live=live, **options))
     return sinks
-
-
-def _live_kind(section: FileSink) -> str:
-    return "live-events" if section.events else f"live-{section.type}"
 
 
 def _columns(config: RunConfig) -> dict[Column, str]:
     """Those of the run, whatever its sources: a sink writes their names before it has seen a row."""
     return columns_of(
         {section.name: section.regions or () for section in config.filters},
-        [tuple(region.name for region in regions or ()) for regions in regions_of_each(config, config.sources)],
+        _names_of_regions(config),
     )

@@ -57,11 +57,13 @@ def check_run_config(config: RunConfig) -> list[str]:
 
 def _check_cameras(report: Report, config: RunConfig) -> None:
     """Cameras have a run of their own: files wait for as long as labelling takes, and would make them drop."""
-    live = [isinstance(source, CameraSource) for source in config.sources]
-    if any(live) and not all(live):
-        text = "must be a camera as others are, got another source; run them apart"
-        report.problem(("sources", live.index(False)), text)
-    if any(live) and config.run.limit is not None:
+    if not config.is_live:
+        return
+    for k, source in enumerate(config.sources):
+        if not isinstance(source, CameraSource):
+            report.problem(("sources", k), "must be a camera as others are, got another source; run them apart")
+            break
+    if config.run.limit is not None:
         report.problem(
             ("run", "limit"), f"must be left out with cameras, got {config.run.limit}; `fps` of a camera caps it"
         )
@@ -83,7 +85,7 @@ def _check_sinks(report: Report, config: RunConfig) -> None:
         if sink.path in paths:
             report.problem(at, f"must be another sink's path, got {report.path(at, sink.path)} again")
         paths.add(sink.path)
-        if sink.wide and any(isinstance(source, CameraSource) for source in config.sources):
+        if sink.wide and config.is_live:
             text = "must be false where there are cameras, whose rows come as they are labelled, got true; leave it out"
             report.problem(("sinks", k, "wide"), text)
         if sink.events and (sink.type != "jsonl" or sink.wide):
@@ -109,9 +111,8 @@ def absent_decoder(config: RunConfig) -> str | None:
 def taken_sinks(config: RunConfig) -> list[str]:
     """A line for each file that a sink would replace: a run does so only when it is to."""
     problems = []
-    is_live = any(isinstance(source, CameraSource) for source in config.sources)
     for k, sink in enumerate(config.sinks):
-        if not isinstance(sink, FileSink) or sink.path == "-" or sink.events or is_live:  # those are appended to
+        if not isinstance(sink, FileSink) or sink.path == "-" or sink.events or config.is_live:  # those are appended to
             continue
         if os.path.isfile(sink.path) or os.path.islink(sink.path):
             got = Report(config._tree).path(("sinks", k, "path"), sink.path)

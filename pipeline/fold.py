@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from pipeline.batch import FoldedBatch, FrameBatch, Segment
 from pipeline.contracts import FoldStage
-from pipeline.regions import chosen
+from pipeline.regions import chosen, pictures_of
 from pipeline.times import Times
 from specialized.orders import ORDERS, WINDOW_GROUPS, Order, groups
 
@@ -55,7 +55,7 @@ class Grouping:
 
     def per_frame(self, regions: tuple[str, ...]) -> int:
         """How many pictures of its own a frame with these regions has; none: the whole frame is one."""
-        return len(chosen(self.regions, regions)) if regions else 0 if self.regions else 1
+        return pictures_of(self.regions, regions)
 
     def of(self, batch: FrameBatch) -> FrameBatch | None:
         """Its rows of a batch, or None; ticks and the ends of segments are everyone's."""

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["OF_FRAMES", "Column", "Point", "Region", "chosen", "columns_of", "nearest", "outside"]
+__all__ = ["OF_FRAMES", "Column", "Point", "Region", "chosen", "columns_of", "nearest", "outside", "pictures_of"]
 
 Point = tuple[float, float]
 Column = tuple[str, str | None]  # name of a filter, and of a region that it labels, or None: the whole frame
@@ -118,6 +118,12 @@ def chosen(patterns: tuple[str, ...], names: tuple[str, ...]) -> tuple[int, ...]
     return tuple(
         k for k, name in enumerate(names) if any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
     )
+
+
+def pictures_of(patterns: tuple[str, ...], names: tuple[str, ...]) -> int:
+    """How many pictures of a frame with these regions are seen by what asks for regions by these patterns: of a frame
+    without any it is the frame, unless some are asked for."""
+    return len(chosen(patterns, names)) if names else 0 if patterns else 1
 
 
 def columns_of(filters: Mapping[str, tuple[str, ...]], sources: Sequence[tuple[str, ...]]) -> dict[Column, str]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from pipeline.assembly import Model, open_models, open_sinks
 from pipeline.batch import Counts, FoldedBatch, FrameBatch, SegmentEnd
-from pipeline.config import CameraSource, RunConfig, run_config_from
+from pipeline.config import RunConfig, run_config_from
 from pipeline.configcheck import taken_sinks
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError, Interrupted, VpipeError
@@ -118,7 +118,7 @@ def run(
         SinkError: The disk does not take the run's own files.
     """
     stop = stop if stop is not None else Stop()
-    if mode == "new" and _is_live(config) and RunFolder(Path(config.run.dir) / config.run.name).run_json.exists():
+    if mode == "new" and config.is_live and RunFolder(Path(config.run.dir) / config.run.name).run_json.exists():
         mode = "resume"  # cameras' frames go on behind those that are there
     with _kept_log() as kept:
         if mode == "new":
@@ -208,10 +208,6 @@ def _endpoint(config: RunConfig, section: MetricsSection) -> Endpoint:
         cause = error.strerror if isinstance(error, OSError) and error.strerror else error
         told = f"must be free to listen at, got {section.port} at {section.host}: {cause}; choose another"
         raise ConfigError([config.problem(told, "metrics", "port")]) from error
-
-
-def _is_live(config: RunConfig) -> bool:
-    return any(isinstance(source, CameraSource) for source in config.sources)
 
 
 def _rules(config: RunConfig) -> Rules:

@@ -448,6 +448,11 @@ class RunConfig(Configuration):
         default=None, description="How it goes, over HTTP. Default: nothing listens; `{}`: with the defaults below."
     )
 
+    @property
+    def is_live(self) -> bool:
+        """Whether it is of cameras, which have a run of their own."""
+        return any(isinstance(source, CameraSource) for source in self.sources)
+
 
 def sections_in(annotation: object) -> list[type[BaseModel]]:
     """The sections that a value of this type can be or hold."""
