@@ -1,4 +1,4 @@
-"""What a part must do to be plugged in: a source, a stage, an engine, a sink.
+"""What a part must do to be plugged in: a source, a stage, an engine, a sink, a watcher.
 
 Source ──FrameBatch──▶ Stage ──▶ Stage ──FrameBatch + scores──▶ Sink
 """
@@ -6,7 +6,7 @@ Source ──FrameBatch──▶ Stage ──▶ Stage ──FrameBatch + scores
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -84,6 +84,22 @@ class Sink(ABC):
 
     def close(self) -> None:  # noqa: B027 (empty on purpose: optional)
         """Called once, also after a failure; what was committed must be safe when it returns."""
+
+
+class Watcher:
+    """Told how a run goes, from its own thread; for progress displays and metrics. None of it is required."""
+
+    def begin(self, sources: Sequence[str]) -> None:
+        """All is loaded, decoding begins."""
+
+    def decoded(self, batch: FrameBatch) -> None:
+        """Pictures have left their decoder."""
+
+    def written(self, batch: FrameBatch) -> None:
+        """Every sink has taken the rows of a filter. N = 0 is common."""
+
+    def committed(self, end: SegmentEnd) -> None:
+        """A segment is safe."""
 
 
 FoldStage = Stage[FrameBatch, FoldedBatch]

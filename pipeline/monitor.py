@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline.batch import Counts, FrameBatch, SegmentEnd
+from pipeline.contracts import Watcher
 from pipeline.sources.camera import Camera
 
 __all__ = ["LATENCIES_S", "Latencies", "Monitor"]
@@ -33,8 +34,8 @@ class Latencies(NamedTuple):
     sum_s: float = 0.0
 
 
-class Monitor:
-    """A `pipeline.runner.Watcher` that keeps what others may ask for while a run goes.
+class Monitor(Watcher):
+    """A `pipeline.contracts.Watcher` that keeps what others may ask for while a run goes.
 
     Frames of files count when their segment is committed, as the ledger has them, those of cameras as they come.
 
@@ -69,9 +70,6 @@ class Monitor:
 
     def begin(self, sources: Sequence[str]) -> None:
         self._began_s = self._clock()
-
-    def decoded(self, batch: FrameBatch) -> None:
-        pass  # a camera counts itself, in `taken`
 
     def scored(self, batch: FrameBatch, labelled: int, written: int) -> None:
         """Takes what the filter stage tells, see `pipeline.filter.Told`."""

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pipeline.batch import FrameBatch, SegmentEnd
+from pipeline.contracts import Watcher
 
 __all__ = ["RunProgress"]
 
@@ -21,8 +22,8 @@ RATE_S = 2.0  # over which frames/s is measured
 SHOWN = 3  # active sources that are named
 
 
-class RunProgress:
-    """A `pipeline.runner.Watcher` that shows frames labelled, frames/s and the sources at work."""
+class RunProgress(Watcher):
+    """A `pipeline.contracts.Watcher` that shows frames labelled, frames/s and the sources at work."""
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self._stream = stream
@@ -67,9 +68,6 @@ class RunProgress:
         self._active.setdefault(batch.source, 0)
         self._seen.add(batch.source)
         self._show()
-
-    def written(self, batch: FrameBatch) -> None:
-        pass
 
     def committed(self, end: SegmentEnd) -> None:
         if end.segment.end_s is None:  # the last of its source

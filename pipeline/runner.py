@@ -16,13 +16,13 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from logging.handlers import MemoryHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from pipeline.assembly import Model, open_models, open_sinks
 from pipeline.batch import Counts, FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import RunConfig, run_config_from
 from pipeline.configcheck import taken_sinks
-from pipeline.contracts import Sink
+from pipeline.contracts import Sink, Watcher
 from pipeline.errors import ConfigError, Interrupted, VpipeError
 from pipeline.events import EventRule
 from pipeline.identity import identity, identity_changes, stamp
@@ -51,22 +51,6 @@ log = logging.getLogger(__name__)
 
 ROOM_S = 600.0  # between looks at what is old
 KEPT_ENDS = 100  # of a camera's segments, for the ledger: nearly a day at ten minutes each
-
-
-class Watcher(Protocol):
-    """Told how a run goes, from its own thread; for progress displays and metrics."""
-
-    def begin(self, sources: Sequence[str]) -> None:
-        """All is loaded, decoding begins."""
-
-    def decoded(self, batch: FrameBatch) -> None:
-        """Pictures have left their decoder."""
-
-    def written(self, batch: FrameBatch) -> None:
-        """Every sink has taken the rows of a filter. N = 0 is common."""
-
-    def committed(self, end: SegmentEnd) -> None:
-        """A segment is safe."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice
@@ -17,6 +17,7 @@ from time import perf_counter
 from pipeline.assembly import open_models, open_sources
 from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.config import FileSource, RunConfig
+from pipeline.contracts import Watcher
 from pipeline.errors import ConfigError, VpipeError
 from pipeline.plan import make_plan
 from pipeline.runner import run
@@ -126,7 +127,7 @@ class Passed:
     bound_by: str | None
 
 
-class _Window:
+class _Window(Watcher):
     """A watcher that takes the time."""
 
     def __init__(self) -> None:
@@ -134,18 +135,12 @@ class _Window:
         self._ended = 0.0
         self._frames = 0
 
-    def begin(self, sources: Sequence[str]) -> None:
-        pass
-
     def decoded(self, batch: FrameBatch) -> None:
         self._ended = perf_counter()
         if self._began is not None:
             self._frames += batch.whole_frames
         elif len(batch):
             self._began = self._ended
-
-    def written(self, batch: FrameBatch) -> None:
-        pass
 
     def committed(self, end: SegmentEnd) -> None:
         self._ended = perf_counter()

@@ -16,6 +16,7 @@ import pytest
 
 from pipeline.batch import Counts
 from pipeline.config import load_run_config
+from pipeline.contracts import Watcher
 from pipeline.errors import ConfigError
 from pipeline.runner import run
 from pipeline.sources.camera import Camera
@@ -219,25 +220,16 @@ def test_what_a_camera_over_http_names_is_not_opened_as_a_file(web, caplog):
     assert "secret" not in caplog.text
 
 
-class Until:
+class Until(Watcher):
     """Stops a run when so many frames have come."""
 
     def __init__(self, n):
         self.stop, self._left = Stop(), n
 
-    def begin(self, sources):
-        pass
-
     def decoded(self, batch):
         self._left -= len(batch)
         if self._left <= 0:
             self.stop.set()
-
-    def written(self, batch):
-        pass
-
-    def committed(self, end):
-        pass
 
 
 def configured(folder, server, *, cameras=2, more=""):
@@ -374,14 +366,11 @@ def test_the_time_of_capture_is_the_cameras_own_where_it_tells_it(rtcp, tmp_path
         assert 0 < min(late_s) < 1
 
 
-class Scenes:
+class Scenes(Watcher):
     """Does one thing after the other, each when so many more frames have come of a source."""
 
     def __init__(self, *scenes):
         self.stop, self._scenes, self._came = Stop(), list(scenes), Counter()
-
-    def begin(self, sources):
-        pass
 
     def decoded(self, batch):
         self._came[batch.source] += len(batch)
@@ -390,12 +379,6 @@ class Scenes:
             self._scenes.pop(0)[2]()
         if not self._scenes:
             self.stop.set()
-
-    def written(self, batch):
-        pass
-
-    def committed(self, end):
-        pass
 
 
 def test_cameras_are_added_and_removed_as_the_file_says_and_a_wrong_one_changes_nothing(tmp_path, caplog):

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from ruamel.yaml import YAML
 
 from pipeline.config import load_run_config
+from pipeline.contracts import Watcher
 from pipeline.errors import ConfigError
 from pipeline.exporter import CLIENT_S, FRAMES, Endpoint, RunCollector
 from pipeline.monitor import Monitor
@@ -80,21 +81,12 @@ def port(caplog):
     return told
 
 
-class Scrapes:
+class Scrapes(Watcher):
     """A watcher that looks at the endpoint whenever a segment is safe."""
 
     def __init__(self, port):
         self._port = port
         self.text, self.health = "", (0, "")
-
-    def begin(self, sources):
-        pass
-
-    def decoded(self, batch):
-        pass
-
-    def written(self, batch):
-        pass
 
     def committed(self, end):
         _, self.text = get(self._port(), "/metrics")

@@ -18,6 +18,7 @@ from ruamel.yaml import YAML
 from pipeline import runner as runs
 from pipeline.cli import main
 from pipeline.config import load_run_config
+from pipeline.contracts import Watcher
 from pipeline.errors import ConfigError, Interrupted
 from pipeline.sinks.parts import committed
 from pipeline.threads import Stop, stuck_threads
@@ -161,20 +162,11 @@ def test_a_run_folder_that_is_there_is_refused_with_the_three_ways_on(tmp_path):
     assert runs.run(config, mode="overwrite").exit_code == 0
 
 
-class StopsAfter:
+class StopsAfter(Watcher):
     """A watcher that stops the run after a number of commits."""
 
     def __init__(self, stop, commits):
         self.stop, self.left = stop, commits
-
-    def begin(self, sources):
-        pass
-
-    def decoded(self, batch):
-        pass
-
-    def written(self, batch):
-        pass
 
     def committed(self, end):
         self.left -= 1

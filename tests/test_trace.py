@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import runner as runs
 from pipeline.batch import Segment
-from pipeline.contracts import Sink
+from pipeline.contracts import Sink, Watcher
 from pipeline.errors import ConfigError
 from pipeline.threads import Stop
 from pipeline.times import MAIN, Span, Times
@@ -58,20 +58,11 @@ def test_a_row_for_each_decoder_and_one_for_the_rest_account_for_the_time_of_the
         assert seconds[stage] == pytest.approx(stages[stage]["busy_s"], abs=2e-6 * count)
 
 
-class StopsAtOnce:
+class StopsAtOnce(Watcher):
     """A watcher that stops the run at the first commit."""
 
     def __init__(self, stop):
         self.stop = stop
-
-    def begin(self, sources):
-        pass
-
-    def decoded(self, batch):
-        pass
-
-    def written(self, batch):
-        pass
 
     def committed(self, end):
         self.stop.set()
