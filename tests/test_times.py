@@ -13,6 +13,7 @@ from pipeline.assembly import open_models
 from pipeline.config import load_run_config
 from pipeline.contracts import Sink
 from pipeline.plan import make_plan
+from pipeline.running import Running
 from pipeline.runs import RunFolder
 from pipeline.testing import ListSource, check_sink, numbered_batches
 from pipeline.threads import Stop
@@ -134,7 +135,7 @@ def test_a_run_whose_pictures_reach_the_device_slowly_is_bound_by_transfer(tmp_p
             dataclasses.replace(model, engine=engine, filter=dataclasses.replace(model.filter, engine=engine))
         )
     folder = RunFolder.create(tmp_path, "r")
-    outcome = runs._Run(config, models, make_plan(config, models), folder, "sha", Stop(), (), Times()).work()
+    outcome = Running(config, models, make_plan(config, models), folder, "sha", Stop(), (), Times()).work()
     stages = outcome.summary["stages"]
     assert outcome.summary["bound_by"] == "transfer"
     assert stages["transfer"]["busy_s"] >= 6 * SLOW_S
@@ -148,7 +149,7 @@ def test_what_the_calling_thread_does_never_overlaps_and_adds_up_to_no_more_than
     times = Times(spans.append)
     folder = RunFolder.create(tmp_path, "r")
     plan = make_plan(config, models)
-    outcome = runs._Run(config, models, plan, folder, "sha", Stop(), (), times).work()
+    outcome = Running(config, models, plan, folder, "sha", Stop(), (), times).work()
     main = sorted((span for span in spans if span.row == MAIN), key=lambda span: span.began_s)
     assert all(one.ended_s <= next.began_s for one, next in pairwise(main))
     stages = outcome.summary["stages"]
@@ -162,7 +163,7 @@ def test_every_step_of_a_batch_is_a_span_with_its_segment_and_frames(tmp_path):
     models = open_models(config)
     spans = []
     folder = RunFolder.create(tmp_path, "r")
-    runs._Run(config, models, make_plan(config, models), folder, "sha", Stop(), (), Times(spans.append)).work()
+    Running(config, models, make_plan(config, models), folder, "sha", Stop(), (), Times(spans.append)).work()
     frames = {}
     for span in spans:
         frames.setdefault(span.name, []).append(span.frames)

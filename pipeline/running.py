@@ -1,0 +1,341 @@
+"""A run under way: sources, folding, filters and sinks tied together, and every segment committed in order.
+
+    decoders ─▶ merge ─▶ fold ─▶ filter ─▶ sinks, then commit when the last batch of a segment has been written
+
+Everything behind `merge` happens in the calling thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pipeline.assembly import Model, open_sinks
+from pipeline.batch import Counts, FoldedBatch, FrameBatch, SegmentEnd
+from pipeline.config import RunConfig
+from pipeline.contracts import Sink, Watcher
+from pipeline.errors import ConfigError, VpipeError
+from pipeline.events import EventRule
+from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
+from pipeline.monitor import Monitor
+from pipeline.plan import Plan
+from pipeline.rereading import Rereading
+from pipeline.retention import Removed, make_room
+from pipeline.runs import RunFolder, cores, write_json
+from pipeline.sinks.events import EventsSink, Rules
+from pipeline.sinks.parts import PartsSink, committed, newest
+from pipeline.telemetry import Telemetry
+from pipeline.threads import Stop, every
+from pipeline.times import TimedSink, Times
+
+if TYPE_CHECKING:
+    from pipeline.exporter import Endpoint
+
+__all__ = ["Outcome", "Running"]
+
+log = logging.getLogger(__name__)
+
+ROOM_S = 600.0  # between looks at what is old
+KEPT_ENDS = 100  # of a camera's segments, for the ledger: nearly a day at ten minutes each
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run left behind.
+
+    Attributes:
+        state: How it ended.
+        folder: Its folder.
+        summary: What `summary.json` holds.
+        error: What broke it, in one line, or None.
+    """
+
+    state: State
+    folder: RunFolder
+    summary: Mapping[str, object]
+    error: str | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.state]
+
+
+@dataclass
+class Running:
+    """One run under way."""
+
+    config: RunConfig
+    models: Sequence[Model]
+    plan: Plan
+    folder: RunFolder
+    sha: str
+    stop: Stop
+    watchers: tuple[Watcher, ...]
+    times: Times
+    endpoint: Endpoint | None = None
+    monitor: Monitor | None = None
+    pictures: Counter[int] = field(default_factory=Counter)  # by the number of the grouping, without padding
+    padded: Counter[int] = field(default_factory=Counter)  # slots, likewise
+    labelled: int = 0
+    dropped: list[SegmentEnd] = field(default_factory=list)
+    tails: dict[str, deque[SegmentEnd]] = field(default_factory=dict)  # of cameras, the last ends
+    earlier: dict[str, Counts] = field(default_factory=dict)  # and the sum of those before
+    rereading: Rereading | None = None
+    removed: Removed = field(default_factory=Removed)
+    error: str | None = None
+
+    def work(self) -> Outcome:
+        before = list((newest if self.plan.is_live else committed)(self.folder.path))
+        if before:
+            log.info(
+                "going on: %d %s", len(before), "cameras" if self.plan.is_live else "segments are committed already"
+            )
+        started = time.perf_counter()
+        devices = [model.engine.device_uuid for model in self.models if model.engine.device_uuid is not None]
+        telemetry = Telemetry(self.folder.telemetry, gpu_uuid=devices[0] if devices else None)
+        with ExitStack() as cleanup:
+            cleanup.enter_context(telemetry)
+            cleanup.enter_context(every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"))
+            if self.plan.is_live:
+                cleanup.enter_context(every(ROOM_S, self._make_room, name="retention"))
+            cleanup.enter_context(self._served(telemetry))
+            self._label(before)
+        seconds = time.perf_counter() - started
+        return self._finish(seconds, telemetry)
+
+    @contextmanager
+    def _served(self, telemetry: Telemetry) -> Iterator[None]:
+        """Shows how the run goes at the endpoint, if there is one, for as long as the block lasts."""
+        if self.endpoint is None or self.config.metrics is None:
+            yield
+            return
+        from pipeline.exporter import RunCollector
+
+        sources = self.plan.sources
+        cameras = sources.cameras
+        asked = tuple if cameras is None else lambda: cameras.all
+        self.monitor = Monitor(sources.names, cameras=asked, lag_s=self.config.metrics.lag_s)
+        self.watchers = (self.monitor, *self.watchers)  # first, so that the others find it up to date
+        collector = RunCollector(
+            self.config.run.name,
+            monitor=self.monitor,
+            times=self.times,
+            telemetry=telemetry,
+            groupings={filter.name: filter.grouping for filter in self.plan.filters},
+            pictures=self.pictures,
+            padded=self.padded,
+            transfer_s=self._transfer_s,
+        )
+        with self.endpoint.serving(collector, self.monitor.problems):
+            yield
+
+    def _transfer_s(self) -> float:
+        return sum(model.engine.transfer_s for model in self.models)
+
+    def _label(self, before: Sequence[SegmentEnd]) -> None:
+        """Labels what is not committed. Afterwards every sink is closed, whatever happened."""
+        done, order = (
+            {(end.segment.source, end.segment.first_frame) for end in before},
+            _Order(before, live=self.plan.is_live),
+        )
+        names = self.plan.sources.names
+        with ExitStack() as cleanup:
+            try:
+                labellings = {model.name: model.labelling for model in self.models}
+                live = labellings if self.plan.is_live else None
+                opened: list[Sink] = [
+                    PartsSink(self.folder.path, [*labellings.values()], identity=self.sha),
+                    *open_sinks(self.config, folder=self.folder.path, sources=names, stop=self.stop, live=live),
+                ]
+                kinds = ["parts", *(section.type for section in self.config.sinks)]
+                if rules := _rules(self.config):
+                    paths = {source.name: source.path for source in self.plan.sources.files}
+                    events = EventsSink(
+                        self.folder.path,
+                        rules,
+                        labellings,
+                        sources={name: paths.get(name) for name in names},
+                        others=opened[1:],
+                        preview=None if self.plan.sources.cameras is None else self.plan.sources.cameras.preview,
+                    )
+                    opened, kinds = [opened[0], events, *opened[1:]], ["parts", "events", *kinds[1:]]
+                sinks = [TimedSink(kind, sink, self.times) for kind, sink in zip(kinds, opened, strict=True)]
+                for sink in sinks:
+                    cleanup.callback(sink.close)
+                for watcher in self.watchers:
+                    watcher.begin(names)
+                workers = self.config.decode.workers or cores()
+                batches = self.plan.decode(workers=workers, before=before, stop=self.stop, times=self.times)
+                cleanup.enter_context(closing(batches))
+                groups = self.plan.fold(self._watched(batches), times=self.times)
+                told = None if self.monitor is None else self.monitor.scored
+                labelled = self.plan.label(self._counted(groups), times=self.times, told=told)
+                for batch in labelled:
+                    if self.rereading is not None:
+                        self.rereading.look()
+                    # Of a bundle or a source of the user's own, what is committed comes again on resuming.
+                    if (batch.source, batch.segment.first_frame) not in done:
+                        self._write(sinks, batch, order)
+                if not self.stop or self.plan.is_live:
+                    self._commit(sinks, order.rest())
+                    for sink in sinks:
+                        sink.finish()
+            except ConfigError:
+                raise
+            except VpipeError as error:
+                self.error = str(error)
+                log.error("%s", error)
+
+    def _write(self, sinks: Sequence[Sink], batch: FrameBatch, order: _Order) -> None:
+        for sink in sinks:
+            sink.write(batch)
+        for watcher in self.watchers:
+            watcher.written(batch)
+        if batch.end is not None:
+            self._commit(sinks, order.ready(batch.end))
+
+    def _commit(self, sinks: Sequence[Sink], ends: Iterable[SegmentEnd]) -> None:
+        for end in ends:
+            for sink in sinks:
+                sink.commit(end)
+            if end.error is not None:
+                log.warning("%s: %s", end.segment.source, end.error)
+            if end.counts.dropped:
+                log.warning("%s: %d of %d frames dropped", end.segment.source, end.counts.dropped, end.counts.indexed)
+            for lost in (lost for lost in end.lost if lost.why != "dropped"):
+                log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
+            if self.plan.is_live:
+                self._remember(end)
+            elif end.retry:
+                self.dropped.append(end)
+            if not end.retry:
+                self.labelled += end.counts.labelled
+            for watcher in self.watchers:
+                watcher.committed(end)
+
+    def _make_room(self) -> None:
+        try:
+            removed = make_room(
+                self.folder.path,
+                keep_days=self.config.run.keep_days,
+                min_free_bytes=round(self.config.run.min_free_gb * 1e9),
+            )
+        except OSError as error:  # the next look may tell more
+            log.warning("%s: cannot be looked through for what is old: %s", self.folder.path, error.strerror)
+            return
+        self.removed = Removed(self.removed.old + removed.old, self.removed.for_room + removed.for_room)
+
+    def _remember(self, end: SegmentEnd) -> None:
+        """Keeps the last ends of a camera, and the sum of those before: it may run for months."""
+        tail = self.tails.setdefault(end.segment.source, deque())
+        tail.append(end)
+        if len(tail) > KEPT_ENDS:
+            oldest = tail.popleft()
+            if not oldest.retry:
+                self.earlier[oldest.segment.source] = self.earlier.get(oldest.segment.source, Counts()) + oldest.counts
+
+    def _watched(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+        for batch in batches:
+            for watcher in self.watchers:
+                watcher.decoded(batch)
+            yield batch
+
+    def _counted(self, groups: Iterator[FoldedBatch]) -> Iterator[FoldedBatch]:
+        for folded in groups:
+            self.padded[folded.grouping] += folded.padded
+            self.pictures[folded.grouping] += len(folded.slot) - folded.padded
+            yield folded
+
+    def _finish(self, seconds: float, telemetry: Telemetry) -> Outcome:
+        """Writes ledger and summary, both derived from the committed parts."""
+        if self.plan.is_live:
+            ends = [end for tail in self.tails.values() for end in tail]
+        else:
+            ends = [*committed(self.folder.path), *self.dropped]
+        ledger = Ledger(ends, sources=self.plan.sources.names, earlier=self.earlier)
+        for problem in ledger.check():
+            log.error("the ledger does not add up: %s", problem)
+        interrupted = bool(self.stop) and not self.plan.is_live  # cameras end when they are stopped
+        state = run_state(ledger, interrupted=interrupted, broken=self.error is not None)
+        document = summary(
+            ledger,
+            state=state,
+            seconds=seconds,
+            labelled=self.labelled,
+            stages=self.times.stages(transfer_s=self._transfer_s()),
+            fold={"frames": self.plan.f, "order": self.plan.order, "padded_slots": self.padded.total()},
+            filters=self._filters(seconds),
+            gpu=telemetry.gpu(),
+            gpu_absent=telemetry.gpu_absent,
+            process=telemetry.process(),
+        )
+        if self.plan.is_live:
+            document["removed"] = self.removed._asdict()
+        if self.error is not None:
+            document["error"] = self.error
+        write_json(self.folder.ledger, ledger.as_dict())
+        write_json(self.folder.summary, document)
+        return Outcome(state, self.folder, document, self.error)
+
+    def _filters(self, seconds: float) -> dict[str, Mapping[str, object]]:
+        """What the summary says of each filter."""
+        facts: dict[str, Mapping[str, object]] = {}
+        for model, filter in zip(self.models, self.plan.filters, strict=True):
+            grouping = self.plan.groupings[filter.grouping]
+            facts[model.name] = {
+                **model.facts(pictures=self.pictures[filter.grouping], seconds=seconds),
+                "fold": grouping.f,
+                "order": grouping.order,
+                "padded_slots": self.padded[filter.grouping],
+                "regions": list(grouping.regions) or None,
+            }
+        return facts
+
+
+class _Order:
+    """Lets the segments of each source pass in order: one that is whole early waits for those before it."""
+
+    def __init__(self, committed: Iterable[SegmentEnd], *, live: bool) -> None:
+        self._passed = {(end.segment.source, end.segment.number) for end in committed}
+        self._next: dict[str, int] = {}
+        if live:  # early windows may have been removed
+            for source, number in sorted(self._passed):
+                self._next[source] = number + 1
+        self._waiting: dict[str, dict[int, SegmentEnd]] = {}
+
+    def ready(self, end: SegmentEnd) -> Iterator[SegmentEnd]:
+        """The segments that may be committed now that this one is whole."""
+        source = end.segment.source
+        waiting = self._waiting.setdefault(source, {})
+        waiting[end.segment.number] = end
+        number = self._next.get(source, 0)
+        while number in waiting or (source, number) in self._passed:
+            self._next[source] = number + 1
+            if number in waiting:
+                yield waiting.pop(number)
+            number += 1
+
+    def rest(self) -> Iterator[SegmentEnd]:
+        """Those that still wait when all is done, because a source left out a number."""
+        for waiting in self._waiting.values():
+            for number in sorted(waiting):
+                yield waiting.pop(number)
+
+
+def _rules(config: RunConfig) -> Rules:
+    """What makes an event, of each filter that finds some."""
+    return {
+        section.name: {
+            label: EventRule(
+                on=rule.on, off=rule.on if rule.off is None else rule.off, min_s=rule.min_s, gap_s=rule.gap_s
+            )
+            for label, rule in section.events.items()
+        }
+        for section in config.filters
+        if section.events
+    }
