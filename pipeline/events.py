@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, TypedDict
 from urllib.parse import quote
 
@@ -86,6 +86,11 @@ class Event:
         """The same for both times that it is told, and for no other event of a run, however often it is told."""
         parts = (self.source, self.region or "", self.filter, self.label, str(self.first_frame))
         return "/".join(quote(part, safe="") for part in parts)
+
+    def told(self) -> dict[str, object]:
+        """What a table has of it, by column: None for a time that is not known."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "is_over"}
+        return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in values.items()}
 
 
 class _Of(TypedDict):

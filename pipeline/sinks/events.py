@@ -12,7 +12,6 @@ event that is under way when a run is stopped ends there.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -171,12 +170,12 @@ class EventsSink(Sink):
                 self._over.append(event)
 
     def _save(self, path: Path) -> None:
-        columns = {name: [_finite(getattr(event, name)) for event in self._over] for name in SCHEMA.names}
+        rows = pa.Table.from_pylist([event.told() for event in self._over], SCHEMA)
         self._over = []
         with disk_errors(path):
             make_folder(path.parent)
             with whole_file(path) as file:
-                pq.write_table(pa.table(columns, schema=SCHEMA), file)
+                pq.write_table(rows, file)
 
 
 def _with_thumbnails(events: Sequence[Event], path: Path | None) -> Iterator[Event]:
@@ -192,10 +191,6 @@ def _with_thumbnails(events: Sequence[Event], path: Path | None) -> Iterator[Eve
         for event in some:
             still = stills.get(event.best_frame)
             yield event if still is None else replace(event, thumbnail=as_jpeg(still))
-
-
-def _finite(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _of_batch(batch: FrameBatch) -> _Rows:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -172,13 +171,7 @@ class LiveEventsSink(_Live):
 
 def event_line(event: Event) -> bytes:
     """An event as a line of JSON, without its thumbnail."""
-    told: dict[str, object] = {
-        "event": "ended" if event.is_over else "began",
-        "key": event.key,
-        **{name: getattr(event, name) for name in ("source", "region", "filter", "label", "clock")},
-        **{name: getattr(event, name) for name in ("first_frame", "last_frame", "began_s", "ended_s")},
-        "best_frame": event.best_frame,
-        "best_score": round(event.best_score, 6),
-    }
-    finite = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in told.items()}
-    return json.dumps(finite, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    told = {"event": "ended" if event.is_over else "began", "key": event.key, **event.told()}
+    del told["thumbnail"]
+    told["best_score"] = round(event.best_score, 6)
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

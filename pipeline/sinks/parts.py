@@ -203,7 +203,7 @@ def committed(folder: Path, source: str | None = None) -> Iterator[SegmentEnd]:
         for source_folder in folders:
             ends = map(read_end, _parts(source_folder))
             for end in sorted(ends, key=lambda end: end.segment.first_frame):  # a camera's clock may have been set back
-                if all(part_path(folder, name, end.segment).exists() for name in end.filters):
+                if _is_committed(folder, end):
                     yield end
 
 
@@ -214,9 +214,14 @@ def newest(folder: Path) -> Iterator[SegmentEnd]:
             # By the first frame, with which names end: a camera's clock may have been set back.
             for path in sorted(_parts(source_folder), key=lambda path: path.stem[-FRAME_DIGITS:], reverse=True):
                 end = read_end(path)
-                if all(part_path(folder, name, end.segment).exists() for name in end.filters):
+                if _is_committed(folder, end):
                     yield end
                     break
+
+
+def _is_committed(folder: Path, end: SegmentEnd) -> bool:
+    """Whether each filter has its part of a segment."""
+    return all(part_path(folder, name, end.segment).exists() for name in end.filters)
 
 
 @contextmanager

@@ -103,10 +103,10 @@ class Camera:
         fps: Frames per second that are labelled at most; None: all.
         dead_s: Without a packet for so long, a connection is given up.
         regions: Names of all its regions; none: whole frames.
-        stop: Ends it.
-        first_frame: Number of the next frame.
 
     Attributes:
+        stop: Ends it.
+        next_frame: Number of the next frame. Who iterates it may set it before.
         state, why: How it is, and what made it so.
         reconnects: How often it was tried again.
         tells_time: Whether the times of its frames are those of its own clock.
@@ -127,8 +127,6 @@ class Camera:
         fps: float | None = None,
         dead_s: float = 10.0,
         regions: tuple[str, ...] = (),
-        stop: Stop | None = None,
-        first_frame: int = 0,
     ) -> None:
         self.name = name
         self.views, self.regions = tuple(views), regions
@@ -143,8 +141,8 @@ class Camera:
         self._options = {"protocol_whitelist": PROTOCOLS[protocol]}
         if protocol == "rtsp":
             self._options |= {"rtsp_transport": transport, "allowed_media_types": "video", **LITTLE_PROBING}
-        self.stop = stop if stop is not None else Stop()
-        self.next_frame = first_frame
+        self.stop = Stop()
+        self.next_frame = 0
         self._jitter = random.Random(name)
         self._told = (url, protocol, transport, fps, dead_s, self.views, regions)
         self._pending, self._lost = Counts(), tuple[Lost, ...]()  # of what came since the last frame that was handed on
