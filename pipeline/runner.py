@@ -91,12 +91,12 @@ def run(
             times = Times(None if trace is None else cleanup.enter_context(Trace(trace)).add)
             watchers = () if watcher is None else (watcher,)
             run = Running(config, models, plan, folder, sha, stop, watchers, times, endpoint)
-            if plan.sources.cameras is not None and plan.order is not None:
+            if plan.sources.cameras is not None:
                 run.rereading = Rereading(
                     config,
                     plan.sources.cameras,
                     cards=[model.card for model in models],
-                    order=plan.order,
+                    order=plan.groupings[0].order,
                     asked=reread or Request(),
                 )
             return run.work()

@@ -408,11 +408,16 @@ def test_cameras_are_added_and_removed_as_the_file_says_and_a_wrong_one_changes_
     assert any(line.endswith("must be right to be read again; the cameras stay as they are") for line in told)
 
 
-def test_a_file_that_changes_is_read_again_where_it_is_watched(tmp_path):
+@pytest.mark.parametrize("orders", [["streams"], ["consecutive", "strided"]])
+def test_a_file_that_changes_is_read_again_where_it_is_watched(tmp_path, orders):
     with serving(*[CLOCK] * 2) as server:
         config = configured(tmp_path, server, cameras=1)
         file = tmp_path / "run.yaml"
-        file.write_text(file.read_text().replace("run: {", "run: {watch: true, "))
+        text = file.read_text().replace("run: {", "run: {watch: true, ")
+        head, _, rest = text.partition("filter: {")
+        reads, _, rest = rest.partition("order: streams}")
+        filters = [f"{{name: {order}, {reads}order: {order}}}" for order in orders]
+        file.write_text(f"{head}filters: [{', '.join(filters)}]{rest}")
         config = load_run_config(file)
         more = f"sources:\n  - {{type: rtsp, name: c1, url: '{server.url(1)}'}}"
         scenes = Scenes(
