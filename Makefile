@@ -3,6 +3,7 @@
 # make check   formatting, lint and types
 # make bench   how fast this machine labels, beside what else one would use: 70 minutes, goes on if stopped
 # make bench-check   whether speed fell against the results that are committed: ten minutes
+# make system-deps  programs that some tests talk to, by apt-get; without them those tests are skipped
 # make clean   removes what the others made; runs/ stays
 
 PYTHON ?= python3
@@ -35,8 +36,20 @@ bench: setup
 bench-check: setup
 	$(BIN)/python -m benchmarks.suite --check
 
+# Programs that tests/system talks to; vpipe itself needs none.
 system-deps:
-	@echo "system-deps: nothing to install, all that vpipe needs comes with its Python packages"
+	@missing=""; \
+	[ -x /usr/sbin/mosquitto ] || missing="$$missing mosquitto"; \
+	ls /usr/lib/*/girepository-1.0/GstRtspServer-1.0.typelib >/dev/null 2>&1 || \
+	missing="$$missing gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good"; \
+	ls /usr/lib/*/gstreamer-1.0/libgstx264.so >/dev/null 2>&1 || missing="$$missing gstreamer1.0-plugins-ugly"; \
+	command -v chromium >/dev/null || missing="$$missing chromium"; \
+	ls -d /usr/lib/postgresql/*/bin >/dev/null 2>&1 || missing="$$missing postgresql"; \
+	[ -n "$$missing" ] || exit 0; \
+	echo "system-deps: installing$$missing, which tests talk to"; \
+	sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	$$sudo apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive $$sudo apt-get install -qq -y --no-install-recommends $$missing >/dev/null
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -14,7 +14,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["pipeline", "pipeline.*", "specialized", "specialized.*"]),
-    package_data={"pipeline": ["py.typed"], "specialized": ["py.typed", "weights/*.safetensors"]},
+    package_data={"pipeline": ["py.typed", "page/page.*"], "specialized": ["py.typed", "weights/*.safetensors"]},
     install_requires=[
         "av>=18",
         "click>=8.1",
@@ -33,6 +33,9 @@ setup(
     ],
     extras_require={
         "label": ["onnxruntime>=1.20"],
+        "mqtt": ["paho-mqtt>=2.1"],
+        "page": ["starlette>=0.46", "uvicorn>=0.34"],
+        "postgres": ["psycopg[binary]>=3.2"],
         "onnx": ["onnx>=1.18", "onnxruntime>=1.20", "onnxscript>=0.6"],
         "openvino": ["openvino>=2025.0"],
         "dev": [
@@ -42,9 +45,14 @@ setup(
             "onnxruntime>=1.20",
             "onnxscript>=0.6",
             "openvino>=2025.0",
+            "paho-mqtt>=2.1",
+            "playwright>=1.50",
+            "psycopg[binary]>=3.2",
             "pytest>=8",
             "pytest-timeout>=2.3",
             "ruff>=0.9",
+            "starlette>=0.46",
+            "uvicorn>=0.34",
         ],
     },
     entry_points={"console_scripts": ["vpipe = pipeline.cli:main"]},

@@ -23,9 +23,9 @@ from pipeline.regionfile import regions_of_each
 from pipeline.regions import Column, Region, chosen, columns_of, pictures_of
 from pipeline.rows import Labelling
 from pipeline.runs import cores
-from pipeline.schema import CallbackSink, SinkObject
 from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
+from pipeline.sinkschema import CallbackSink, SinkObject, SpooledSection
 from pipeline.sources.camera import Camera
 from pipeline.sources.file import FileSource, NamePattern, Start
 from pipeline.sources.live import LANE, Cameras
@@ -389,6 +389,8 @@ def open_sinks(
                 options = section.arguments
             case CallbackSink():
                 options = {"call": section.call}
+            case SpooledSection():
+                options = {key: getattr(section, key) for key in type(section).model_fields if key != "type"}
             case _ if live is not None or section.events:
                 kind = "live-events" if section.events else f"live-{section.type}"
                 options = {"path": section.path, "rotate_mb": section.rotate_mb, "keep_files": section.keep_files}

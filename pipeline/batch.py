@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Counts", "FoldedBatch", "FrameBatch", "Lost", "Segment", "SegmentEnd"]
+__all__ = ["CapturedBy", "Counts", "FoldedBatch", "FrameBatch", "Lost", "Segment", "SegmentEnd"]
 
 Pixels = npt.NDArray[np.uint8]
+CapturedBy = Literal["camera", "arrival", "start"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,8 @@ class FrameBatch:
         index: int64 (N,), frame number in presentation order from 0. The regions of a frame follow each other.
         pts_s: float64 (N,), presentation time in seconds; NaN where it is not known.
         captured_s: float64 (N,), UTC time of capture in seconds since 1970, or None.
+        captured_by: What those times are by: the camera's own clock, the arrival of its packets, or the `start` of a
+            file and its time stamps. None: there are none, or a source of one's own gave them.
         end: Set on the last batch of a segment.
         view: Which of the run's views the pictures are of; see `pipeline.sources.scaler.View`.
         regions: Names of the regions that the view has in this source; empty: whole frames. A source of one's own gives
@@ -168,6 +172,7 @@ class FrameBatch:
     pts_s: npt.NDArray[np.float64]
     captured_s: npt.NDArray[np.float64] | None = None
     end: SegmentEnd | None = None
+    captured_by: CapturedBy | None = None
     view: int = 0
     regions: tuple[str, ...] = ()
     region: npt.NDArray[np.int16] | None = None

@@ -20,17 +20,9 @@ from pydantic_core import ErrorDetails
 from pipeline.configcheck import check_run_config
 from pipeline.errors import ConfigError
 from pipeline.filtercheck import card_of
-from pipeline.schema import (
-    CameraSource,
-    Configuration,
-    FileSink,
-    FileSource,
-    FilterSection,
-    RunConfig,
-    SinkObject,
-    SourceObject,
-    sections_in,
-)
+from pipeline.schema import CameraSource, FileSource, FilterSection, RunConfig, SourceObject
+from pipeline.section import Configuration, sections_in
+from pipeline.sinkschema import FileSink, SinkObject
 from pipeline.traincheck import check_train_config
 from pipeline.trainschema import TrainConfig
 from pipeline.yamlfile import Node, Plain, Step, did_you_mean, fill_in, override, read, tree
@@ -254,7 +246,7 @@ def _wording(kind: type[BaseModel], error: ErrorDetails, node: Node) -> str:
     """What pydantic found, in our words."""
     context, got = error.get("ctx", {}), node.shown()
     match error["type"]:
-        case "url":
+        case "url" | "secret":
             return error["msg"]
         case "extra_forbidden":
             return f"unknown key{did_you_mean(str(error['loc'][-1]), _known_keys(kind, error['loc'][:-1]))}"

@@ -5,6 +5,7 @@ Nothing here raises for a mistake of the user's: each is a line of the report. S
 
 import os
 from glob import iglob
+from importlib.util import find_spec
 
 from pipeline.filtercheck import check_filters
 from pipeline.problems import (
@@ -16,10 +17,22 @@ from pipeline.problems import (
     check_unique,
     report_of,
 )
-from pipeline.schema import CallbackSink, CameraSource, FileSink, FileSource, RunConfig, SinkObject, SourceObject
+from pipeline.schema import CameraSource, FileSource, PageSection, RunConfig, SourceObject
+from pipeline.sinkschema import (
+    CallbackSink,
+    FileSink,
+    MqttSink,
+    PostgresSink,
+    SinkObject,
+    SpooledSection,
+    SqliteSink,
+    WebhookSink,
+)
 from specialized.objects import load_object
 
 SOURCE_OFFERS = ("input", "batch_frames")  # what `pipeline.assembly` passes where a source's constructor takes it
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+SHORTEST_TOKEN = 16
 SINK_OFFERS = ("folder", "sources", "stop", "live")  # what `pipeline.sinks.open_sink` passes likewise
 
 
@@ -50,6 +63,8 @@ def check_run_config(config: RunConfig) -> list[str]:
         report.problem(("decode", "fast"), f"{text}; choose one of them")
     _check_cameras(report, config)
     _check_sinks(report, config)
+    if config.page is not None:
+        _check_page(report, config.page)
     check_folder(report, ("run", "dir"), config.run.dir)
     config._warnings = tuple(report.warnings)
     return report.problems
@@ -69,31 +84,76 @@ def _check_cameras(report: Report, config: RunConfig) -> None:
         )
 
 
+def _check_page(report: Report, page: PageSection) -> None:
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
+        report.problem(("page",), "must have starlette and uvicorn, got none; pip install 'vpipe[page]'")
+    if page.token is None and page.host not in LOOPBACK:
+        cure = "python -c 'import secrets; print(secrets.token_urlsafe())' makes one"
+        report.problem(("page", "token"), f"must be given where others can reach the page, as at {page.host}; {cure}")
+    if page.token is not None and len(page.token) < SHORTEST_TOKEN:
+        report.problem(("page", "token"), f"must have {SHORTEST_TOKEN} characters at least, got fewer")
+
+
 def _check_sinks(report: Report, config: RunConfig) -> None:
     paths: set[str] = set()
+    has_events = any(section.events for section in config.filters)
+    check_unique(report, "sinks", [sink.name if isinstance(sink, SpooledSection) else None for sink in config.sinks])
     for k, sink in enumerate(config.sinks):
-        if isinstance(sink, SinkObject):
-            check_object(report, ("sinks", k), sink, SINK_OFFERS)
-            continue
-        if isinstance(sink, CallbackSink):
-            try:
-                load_object(sink.call)
-            except ImportError as exc:
-                report.problem(("sinks", k, "call"), str(exc))
-            continue
-        at = ("sinks", k, "path")
-        if sink.path in paths:
-            report.problem(at, f"must be another sink's path, got {report.path(at, sink.path)} again")
-        paths.add(sink.path)
-        if sink.wide and config.is_live:
-            text = "must be false where there are cameras, whose rows come as they are labelled, got true; leave it out"
-            report.problem(("sinks", k, "wide"), text)
-        if sink.events and (sink.type != "jsonl" or sink.wide):
-            report.problem(("sinks", k, "events"), "must be false but for jsonl that is not wide, got true")
-        if sink.events and not any(section.events for section in config.filters):
-            report.problem(("sinks", k, "events"), "must be false where no filter has `events`, got true")
-        if sink.path != "-":
-            check_file_to_write(report, at, sink.path, run_dir=config.run.dir)
+        match sink:
+            case SinkObject():
+                check_object(report, ("sinks", k), sink, SINK_OFFERS)
+            case CallbackSink():
+                try:
+                    load_object(sink.call)
+                except ImportError as exc:
+                    report.problem(("sinks", k, "call"), str(exc))
+            case FileSink():
+                _check_text(report, k, sink, is_live=config.is_live, has_events=has_events)
+            case SpooledSection():
+                if not (getattr(sink, "rows", False) or has_events):
+                    text = "must have events to send, got no filter with `events`; give it one"
+                    report.problem(
+                        ("sinks", k), text if isinstance(sink, MqttSink) else f"{text}, or `rows: true` here"
+                    )
+                _check_receiver(report, k, sink)
+        if isinstance(sink, FileSink | SqliteSink):
+            at = ("sinks", k, "path")
+            if sink.path in paths:
+                report.problem(at, f"must be another sink's path, got {report.path(at, sink.path)} again")
+            paths.add(sink.path)
+            if sink.path != "-":
+                check_file_to_write(report, at, sink.path, run_dir=config.run.dir)
+
+
+def _check_text(report: Report, k: int, sink: FileSink, *, is_live: bool, has_events: bool) -> None:
+    if sink.wide and is_live:
+        text = "must be false where there are cameras, whose rows come as they are labelled, got true; leave it out"
+        report.problem(("sinks", k, "wide"), text)
+    if sink.events and (sink.type != "jsonl" or sink.wide):
+        report.problem(("sinks", k, "events"), "must be false but for jsonl that is not wide, got true")
+    if sink.events and not has_events:
+        report.problem(("sinks", k, "events"), "must be false where no filter has `events`, got true")
+
+
+def _check_receiver(report: Report, k: int, sink: SpooledSection) -> None:
+    """What may be known of a receiver that need not be there yet."""
+    if isinstance(sink, WebhookSink):
+        if not sink.url.isascii():
+            report.problem(("sinks", k, "url"), "must be in ASCII, got other characters; write them as %XX")
+    elif isinstance(sink, MqttSink):
+        from pipeline.sinks.mqtt import missing_paho, wrong_topic  # loads Arrow
+
+        if (problem := wrong_topic(sink.topic)) is not None:
+            report.problem(("sinks", k, "topic"), problem)
+        if (problem := missing_paho()) is not None:
+            report.problem(("sinks", k, "type"), problem)
+        if sink.password is not None and sink.user is None:
+            report.problem(("sinks", k, "user"), "must be given where a password is")
+    elif isinstance(sink, PostgresSink):
+        from pipeline.sinks.database import missing_psycopg
+
+        if (problem := missing_psycopg()) is not None:
+            report.problem(("sinks", k, "type"), problem)
 
 
 def absent_decoder(config: RunConfig) -> str | None:

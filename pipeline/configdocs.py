@@ -9,7 +9,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, JsonValue
 from pydantic.fields import FieldInfo
 
-from pipeline.schema import RunConfig, sections_in
+from pipeline.schema import RunConfig
+from pipeline.section import sections_in
 from pipeline.trainschema import TrainConfig
 
 _HEAD = """\

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.events import Event
+
+if TYPE_CHECKING:
+    from pipeline.sources.camera import Camera  # loads FFmpeg
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -70,8 +73,11 @@ class Sink(ABC):
         """Takes the rows of one filter; N = 0 is common. Segments of one source may be interleaved."""
 
     def event(self, event: Event) -> None:  # noqa: B027 (empty on purpose: optional)
-        """An event has begun (`is_over` is False), or is over. Those of a track come in order. A run that is resumed
-        may tell some again: they have the same `key`."""
+        """An event has begun (`is_over` is False) or is over.
+
+        Those of a track come in order, each of both at least once over the life of a run: one that is resumed may tell
+        some again, which `Event.key` tells.
+        """
 
     def commit(self, end: SegmentEnd) -> None:  # noqa: B027 (empty on purpose: optional)
         """The segment is written by every sink up to here and, in the run's own parts, on disk.
@@ -89,14 +95,17 @@ class Sink(ABC):
 class Watcher:
     """Told how a run goes, from its own thread; for progress displays and metrics. None of it is required."""
 
-    def begin(self, sources: Sequence[str]) -> None:
-        """All is loaded, decoding begins."""
+    def begin(self, sources: Sequence[str], cameras: Callable[[], Sequence[Camera]] = tuple) -> None:
+        """All is loaded, decoding begins. `cameras` gives the sources that are cameras, which come and go."""
 
     def decoded(self, batch: FrameBatch) -> None:
         """Pictures have left their decoder."""
 
     def written(self, batch: FrameBatch) -> None:
         """Every sink has taken the rows of a filter. N = 0 is common."""
+
+    def event(self, event: Event) -> None:
+        """An event has begun or is over, see `Sink.event`."""
 
     def committed(self, end: SegmentEnd) -> None:
         """A segment is safe."""

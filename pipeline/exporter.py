@@ -15,7 +15,7 @@ import socket
 import socketserver
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from typing import Self, get_args
@@ -33,6 +33,7 @@ from prometheus_client.registry import Collector
 
 from pipeline.monitor import LATENCIES_S, Monitor
 from pipeline.runs import versions
+from pipeline.sinks.delivery import SpooledSink
 from pipeline.sources.camera import State
 from pipeline.telemetry import Telemetry
 from pipeline.text import printable
@@ -70,6 +71,13 @@ GPU = {
     "power_w": ("power_watts", "Power that the GPU draws.", 1),
 }
 
+# Of what a sink that sends counts, what it is.
+RECEIVERS = {
+    "sent": "Records that arrived: events, and tables of up to 256 rows.",
+    "refused": "Records that the receiver refused for good.",
+    "lost": "Records that were given up for newer ones, as more than `spool_mb` waited.",
+}
+
 WAITS = {"waiting_in_s": "input_empty", "waiting_out_s": "output_full"}
 
 
@@ -84,6 +92,7 @@ class RunCollector(Collector):
         groupings: Of each filter, by its name, the place of its grouping.
         pictures: That were grouped, by the place of the grouping, without padding.
         padded: Slots, likewise.
+        receivers: Gives the sinks that send.
         transfer_s: What the engines have spent on moving pictures.
     """
 
@@ -97,12 +106,13 @@ class RunCollector(Collector):
         groupings: Mapping[str, int],
         pictures: Mapping[int, int],
         padded: Mapping[int, int],
+        receivers: Callable[[], Sequence[SpooledSink]],
         transfer_s: Callable[[], float],
     ) -> None:
         self._info = {"name": name, "version": str(versions()["vpipe"])}
         self._monitor, self._times, self._telemetry = monitor, times, telemetry
         self._groupings, self._pictures, self._padded = groupings, pictures, padded
-        self._transfer_s = transfer_s
+        self._receivers, self._transfer_s = receivers, transfer_s
         self._most_s: dict[tuple[str, str], float] = {}
         self._process = psutil.Process()
 
@@ -114,6 +124,7 @@ class RunCollector(Collector):
         yield from self._latencies()
         yield from self._stages()
         yield from self._filters()
+        yield from self._sinks()
         for key, (name, told, over) in GPU.items():
             if (value := self._telemetry.last.get(key)) is not None:
                 yield GaugeMetricFamily(f"vpipe_gpu_{name}", told, value / over)
@@ -210,6 +221,17 @@ class RunCollector(Collector):
             spent_s = self._times.of_span(f"submit {name}") + self._times.of_span(f"result {name}")
             forward.add_metric((name,), spent_s)
         yield from (pictures, padded, forward)
+
+    def _sinks(self) -> Iterator[Metric]:
+        pending = GaugeMetricFamily("vpipe_sink_pending", "Records that wait to be sent.", labels=("sink",))
+        counters = [
+            CounterMetricFamily(f"vpipe_sink_{field}", told, labels=("sink",)) for field, told in RECEIVERS.items()
+        ]
+        for sink in self._receivers():
+            pending.add_metric((sink.name,), sink.pending)
+            for field, family in zip(RECEIVERS, counters, strict=True):
+                family.add_metric((sink.name,), getattr(sink, field))
+        yield from (pending, *counters)
 
 
 class Endpoint:

@@ -235,9 +235,9 @@ def _handed_back(
         tally = tally_of(part.segment)
         labelled, written = tally.labelled, tally.written
         end = tally.add(by, part, kept)
-        if told is not None:
-            told(part, tally.labelled - labelled, tally.written - written)
         scored = replace(part, scores=ordered[here], fold_slot=fold_slot[here], filter=by.name, end=end)
+        if told is not None:
+            told(scored, tally.labelled - labelled, tally.written - written)
         yield scored if kept.all() else scored.rows(kept)
 
 

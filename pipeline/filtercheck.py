@@ -10,7 +10,8 @@ from pipeline.errors import ModelError
 from pipeline.problems import Report, check_arguments, check_unique
 from pipeline.regionfile import regions_of
 from pipeline.regions import chosen, columns_of
-from pipeline.schema import FileSink, FilterSection, RunConfig, SourceObject
+from pipeline.schema import FilterSection, RunConfig, SourceObject
+from pipeline.sinkschema import FileSink
 from pipeline.values import OBJECT
 from pipeline.yamlfile import Step, did_you_mean
 from specialized.engines import refusals

@@ -1,4 +1,4 @@
-"""What is known of a run while it goes: frames, latencies and lags per source, and whether all is well.
+"""What is known of a run while it goes: per source frames, latencies, lags and newest labels; events; if all is well.
 
 The run's own thread writes, and replaces every value as a whole, so that any other thread may read without a lock: at
 worst it sees two values of which one is a batch older.
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.batch import Counts, FrameBatch, SegmentEnd
 from pipeline.contracts import Watcher
+from pipeline.events import Event
 from pipeline.sources.camera import Camera
 
-__all__ = ["LATENCIES_S", "Latencies", "Monitor"]
+__all__ = ["LATENCIES_S", "Latencies", "Monitor", "Said"]
 
+LAST = 4  # batches in which each region of a camera has its turn: groups may part a frame
+MOST_EVENTS = 100  # that are kept
 LATENCIES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -32,6 +36,32 @@ class Latencies(NamedTuple):
 
     rows: tuple[int, ...] = (0,) * (len(LATENCIES_S) + 1)
     sum_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Of a batch, what it says without its pictures; see FrameBatch."""
+
+    index: npt.NDArray[np.int64]
+    region: npt.NDArray[np.int16] | None
+    regions: tuple[str, ...]
+    scores: npt.NDArray[np.float32]
+
+
+class Said(NamedTuple):
+    """What a filter said last of a region, or of whole frames.
+
+    Attributes:
+        filter: Its name.
+        region: Name of the region; None: the whole frame.
+        frame: Number of the frame.
+        scores: Float32 (K,).
+    """
+
+    filter: str
+    region: str | None
+    frame: int
+    scores: npt.NDArray[np.float32]
 
 
 class Monitor(Watcher):
@@ -62,20 +92,23 @@ class Monitor(Watcher):
         self._written: dict[str, int] = {}
         self._newest_s: dict[str, float] = {}  # when the newest frame with a label was captured
         self._latencies: dict[str, Latencies] = {}
+        self._last: dict[tuple[str, str], tuple[_Rows, ...]] = {}  # by camera and filter
+        self.events: Mapping[str, Event] = {}  # the latest, by their keys; replaced as a whole
 
     @property
     def cameras(self) -> Mapping[str, Camera]:
         """Those that are there now, by name."""
         return {camera.name: camera for camera in self._cameras()}
 
-    def begin(self, sources: Sequence[str]) -> None:
+    def begin(self, sources: Sequence[str], cameras: Callable[[], Sequence[Camera]] = tuple) -> None:
         self._began_s = self._clock()
 
     def scored(self, batch: FrameBatch, labelled: int, written: int) -> None:
         """Takes what the filter stage tells, see `pipeline.filter.Told`."""
         name = batch.source
-        if not self._is_live:
-            return
+        if len(batch) and batch.scores is not None:
+            rows = _Rows(batch.index, batch.region, batch.regions, batch.scores)
+            self._last[name, batch.filter] = (*self._last.get((name, batch.filter), ()), rows)[-LAST:]
         self._labelled[name] = self._labelled.get(name, 0) + labelled
         self._written[name] = self._written.get(name, 0) + written
         if len(batch) and batch.captured_s is not None:
@@ -92,6 +125,11 @@ class Monitor(Watcher):
             tuple(a + b for a, b in zip(before.rows, rows.tolist(), strict=True)), before.sum_s + float(took_s.sum())
         )
 
+    def event(self, event: Event) -> None:
+        others = {key: other for key, other in self.events.items() if key != event.key}
+        newest = [*others.items()][-(MOST_EVENTS - 1) :]
+        self.events = dict([*newest, (event.key, event)])
+
     def committed(self, end: SegmentEnd) -> None:
         if not end.retry:
             name = end.segment.source
@@ -100,15 +138,30 @@ class Monitor(Watcher):
     def counts(self) -> dict[str, Counts]:
         """What became of the frames of every source since the run was started; `failed` and `filtered` of a camera
         count when its window is committed."""
-        counts = self._committed.copy()
-        for name, camera in self.cameras.items():
-            done = counts.get(name, Counts())
-            # Read from behind, so that of frames that come meanwhile none is written before it was taken.
-            written, labelled = self._written.get(name, 0), self._labelled.get(name, 0)
-            counts[name] = replace(
-                camera.taken, labelled=labelled, written=written, failed=done.failed, filtered=done.filtered
-            )
-        return counts
+        return self._committed | {name: self.counts_of(camera) for name, camera in self.cameras.items()}
+
+    def counts_of(self, camera: Camera) -> Counts:
+        """What became of the frames of a camera, likewise."""
+        name = camera.name
+        done = self._committed.get(name, Counts())
+        # Read from behind, so that of frames that come meanwhile none is written before it was taken.
+        written, labelled = self._written.get(name, 0), self._labelled.get(name, 0)
+        return replace(camera.taken, labelled=labelled, written=written, failed=done.failed, filtered=done.filtered)
+
+    def newest(self, camera: str) -> list[Said]:
+        """What each filter said last of each region of a camera, kept or not, in the order of the regions."""
+        said = []
+        for (name, filter), batches in self._last.copy().items():
+            if name != camera:
+                continue
+            found: dict[int, Said] = {}
+            for rows in reversed(batches):
+                for at in reversed(range(len(rows.index))):
+                    place = -1 if rows.region is None else int(rows.region[at])
+                    region = None if place < 0 else rows.regions[place]
+                    found.setdefault(place, Said(filter, region, int(rows.index[at]), rows.scores[at]))
+            said += [found[place] for place in sorted(found)]
+        return said
 
     def latencies(self, camera: str) -> Latencies:
         """Of the rows of a camera, from the capture of their frame until every sink had taken them."""

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pipeline.schema import Configuration, Selection, SourceObject
+from pipeline.schema import Selection
+from pipeline.section import Configuration, OwnSection
 from pipeline.yamlfile import Node, Step, did_you_mean
 from specialized.objects import load_object, search_in
 
@@ -67,7 +68,7 @@ def check_selection(report: Report, steps: tuple[Step, ...], selection: Selectio
         report.problem((*steps, "to"), f"must be after 'from' ({selection.from_ or 0.0:g} s), got {selection.to:g} s")
 
 
-def check_object(report: Report, steps: tuple[Step, ...], section: SourceObject, offered: tuple[str, ...] = ()) -> None:
+def check_object(report: Report, steps: tuple[Step, ...], section: OwnSection, offered: tuple[str, ...] = ()) -> None:
     try:
         target = load_object(section.type)
     except ImportError as exc:

@@ -1,19 +1,26 @@
-"""How a run goes, on stderr: one bar on a terminal, plain lines elsewhere."""
+"""How a run goes, on stderr: one bar on a terminal, plain lines elsewhere.
+
+lobby, yard ━━━━━━━━━━━━ 3/20 sources  41,230 frames, 3,512/s  0:00:12
+gate is down ━━━━━━━━━━━ 15/16 cameras  41,230 frames, 160/s, 12 dropped  0:04:18
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Watcher
+
+if TYPE_CHECKING:
+    from pipeline.sources.camera import Camera
 
 __all__ = ["RunProgress"]
 
@@ -23,7 +30,7 @@ SHOWN = 3  # active sources that are named
 
 
 class RunProgress(Watcher):
-    """A `pipeline.contracts.Watcher` that shows frames labelled, frames/s and the sources at work."""
+    """A `pipeline.contracts.Watcher` that shows frames labelled, frames/s, and the sources at work or not live."""
 
     def __init__(self, stream: TextIO = sys.stderr) -> None:
         self._stream = stream
@@ -34,8 +41,8 @@ class RunProgress(Watcher):
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("sources"),
-                TextColumn("[bold]{task.fields[frames]:,}[/] frames, {task.fields[rate]:,.0f}/s"),
+                TextColumn("{task.fields[kind]}"),
+                TextColumn("[bold]{task.fields[frames]:,}[/] frames, {task.fields[rate]:,.0f}/s{task.fields[dropped]}"),
                 TimeElapsedColumn(),
                 console=Console(file=stream),
             )
@@ -43,6 +50,7 @@ class RunProgress(Watcher):
         self._views: dict[str, int] = {}
         self._active: dict[str, int] = {}  # segments being decoded, per source
         self._sources = 0
+        self._cameras: Callable[[], Sequence[Camera]] = tuple
         self._seen: set[str] = set()
         self._line_at = self._rate_at = time.monotonic()
         self._rate_from = 0
@@ -55,11 +63,12 @@ class RunProgress(Watcher):
         if self._bar is not None:
             self._bar.stop()
 
-    def begin(self, sources: Sequence[str]) -> None:
-        self._sources = len(sources)
+    def begin(self, sources: Sequence[str], cameras: Callable[[], Sequence[Camera]] = tuple) -> None:
+        self._sources, self._cameras = len(sources), cameras
         self._line_at = self._rate_at = time.monotonic()
         if self._bar is not None:
-            self._task = self._bar.add_task("labelling", total=len(sources), frames=0, rate=0.0)
+            kind = "cameras" if cameras() else "sources"
+            self._task = self._bar.add_task("labelling", total=len(sources), frames=0, rate=0.0, kind=kind, dropped="")
             self._bar.start()
 
     def decoded(self, batch: FrameBatch) -> None:
@@ -86,14 +95,32 @@ class RunProgress(Watcher):
         if now - self._rate_at >= RATE_S:
             self._rate = (self._frames - self._rate_from) / (now - self._rate_at)
             self._rate_at, self._rate_from = now, self._frames
-        done = len(self._seen) - len(self._active)
-        names = ", ".join(list(self._active)[:SHOWN]) + (" ..." if len(self._active) > SHOWN else "")
+        if self._bar is None and now - self._line_at < LINE_S:
+            return
+        self._line_at = now
+        cameras = self._cameras()
+        if cameras:
+            lost = sum(camera.taken.dropped for camera in cameras)
+            dropped = f", {lost:,} dropped" if lost else ""
+            away = [f"{camera.name} is {camera.state}" for camera in cameras if camera.state != "live"]
+            names, done, total = _some(away), len(cameras) - len(away), len(cameras)
+            line = f"{dropped}, {done} of {total} cameras live{'; ' if away else ''}{names}"
+        else:
+            names, done, total = _some(list(self._active)), len(self._seen) - len(self._active), self._sources
+            dropped, line = "", f", {done} of {total} sources done; at {names}"
         if self._bar is not None:
-            self._bar.update(self._task, description=names, completed=done, frames=self._frames, rate=self._rate)
-        elif now - self._line_at >= LINE_S:
-            self._line_at = now
-            print(
-                f"{self._frames:,} frames, {self._rate:,.0f}/s, {done} of {self._sources} sources done; at {names}",
-                file=self._stream,
-                flush=True,
+            self._bar.update(
+                self._task,
+                description=names,
+                completed=done,
+                total=total,
+                frames=self._frames,
+                rate=self._rate,
+                dropped=dropped,
             )
+        else:
+            print(f"{self._frames:,} frames, {self._rate:,.0f}/s{line}", file=self._stream, flush=True)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")

@@ -9,6 +9,7 @@ from typing import cast
 __all__ = ["report"]
 
 MOST_SOURCES = 10
+RECEIVED = {"sent": "sent", "refused": "REFUSED", "lost": "GIVEN UP", "pending": "waiting for the next run"}
 
 
 def report(summary: Mapping[str, object], folder: Path) -> str:
@@ -39,6 +40,9 @@ def report(summary: Mapping[str, object], folder: Path) -> str:
     if summary.get("error"):
         lines.append(f"broken off: {summary['error']}")
     lines += [f"DOES NOT ADD UP: {problem}" for problem in cast(list[str], summary["problems"])]
+    for name, counts in cast(Mapping[str, Mapping[str, int]], summary.get("receivers", {})).items():
+        told = ", ".join(f"{counts[key]:,} {words}" for key, words in RECEIVED.items() if counts[key])
+        lines.append(f"sink {name}: {told or 'nothing to send'}")
     for name, facts in cast(Mapping[str, Mapping[str, object]], summary["filters"]).items():
         lines.append(f"filter {name}: {_model(facts)}, {_fold(facts)}")
     if summary["bound_by"]:

@@ -1,7 +1,7 @@
 """Making room in the folder of a live run: what is old goes, and the oldest first where the disk is nearly full.
 
 Of cameras, windows lie in folders by UTC date, `frames/<filter>/<camera>/<date>/<time>-<first frame>.parquet`, and so
-do events. The last window of a camera stays whatever its age: the next run goes on behind it.
+do events and telemetry. The last window of a camera stays whatever its age: the next run goes on behind it.
 """
 
 from __future__ import annotations
@@ -71,12 +71,13 @@ def make_room(
 
 
 def _removable(folder: Path) -> Iterator[Path]:
-    """The files of windows and events but for the last window of each camera."""
+    """The files of windows, events and telemetry but for the last window of each camera."""
     for camera in folder.glob("frames/*/*"):
         windows = [path for day in _days(camera) for path in day.glob("*.parquet")]
         last = max(windows, key=lambda path: path.stem.rpartition("-")[2], default=None)  # by its first frame
         yield from (path for path in windows if path != last)
-    yield from (path for day in _days(folder / "events") for path in day.glob("*.parquet"))
+    for others in ("events", "telemetry"):
+        yield from (path for day in _days(folder / others) for path in day.glob("*.parquet"))
 
 
 def _days(folder: Path) -> Iterator[Path]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline.batch import FrameBatch
 from pipeline.text import printable
 
-__all__ = ["Labelling", "labelling_of", "schema", "table"]
+__all__ = ["Labelling", "labelling_of", "labels_of", "schema", "table"]
 
 Scores = npt.NDArray[np.float32]
 
@@ -60,6 +60,7 @@ def schema(labelling: Labelling) -> pa.Schema:
         pa.field("region", NAME),
         pa.field("pts_s", pa.float64()),
         pa.field("captured", pa.timestamp("us", "UTC")),
+        pa.field("captured_by", NAME),
         pa.field("label", NAME),
         pa.field("score", pa.float32(), nullable=False),
         pa.field("scores", pa.list_(pa.float32(), len(labelling.classes)), nullable=False),
@@ -112,6 +113,9 @@ def table(batch: FrameBatch, labelling: Labelling) -> pa.Table:
         "region": pa.nulls(n, NAME) if batch.region is None else _names(batch.region.astype(np.int32), batch.regions),
         "pts_s": pa.array(batch.pts_s, from_pandas=True),  # NaN becomes null
         "captured": _instants(batch.captured_s, n),
+        "captured_by": pa.nulls(n, NAME)
+        if batch.captured_by is None
+        else _names(np.zeros(n, np.int32), (batch.captured_by,)),
         "label": _names(best, labelling.classes, mask=unlabelled),
         "score": pa.array(scores[np.arange(n), best]),
         "scores": pa.FixedSizeListArray.from_arrays(pa.array(scores.reshape(-1)), k),  # (N·K,)
@@ -120,6 +124,15 @@ def table(batch: FrameBatch, labelling: Labelling) -> pa.Table:
     if labelling.task == "any_of":
         columns["labels"] = _lists(present, labelling.classes)
     return pa.table(columns, schema=schema(labelling))
+
+
+def labels_of(scores: Scores, labelling: Labelling) -> list[tuple[str | None, float]]:
+    """Of each row of scores, (N, K), the label and its score, as `table` has them."""
+    best, unlabelled, _ = _labels(scores, labelling)
+    names = [labelling.classes[k] for k in best.tolist()]
+    absent = [False] * len(names) if unlabelled is None else unlabelled.tolist()
+    each = zip(names, absent, scores[np.arange(len(scores)), best].tolist(), strict=True)
+    return [(None if is_absent else name, score) for name, is_absent, score in each]
 
 
 def _labels(

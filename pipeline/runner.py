@@ -25,7 +25,7 @@ from pipeline.plan import Plan, make_plan
 from pipeline.rereading import Rereading
 from pipeline.running import Outcome, Running
 from pipeline.runs import RunFolder
-from pipeline.schema import MetricsSection
+from pipeline.schema import MetricsSection, PageSection
 from pipeline.sinks.parts import disk_errors
 from pipeline.sources.file import FileSource
 from pipeline.threads import Request, Stop
@@ -34,6 +34,7 @@ from pipeline.trace import Trace
 
 if TYPE_CHECKING:
     from pipeline.exporter import Endpoint
+    from pipeline.page.server import PageServer
 
 __all__ = ["Outcome", "Watcher", "label", "run"]
 
@@ -81,6 +82,7 @@ def run(
             raise Interrupted("stopped before anything was started")
         with disk_errors(Path(config.run.dir) / config.run.name), ExitStack() as cleanup:
             endpoint = None if config.metrics is None else cleanup.enter_context(_endpoint(config, config.metrics))
+            page = None if config.page is None else cleanup.enter_context(_page(config, config.page))
             folder, sha = _open_folder(config, models, plan, mode)
             handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -90,7 +92,7 @@ def run(
             kept.flush()
             times = Times(None if trace is None else cleanup.enter_context(Trace(trace)).add)
             watchers = () if watcher is None else (watcher,)
-            run = Running(config, models, plan, folder, sha, stop, watchers, times, endpoint)
+            run = Running(config, models, plan, folder, sha, stop, watchers, times, endpoint, page)
             if plan.sources.cameras is not None:
                 run.rereading = Rereading(
                     config,
@@ -152,12 +154,26 @@ def _endpoint(config: RunConfig, section: MetricsSection) -> Endpoint:
     """Takes the port of the metrics. Their library is loaded only where they are asked for."""
     from pipeline.exporter import Endpoint
 
-    try:
+    with _taking(config, section, "metrics"):
         return Endpoint(section.host, section.port)
+
+
+def _page(config: RunConfig, section: PageSection) -> PageServer:
+    """Takes the port of the page, likewise."""
+    from pipeline.page.server import PageServer
+
+    with _taking(config, section, "page"):
+        return PageServer(section.host, section.port, section.token)
+
+
+@contextmanager
+def _taking(config: RunConfig, section: MetricsSection | PageSection, key: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:  # ValueError: no name of a host
         cause = error.strerror if isinstance(error, OSError) and error.strerror else error
         told = f"must be free to listen at, got {section.port} at {section.host}: {cause}; choose another"
-        raise ConfigError([config.problem(told, "metrics", "port")]) from error
+        raise ConfigError([config.problem(told, key, "port")]) from error
 
 
 def _refuse_taken(config: RunConfig) -> None:

@@ -27,6 +27,7 @@ from pipeline.plan import Plan
 from pipeline.rereading import Rereading
 from pipeline.retention import Removed, make_room
 from pipeline.runs import RunFolder, cores, write_json
+from pipeline.sinks.delivery import SpooledSink
 from pipeline.sinks.events import EventsSink, Rules
 from pipeline.sinks.parts import PartsSink, committed, newest
 from pipeline.telemetry import Telemetry
@@ -34,13 +35,17 @@ from pipeline.threads import Stop, every
 from pipeline.times import TimedSink, Times
 
 if TYPE_CHECKING:
-    from pipeline.exporter import Endpoint
+    from pipeline.exporter import Endpoint, RunCollector
+    from pipeline.page.content import Content
+    from pipeline.page.server import PageServer
+    from pipeline.sources.camera import Camera
 
 __all__ = ["Outcome", "Running"]
 
 log = logging.getLogger(__name__)
 
 ROOM_S = 600.0  # between looks at what is old
+LAG_S = 10.0  # of a camera, unless `metrics` says another
 KEPT_ENDS = 100  # of a camera's segments, for the ledger: nearly a day at ten minutes each
 
 
@@ -78,7 +83,9 @@ class Running:
     watchers: tuple[Watcher, ...]
     times: Times
     endpoint: Endpoint | None = None
-    monitor: Monitor | None = None
+    page: PageServer | None = None
+    monitor: Monitor = field(init=False)
+    receivers: Sequence[SpooledSink] = ()
     pictures: Counter[int] = field(default_factory=Counter)  # by the number of the grouping, without padding
     padded: Counter[int] = field(default_factory=Counter)  # slots, likewise
     labelled: int = 0
@@ -89,6 +96,11 @@ class Running:
     removed: Removed = field(default_factory=Removed)
     error: str | None = None
 
+    def __post_init__(self) -> None:
+        lag_s = LAG_S if self.config.metrics is None else self.config.metrics.lag_s
+        self.monitor = Monitor(self.plan.sources.names, cameras=self._cameras, lag_s=lag_s)
+        self.watchers = (self.monitor, *self.watchers)  # first, so that the others find it up to date
+
     def work(self) -> Outcome:
         before = list((newest if self.plan.is_live else committed)(self.folder.path))
         if before:
@@ -97,7 +109,11 @@ class Running:
             )
         started = time.perf_counter()
         devices = [model.engine.device_uuid for model in self.models if model.engine.device_uuid is not None]
-        telemetry = Telemetry(self.folder.telemetry, gpu_uuid=devices[0] if devices else None)
+        uuid = devices[0] if devices else None
+        if self.plan.is_live:
+            telemetry = Telemetry(self.folder.telemetry_parts, hourly=True, gpu_uuid=uuid)
+        else:
+            telemetry = Telemetry(self.folder.telemetry, gpu_uuid=uuid)
         with ExitStack() as cleanup:
             cleanup.enter_context(telemetry)
             cleanup.enter_context(every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"))
@@ -108,20 +124,24 @@ class Running:
         seconds = time.perf_counter() - started
         return self._finish(seconds, telemetry)
 
+    def _cameras(self) -> Sequence[Camera]:
+        cameras = self.plan.sources.cameras
+        return () if cameras is None else cameras.all
+
     @contextmanager
     def _served(self, telemetry: Telemetry) -> Iterator[None]:
-        """Shows how the run goes at the endpoint, if there is one, for as long as the block lasts."""
-        if self.endpoint is None or self.config.metrics is None:
+        """Shows how the run goes at the endpoint and on the page, if there are any, for as long as the block lasts."""
+        with ExitStack() as cleanup:
+            if self.endpoint is not None:
+                cleanup.enter_context(self.endpoint.serving(self._collector(telemetry), self.monitor.problems))
+            if self.page is not None:
+                cleanup.enter_context(self.page.serving(self._content(telemetry)))
             yield
-            return
+
+    def _collector(self, telemetry: Telemetry) -> RunCollector:
         from pipeline.exporter import RunCollector
 
-        sources = self.plan.sources
-        cameras = sources.cameras
-        asked = tuple if cameras is None else lambda: cameras.all
-        self.monitor = Monitor(sources.names, cameras=asked, lag_s=self.config.metrics.lag_s)
-        self.watchers = (self.monitor, *self.watchers)  # first, so that the others find it up to date
-        collector = RunCollector(
+        return RunCollector(
             self.config.run.name,
             monitor=self.monitor,
             times=self.times,
@@ -129,51 +149,41 @@ class Running:
             groupings={filter.name: filter.grouping for filter in self.plan.filters},
             pictures=self.pictures,
             padded=self.padded,
+            receivers=lambda: self.receivers,
             transfer_s=self._transfer_s,
         )
-        with self.endpoint.serving(collector, self.monitor.problems):
-            yield
+
+    def _content(self, telemetry: Telemetry) -> Content:
+        from pipeline.page.content import Content
+
+        return Content(
+            self.config.run.name,
+            monitor=self.monitor,
+            telemetry=telemetry,
+            labellings={model.name: model.labelling for model in self.models},
+            receivers=lambda: self.receivers,
+        )
 
     def _transfer_s(self) -> float:
         return sum(model.engine.transfer_s for model in self.models)
 
     def _label(self, before: Sequence[SegmentEnd]) -> None:
         """Labels what is not committed. Afterwards every sink is closed, whatever happened."""
-        done, order = (
-            {(end.segment.source, end.segment.first_frame) for end in before},
-            _Order(before, live=self.plan.is_live),
-        )
+        done = {(end.segment.source, end.segment.first_frame) for end in before}
+        order = _Order(before, live=self.plan.is_live)
         names = self.plan.sources.names
         with ExitStack() as cleanup:
             try:
-                labellings = {model.name: model.labelling for model in self.models}
-                live = labellings if self.plan.is_live else None
-                opened: list[Sink] = [
-                    PartsSink(self.folder.path, [*labellings.values()], identity=self.sha),
-                    *open_sinks(self.config, folder=self.folder.path, sources=names, stop=self.stop, live=live),
-                ]
-                kinds = ["parts", *(section.type for section in self.config.sinks)]
-                if rules := _rules(self.config):
-                    paths = {source.name: source.path for source in self.plan.sources.files}
-                    events = EventsSink(
-                        self.folder.path,
-                        rules,
-                        labellings,
-                        sources={name: paths.get(name) for name in names},
-                        others=opened[1:],
-                        preview=None if self.plan.sources.cameras is None else self.plan.sources.cameras.preview,
-                    )
-                    opened, kinds = [opened[0], events, *opened[1:]], ["parts", "events", *kinds[1:]]
-                sinks = [TimedSink(kind, sink, self.times) for kind, sink in zip(kinds, opened, strict=True)]
+                sinks = self._sinks()
                 for sink in sinks:
                     cleanup.callback(sink.close)
                 for watcher in self.watchers:
-                    watcher.begin(names)
+                    watcher.begin(names, self._cameras)
                 workers = self.config.decode.workers or cores()
                 batches = self.plan.decode(workers=workers, before=before, stop=self.stop, times=self.times)
                 cleanup.enter_context(closing(batches))
                 groups = self.plan.fold(self._watched(batches), times=self.times)
-                told = None if self.monitor is None else self.monitor.scored
+                told = self.monitor.scored if self.plan.is_live else None
                 labelled = self.plan.label(self._counted(groups), times=self.times, told=told)
                 for batch in labelled:
                     if self.rereading is not None:
@@ -190,6 +200,30 @@ class Running:
             except VpipeError as error:
                 self.error = str(error)
                 log.error("%s", error)
+
+    def _sinks(self) -> list[TimedSink]:
+        """The run's own record, events, and what the configuration asks for."""
+        labellings = {model.name: model.labelling for model in self.models}
+        sources = self.plan.sources
+        live = labellings if self.plan.is_live else None
+        others = open_sinks(self.config, folder=self.folder.path, sources=sources.names, stop=self.stop, live=live)
+        self.receivers = [sink for sink in others if isinstance(sink, SpooledSink)]
+        opened: list[tuple[str, Sink]] = [
+            ("parts", PartsSink(self.folder.path, [*labellings.values()], identity=self.sha))
+        ]
+        if rules := _rules(self.config):
+            paths = {source.name: source.path for source in sources.files}
+            events = EventsSink(
+                self.folder.path,
+                rules,
+                labellings,
+                sources={name: paths.get(name) for name in sources.names},
+                tell=[*(sink.event for sink in others), *(watcher.event for watcher in self.watchers)],
+                preview=None if sources.cameras is None else sources.cameras.preview,
+            )
+            opened.append(("events", events))
+        opened += zip((section.type for section in self.config.sinks), others, strict=True)
+        return [TimedSink(kind, sink, self.times) for kind, sink in opened]
 
     def _write(self, sinks: Sequence[Sink], batch: FrameBatch, order: _Order) -> None:
         for sink in sinks:
@@ -274,6 +308,11 @@ class Running:
             gpu_absent=telemetry.gpu_absent,
             process=telemetry.process(),
         )
+        if self.receivers:
+            document["receivers"] = {
+                sink.name: {"sent": sink.sent, "refused": sink.refused, "lost": sink.lost, "pending": sink.pending}
+                for sink in self.receivers
+            }
         if self.plan.is_live:
             document["removed"] = self.removed._asdict()
         if self.error is not None:

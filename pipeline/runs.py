@@ -2,7 +2,8 @@
 
 runs/<name>/run.json                resolved configuration, identity, versions, machine
 runs/<name>/frames/...              the committed parts (pipeline.sinks.parts)
-runs/<name>/telemetry.parquet       (pipeline.telemetry)
+runs/<name>/spool/...               what sinks still have to send (pipeline.sinks.spool)
+runs/<name>/telemetry.parquet       (pipeline.telemetry); of cameras telemetry/<UTC date>/<time>.parquet
 runs/<name>/ledger.json summary.json (pipeline.ledger)
 runs/<name>/log.txt
 
@@ -119,8 +120,17 @@ class RunFolder:
         return self.path / "frames"
 
     @property
+    def spool(self) -> Path:
+        return self.path / "spool"
+
+    @property
     def telemetry(self) -> Path:
         return self.path / "telemetry.parquet"
+
+    @property
+    def telemetry_parts(self) -> Path:
+        """Of a run over cameras."""
+        return self.path / "telemetry"
 
     @property
     def ledger(self) -> Path:
@@ -254,8 +264,9 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Removes what an earlier run left, and nothing else that lies here."""
-        if self.frames.exists():
-            shutil.rmtree(self.frames)
+        for folder in (self.frames, self.spool, self.telemetry_parts):
+            if folder.exists():
+                shutil.rmtree(folder)
         of_a_run = (self.telemetry, self.ledger, self.summary, self.log, self.strip)
         of_a_training = (self.training, self.curves, self.confusion, self.checkpoint, self.teacher)
         for path in (*of_a_run, *of_a_training):

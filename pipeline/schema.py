@@ -1,15 +1,17 @@
 """The types of the configurations: every key, its type, its default and its meaning.
 
 `docs/config.md` is generated from these types. They say what one value must be; what must hold between values, and
-between values and the world, is checked in `pipeline.configcheck`. Those of a training are in `pipeline.trainschema`.
+between values and the world, is checked in `pipeline.configcheck`. Those of sinks are in `pipeline.sinkschema`,
+those of a training in `pipeline.trainschema`.
 """
 
-from collections.abc import Mapping
-from pathlib import Path, PurePath
-from typing import Annotated, Literal, get_args
+from pathlib import PurePath
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, PrivateAttr, Tag
+from pydantic import Discriminator, Field, JsonValue, Tag
 
+from pipeline.section import Configuration, OwnSection, Section, tag_of
+from pipeline.sinkschema import AnySink
 from pipeline.values import (
     Count,
     DecodeDevice,
@@ -17,13 +19,12 @@ from pipeline.values import (
     Keep,
     Label,
     Names,
-    ObjectName,
     PathFromHere,
     PathOrObject,
-    PathOrStdout,
     Regions,
     Rgb,
     Seconds,
+    Secret,
     Share,
     Size,
     SourceName,
@@ -37,16 +38,9 @@ from pipeline.values import (
     named_after_url,
     object_type,
 )
-from pipeline.yamlfile import Node, Step
 from specialized.engines import EngineName
 from specialized.modelfile import Fit, Resize, Task
 from specialized.orders import Order
-
-
-class Section(BaseModel):
-    """A mapping of known keys. Strict: a text is no number, and true is not 1."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class RunSection(Section):
@@ -69,7 +63,8 @@ class RunSection(Section):
         "removed as its `sources` say, as they are at the signal SIGHUP.",
     )
     keep_days: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Windows and events of cameras that are older are removed. Default: none is."
+        default=None,
+        description="Windows, events and telemetry of cameras that are older are removed. Default: none is.",
     )
     min_free_gb: Annotated[float, Field(ge=0)] = Field(
         default=1.0,
@@ -149,19 +144,22 @@ class CameraSource(Section):
     regions_px: Regions | None = Field(default=None, description="The same in pixels.")
 
 
-class SourceObject(Section):
+class SourceObject(OwnSection):
     """A source of one's own."""
-
-    model_config = ConfigDict(extra="allow")
 
     type: Annotated[str, object_type("file", "rtsp", "http")] = Field(
         description="`package.module:Name`; every other key is a keyword argument of it."
     )
 
-    @property
-    def arguments(self) -> dict[str, object]:
-        """The keyword arguments."""
-        return dict(self.model_extra or {})
+
+SOURCES: dict[str, type[Section]] = {"file": FileSource, "rtsp": CameraSource, "http": CameraSource}
+
+AnySource = Annotated[
+    Annotated[FileSource, Tag("<FileSource>")]
+    | Annotated[CameraSource, Tag("<CameraSource>")]
+    | Annotated[SourceObject, Tag("<SourceObject>")],
+    Discriminator(lambda value: tag_of(value, SOURCES, SourceObject, default="file")),
+]
 
 
 class DecodeSection(Section):
@@ -280,47 +278,6 @@ class FilterSection(Section):
     )
 
 
-class FileSink(Section):
-    """Rows as text."""
-
-    type: Literal["csv", "jsonl"] = Field(description="`csv` or `jsonl`.")
-    path: PathOrStdout = Field(
-        description="A file, written at the end from the run's own record; one that is there is replaced with "
-        "`--overwrite` or `--resume` only. `-` is the standard output, written as the run goes. Of cameras, a file is "
-        "appended to as rows are labelled, and goes on where it ended."
-    )
-    wide: bool = Field(
-        default=False,
-        description="One row per frame, with a column for the label of each region, or of each filter where there are "
-        "no regions; see [output.md](output.md#csv-and-json-lines).",
-    )
-
-    events: bool = Field(
-        default=False,
-        description="jsonl: events in place of rows, a line when one has begun and one when it is over. A file is "
-        "appended to.",
-    )
-    rotate_mb: Annotated[float, Field(gt=0)] = Field(
-        default=100.0, description="MB at which a file that is appended to becomes `<path>.1`, and that `<path>.2`."
-    )
-    keep_files: Count = Field(default=10, description="How many of those are kept.")
-
-
-class CallbackSink(Section):
-    """A function that is called with the rows of each segment as they are committed."""
-
-    type: Literal["callback"] = Field(description="`callback`.")
-    call: ObjectName = Field(description="`package.module:function`; its argument is a `pyarrow.Table`.")
-
-
-class SinkObject(SourceObject):
-    """A sink of one's own."""
-
-    type: Annotated[str, object_type("csv", "jsonl", "callback")] = Field(
-        description="`package.module:Name`; every other key is a keyword argument of it."
-    )
-
-
 class TelemetrySection(Section):
     """Samples of the machine's load."""
 
@@ -342,82 +299,21 @@ class MetricsSection(Section):
     )
 
 
-# Tags name the class that a value is read as; <...> cannot be taken for a key when an error's path is followed.
-def _source_kind(value: object) -> str:
-    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-    if kind in ("rtsp", "http"):
-        return "<CameraSource>"
-    return _kind(value, ("file",), "<FileSource>", "<SourceObject>", default="file")
+class PageSection(Section):
+    """A page of the run, for a browser, while it goes (`vpipe[page]`), see [live.md](live.md#the-page)."""
 
-
-def _sink_kind(value: object) -> str:
-    kind = value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
-    if kind == "callback":
-        return "<CallbackSink>"
-    return _kind(value, ("csv", "jsonl"), "<FileSink>", "<SinkObject>", default="csv")
-
-
-def _kind(value: object, built_in: tuple[str, ...], ours: str, theirs: str, *, default: str) -> str:
-    kind = value.get("type", default) if isinstance(value, Mapping) else getattr(value, "type", default)
-    return ours if kind in built_in or not isinstance(kind, str) else theirs
-
-
-AnySource = Annotated[
-    Annotated[FileSource, Tag("<FileSource>")]
-    | Annotated[CameraSource, Tag("<CameraSource>")]
-    | Annotated[SourceObject, Tag("<SourceObject>")],
-    Discriminator(_source_kind),
-]
-AnySink = Annotated[
-    Annotated[FileSink, Tag("<FileSink>")]
-    | Annotated[CallbackSink, Tag("<CallbackSink>")]
-    | Annotated[SinkObject, Tag("<SinkObject>")],
-    Discriminator(_sink_kind),
-]
-
-
-class Configuration(Section):
-    """What `pipeline.config` loads: the values, and where they came from."""
-
-    _tree: Node = PrivateAttr(default_factory=lambda: Node({}, "", ""))
-    _path: Path | None = PrivateAttr(default=None)
-    _warnings: tuple[str, ...] = PrivateAttr(default=())
-    _overrides: tuple[str, ...] = PrivateAttr(default=())
-
-    @property
-    def path(self) -> Path | None:
-        """The configuration's file, None if there is none."""
-        return self._path
-
-    @property
-    def overrides(self) -> tuple[str, ...]:
-        """What was set over the file's values, `key.path=value` each."""
-        return self._overrides
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is allowed, and probably not meant: `file:line: key: what should hold, got what`."""
-        return self._warnings
-
-    def problem(self, text: str, *keys: Step) -> str:
-        """A line for a ConfigError about the value at these keys: `file:line: key: ` and the text."""
-        node, missing = self._tree.reach(keys)
-        return node.problem(text, *missing)
-
-    def resolved(self) -> dict[str, JsonValue]:
-        """All values, defaults included, as JSON has them; texts with ${VARIABLE} as they were written: secrets."""
-        values: dict[str, JsonValue] = self.model_dump(mode="json", by_alias=True)
-        return {key: _as_written(value, self._tree.child(key)) for key, value in values.items()}
-
-
-def _as_written(value: JsonValue, node: Node | None) -> JsonValue:
-    if node is None or node.raw is not None:
-        return value if node is None else node.raw
-    if isinstance(value, dict):
-        return {key: _as_written(v, node.child(key)) for key, v in value.items()}
-    if isinstance(value, list):
-        return [_as_written(v, node.child(k)) for k, v in enumerate(value)]
-    return value
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        default=8080, description="Where it listens; 0: at any free port, which the log names."
+    )
+    host: Annotated[str, Field(min_length=1)] = Field(
+        default="127.0.0.1",
+        description="Address or name of the interface. With any but that of this machine a `token` must be given.",
+    )
+    token: Secret | None = Field(
+        default=None,
+        description="Who opens `http://HOST:PORT/?token=TOKEN` may look, of 16 characters at least; keep it in a "
+        "`${VARIABLE}`. What it protects is not encrypted on its way.",
+    )
 
 
 class RunConfig(Configuration):
@@ -448,14 +344,11 @@ class RunConfig(Configuration):
         default=None, description="How it goes, over HTTP. Default: nothing listens; `{}`: with the defaults below."
     )
 
+    page: PageSection | None = Field(
+        default=None, description="How it goes, for a browser. Default: nothing listens; `{}`: with the defaults below."
+    )
+
     @property
     def is_live(self) -> bool:
         """Whether it is of cameras, which have a run of their own."""
         return any(isinstance(source, CameraSource) for source in self.sources)
-
-
-def sections_in(annotation: object) -> list[type[BaseModel]]:
-    """The sections that a value of this type can be or hold."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [section for part in get_args(annotation) for section in sections_in(part)]

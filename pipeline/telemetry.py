@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol, Self
@@ -43,6 +45,7 @@ SCHEMA = pa.schema(
     ]
 )
 
+HOUR_S = 3600
 ROWS = 1024  # samples kept in memory
 SHORTEST_S = 0.1  # the kernel counts CPU time in steps of 0.01 s: over less than this a percentage says nothing
 
@@ -61,12 +64,14 @@ class Telemetry:
     """Takes a sample per call of `sample` and writes them to a Parquet file, which appears at the end.
 
     Args:
-        path: The file.
+        path: The file; with `hourly` a folder of files, `<UTC date>/<time>.parquet`.
+        hourly: Whether a file ends with its hour: what runs for months is not lost with the last one.
         gpu_uuid: UUID of the device that the run uses, with or without the prefix `GPU-`; None for a run on the CPU.
             Devices are never told by their index: NVML's and CUDA's differ.
         nvml: A module with the functions of `pynvml`; None to import that.
         process: The process to watch; None for this one.
         clock: Monotonic seconds.
+        utc: UTC in seconds since 1970.
 
     Attributes:
         gpu_absent: Why there is no telemetry of a device, in words; None while there is.
@@ -77,14 +82,17 @@ class Telemetry:
         self,
         path: Path,
         *,
+        hourly: bool = False,
         gpu_uuid: str | None = None,
         nvml: ModuleType | None = None,
         process: Process | None = None,
         clock: Callable[[], float] = time.monotonic,
+        utc: Callable[[], float] = time.time,
     ) -> None:
         self.gpu_absent: str | None = "no sample was taken"
         self.last: Mapping[str, float | None] = {}
-        self._path = path
+        self._path, self._hourly, self._utc = path, hourly, utc
+        self._ends_s = math.inf  # of the file that is open, UTC
         self._gpu_uuid = gpu_uuid
         self._nvml = nvml
         self._process = process
@@ -100,26 +108,14 @@ class Telemetry:
         if self._process is None:
             self._process = psutil.Process()
         self._find_device()
-        with _lost_samples(self._path):
-            make_folder(self._path.parent)
-            file = WholeFile(self._path)
-            self._opened = file, pq.ParquetWriter(file.file, SCHEMA, compression="zstd")
+        self._open()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._nvml is not None:
             with suppress(self._nvml.NVMLError):
                 self._nvml.nvmlShutdown()
-        self._flush()
-        opened, self._opened = self._opened, None
-        if opened is not None:
-            file, writer = opened
-            with _lost_samples(self._path):
-                try:
-                    writer.close()
-                    file.commit()
-                finally:
-                    file.discard()
+        self._close()
 
     def sample(self) -> None:
         """Takes one sample; `pipeline.threads.every` calls it from its thread."""
@@ -130,7 +126,11 @@ class Telemetry:
             if value is not None:
                 self._stats.setdefault(name, _Stat()).add(value)
         self.last = row
-        self._rows.append({"time": round(time.time() * 1e6), **row})
+        now_s = self._utc()
+        if now_s >= self._ends_s:
+            self._close()
+            self._open()
+        self._rows.append({"time": round(now_s * 1e6), **row})
         if len(self._rows) >= ROWS:
             self._flush()
 
@@ -152,6 +152,29 @@ class Telemetry:
             "cpu_mean_percent": _percent(self._cpu_first, self._cpu_last),
             "rss_max_bytes": self._stat("rss_bytes").max,
         }
+
+    def _open(self) -> None:
+        path = self._path
+        if self._hourly:
+            now_s = self._utc()
+            self._ends_s = (now_s // HOUR_S + 1) * HOUR_S
+            path /= f"{datetime.fromtimestamp(now_s, UTC):%Y-%m-%d/%H%M%S}.parquet"
+        with _lost_samples(path):
+            make_folder(path.parent)
+            file = WholeFile(path)
+            self._opened = file, pq.ParquetWriter(file.file, SCHEMA, compression="zstd")
+
+    def _close(self) -> None:
+        self._flush()
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            file, writer = opened
+            with _lost_samples(self._path):
+                try:
+                    writer.close()
+                    file.commit()
+                finally:
+                    file.discard()
 
     def _find_device(self) -> None:
         """Opens NVML and finds the device by its UUID, or says in `gpu_absent` why not."""

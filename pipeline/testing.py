@@ -10,8 +10,10 @@ import numpy.typing as npt
 
 from pipeline.batch import Counts, FoldedBatch, FrameBatch, Segment, SegmentEnd
 from pipeline.contracts import Sink, Source
+from pipeline.sinks.delivery import Away
 
 __all__ = [
+    "ListBroker",
     "ListSink",
     "ListSource",
     "MeanEngine",
@@ -80,6 +82,54 @@ class ListSink(Sink):
 
     def close(self) -> None:
         self.closed += 1
+
+
+class ListBroker:
+    """An MQTT broker that remembers what was published, for `MqttSink(connect=broker.connect)`.
+
+    Attributes:
+        is_up: Whether it can be reached.
+        acknowledges: How many more messages it acknowledges before it breaks the connection; None: all.
+        messages: Topic and payload of what was published, repeats included.
+        most_open: The most messages that waited for an acknowledgement at once.
+    """
+
+    def __init__(self) -> None:
+        self.is_up = True
+        self.acknowledges: int | None = None
+        self.messages: list[tuple[str, bytes]] = []
+        self.most_open = 0
+
+    def connect(self, timeout_s: float) -> _ListConnection:
+        if not self.is_up:
+            raise Away("Connection refused")
+        return _ListConnection(self)
+
+
+class _ListConnection:
+    def __init__(self, broker: ListBroker) -> None:
+        self._broker = broker
+        self._open: list[int] = []
+
+    def publish(self, topic: str, payload: bytes) -> int:
+        if not self._broker.is_up:
+            raise Away("a connection that ended")
+        self._broker.messages.append((topic, payload))
+        self._open.append(len(self._broker.messages))
+        self._broker.most_open = max(self._broker.most_open, len(self._open))
+        return self._open[-1]
+
+    def acknowledged(self, timeout_s: float) -> set[int]:
+        """One at a time."""
+        if not self._broker.is_up or self._broker.acknowledges == 0:
+            self._broker.acknowledges = None
+            raise Away("a connection that ended")
+        if self._open and self._broker.acknowledges is not None:
+            self._broker.acknowledges -= 1
+        return {self._open.pop(0)} if self._open else set()
+
+    def close(self) -> None:
+        """Nothing to do."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Every thread of the program: `merge`, `Lanes`, `every` and `beside`, and the bounded channels between them.
+"""Every thread of the program: `merge`, `Lanes`, `every`, `beside` and `Worker`, and what they share.
 
 A thread owns the iterator that it runs: it alone advances it and it closes it. A consumer that stops early closes the
 channel, the threads notice at their next batch, close their iterators and end. A thread that sits in a native call
@@ -20,10 +20,12 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 __all__ = [
     "Activity",
     "Answer",
+    "Exclusive",
     "Lanes",
     "Request",
     "Stop",
     "Watch",
+    "Worker",
     "beside",
     "every",
     "merge",
@@ -340,6 +342,77 @@ class Answer(Generic[T]):
             self._found[:] = [value]
 
 
+class Exclusive(Generic[T]):
+    """A value that several threads use, one at a time: `with exclusive as value`."""
+
+    def __init__(self, value: T) -> None:
+        self._value = value
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> T:
+        self._lock.acquire()
+        return self._value
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class Worker:
+    """A thread that works off what others leave for it.
+
+    Args:
+        work: Called in the thread: once, then whenever the worker is woken, and unless woken, after as many seconds as
+            it returned. None: only when woken.
+        name: Of the thread.
+    """
+
+    def __init__(self, work: Callable[[], float | None], *, name: str) -> None:
+        self._work = work
+        self._condition = threading.Condition()
+        self._woken = False
+        self._ends_s: float | None = None
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is something to do. Raises what the thread failed with."""
+        with self._condition:
+            if self._failure is not None:
+                raise self._failure
+            self._woken = True
+            self._condition.notify_all()
+
+    def close(self, grace_s: float) -> bool:
+        """Works off what is there: until there is nothing (None was returned) or so many seconds have passed.
+
+        A call of `work` that lasts longer is left alone, and its thread is among the `stuck_threads`.
+
+        Returns:
+            Whether the thread has ended.
+        """
+        with self._condition:
+            self._ends_s = time.monotonic() + grace_s
+            self._condition.notify_all()
+        _join([self._thread], grace_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._condition:
+                    ends_s, self._woken = self._ends_s, False
+                again_s = self._work()
+                if ends_s is not None and (again_s is None or time.monotonic() + again_s >= ends_s):
+                    return
+                with self._condition:
+                    if not self._woken and self._ends_s == ends_s:
+                        self._condition.wait(again_s)  # waking early is harmless: the work looks at what there is
+        except BaseException as error:
+            with self._condition:
+                self._failure = error
+
+
 @contextmanager
 def every(interval_s: float, call: Callable[[], None], *, name: str = "every") -> Generator[None]:
     """Calls `call` at once, then every `interval_s` seconds in a thread of its own, and once more at the end.
@@ -386,8 +459,8 @@ def stuck_threads() -> list[str]:
     return [thread.name for thread in _stuck if thread.is_alive()]
 
 
-def _join(threads: Sequence[threading.Thread]) -> None:
-    deadline = time.monotonic() + JOIN_S
+def _join(threads: Sequence[threading.Thread], grace_s: float = JOIN_S) -> None:
+    deadline = time.monotonic() + grace_s
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     _stuck.extend(thread for thread in threads if thread.is_alive())

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from pydantic import Field, JsonValue
 
-from pipeline.schema import Configuration, Section, Selection
+from pipeline.schema import Selection
+from pipeline.section import Configuration, Section
 from pipeline.values import (
     Blocks,
     Count,

@@ -4,6 +4,7 @@ import difflib
 import os
 import re
 import warnings
+from collections.abc import Mapping
 from datetime import datetime
 from glob import escape, has_magic
 from itertools import takewhile
@@ -120,18 +121,23 @@ def _source_name(name: str) -> str:
     return name
 
 
-def _url(url: str) -> str:
-    rule = "must be an address as rtsp://host/path or http://host/path"
-    try:
-        parts = urlsplit(url)
-        whole = parts.hostname and (parts.port is None or parts.port > 0) and not re.search(r"\s", url)
-    except ValueError:  # a port that is no number, say
-        whole = None
-    if not whole or parts.scheme not in ("rtsp", "rtsps", "http", "https"):
-        # Its password must not be shown, so the address is not.
-        advice = "write what is none of A-Z a-z 0-9 - . _ ~ in a name or password as %XX"
-        raise PydanticCustomError("url", f"{rule}, got another text; {advice}".replace("{", "{{").replace("}", "}}"))
-    return url
+def _url(*schemes: str) -> AfterValidator:
+    """An address of one of these; the first two are what an error shows, for it must not show the address."""
+    rule = f"must be an address as {' or '.join(f'{scheme}://host/path' for scheme in schemes[:2])}"
+    advice = "write what is none of A-Z a-z 0-9 - . _ ~ in a name or password as %XX"
+
+    def check(url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            whole = parts.hostname and (parts.port is None or parts.port > 0) and not re.search(r"\s", url)
+        except ValueError:  # a port that is no number, say
+            whole = None
+        if not whole or parts.scheme not in schemes:
+            text = f"{rule}, got another text; {advice}"
+            raise PydanticCustomError("url", text.replace("{", "{{").replace("}", "}}"))
+        return url
+
+    return AfterValidator(check)
 
 
 def without_secrets(url: str) -> str:
@@ -139,6 +145,24 @@ def without_secrets(url: str) -> str:
     parts = urlsplit(url)
     query = re.sub("=[^&;]*", "=...", parts.query)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+
+
+def _secret(text: object) -> object:
+    if not isinstance(text, str) or not text:
+        # It must not be shown.
+        raise PydanticCustomError("secret", "must be a text, got something else; put it in quotes, or in a variable")
+    return text
+
+
+def _headers(headers: object) -> object:
+    if not isinstance(headers, Mapping):
+        return headers
+    for name, value in headers.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", str(name)):
+            raise PydanticCustomError("secret", "must have names of headers of HTTP, got another one")
+        if not isinstance(value, str) or not re.fullmatch(r"[\x20-\x7e]*", value):
+            raise PydanticCustomError("secret", "must be texts in ASCII on one line, got something else in one of them")
+    return headers
 
 
 def named_after_url(url: str) -> str:
@@ -189,7 +213,15 @@ SourceName = Annotated[str, AfterValidator(_source_name)]
 StartText = Annotated[str, AfterValidator(_start)]
 TimePattern = Annotated[str, AfterValidator(_pattern)]
 TimeZone = Annotated[str, AfterValidator(_zone)]
-Url = Annotated[str, AfterValidator(_url), PlainSerializer(without_secrets)]
+Url = Annotated[str, _url("rtsp", "http", "rtsps", "https"), PlainSerializer(without_secrets)]
+WebUrl = Annotated[str, _url("http", "https"), PlainSerializer(without_secrets)]
+PostgresUrl = Annotated[str, _url("postgresql", "postgres"), PlainSerializer(without_secrets)]
+Secret = Annotated[str, BeforeValidator(_secret), PlainSerializer(lambda _: "...")]
+Headers = Annotated[
+    dict[str, str],
+    BeforeValidator(_headers),
+    PlainSerializer(lambda headers: dict.fromkeys(headers, "...")),
+]
 Device = Annotated[str, AfterValidator(_device)]
 DecodeDevice = Annotated[str, AfterValidator(_decode_device)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0)]

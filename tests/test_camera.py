@@ -358,6 +358,7 @@ def test_the_time_of_capture_is_the_cameras_own_where_it_tells_it(rtcp, tmp_path
         told = json.loads(line)
         sent_s[told["number"]] = told["utc_s"]
     last = watched.shown()[-20:]
+    assert {one.captured_by for one in last} == {"camera" if rtcp else "arrival"}
     found, _ = numbers_of(last)
     late_s = [one.captured_s - sent_s[number] for one, number in zip(last, found, strict=True)]
     if rtcp:

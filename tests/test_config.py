@@ -13,7 +13,8 @@ from pipeline.config import load_run_config, load_train_config, run_config_from
 from pipeline.configdocs import markdown
 from pipeline.errors import ConfigError
 from pipeline.regionfile import regions_of
-from pipeline.schema import RunConfig, sections_in
+from pipeline.schema import RunConfig
+from pipeline.section import sections_in
 from pipeline.trainschema import TrainConfig
 from specialized.modelfile import ModelCard, save_model
 from specialized.recipe import Recipe
@@ -28,6 +29,7 @@ fold: {frames: 4}
 filter:
   model: m4.safetensors
 """
+EVENTS = "  events: {person: {on: 0.6}}\n"  # of that filter
 
 
 def make_model(path: Path, **card):
@@ -142,7 +144,8 @@ telemetri: {}
         ("sinks: [{type: csv}]", "sinks.0.path: must be given"),
         (
             "sinks: [{type: cvs, path: x}]",
-            "sinks.0.type: must be csv, jsonl, callback or package.module:Name, got 'cvs'; did you mean 'csv'?",
+            "sinks.0.type: must be csv, jsonl, callback, webhook, mqtt, sqlite, postgres or package.module:Name, "
+            "got 'cvs'; did you mean 'csv'?",
         ),
         (
             "sinks: [{type: 'string:Formater'}]",
@@ -810,3 +813,71 @@ def test_loading_a_configuration_loads_neither_torch_nor_decoders(folder):
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_sinks_that_send_are_checked(folder):
+    sinks = """sinks:
+  - {type: webhook, url: "mailto:me:hunter2@host"}
+  - {type: webhook, name: a, url: "http://host/x", secret: 1234, headers: {X-Key: 1234}}
+  - {type: webhook, name: b, url: "http://host/x", spool_mb: 0}
+  - {type: postgres, url: "rtsp://me:hunter2@host/x"}
+"""
+    got = problems(VALID + EVENTS + sinks)
+    assert not any("hunter2" in line or "1234" in line for line in got)
+    assert sorted(line.partition(": ")[2].partition(",")[0] for line in got) == [
+        "sinks.0.url: must be an address as http://host/path or https://host/path",
+        "sinks.1.headers: must be texts in ASCII on one line",
+        "sinks.1.secret: must be a text",
+        "sinks.2.spool_mb: must be over 0",
+        "sinks.3.url: must be an address as postgresql://host/path or postgres://host/path",
+    ]
+
+
+def test_receivers_are_checked_against_the_world(folder):
+    sinks = """sinks:
+  - {type: webhook, url: "http://me:hunter2@host/größe"}
+  - {type: mqtt, host: broker, topic: "vpipe/{sauce}", password: x}
+  - {type: sqlite, path: nowhere/x.sqlite}
+  - {type: sqlite, path: x.sqlite}
+"""
+    got = problems(VALID + EVENTS + sinks)
+    assert not any("hunter2" in line for line in got)
+    assert sorted(line.partition(": ")[2].partition(",")[0] for line in got) == [
+        "sinks.0.url: must be in ASCII",
+        "sinks.1.topic: must be a topic without + and #",
+        "sinks.1.user: must be given where a password is",
+        "sinks.2.path: must lie in a folder that is there",
+        "sinks.3.name: must be unique",
+    ]
+
+
+def test_who_sends_must_have_something_to_send(folder):
+    sinks = """sinks:
+  - {type: mqtt, host: broker}
+  - {type: sqlite, path: x.sqlite}
+  - {type: sqlite, path: y.sqlite, rows: true, name: y}
+"""
+    assert [line.partition(": ")[2] for line in problems(VALID + sinks)] == [
+        "sinks.0: must have events to send, got no filter with `events`; give it one",
+        "sinks.1: must have events to send, got no filter with `events`; give it one, or `rows: true` here",
+    ]
+    assert len(load(VALID + EVENTS + sinks).sinks) == 3
+
+
+def test_what_a_run_records_of_a_receiver_holds_no_secrets(folder):
+    text = (
+        VALID
+        + """sinks:
+  - type: webhook
+    url: "https://me:hunter2@host/x?token=hunter3"
+    headers: {Authorization: "Bearer hunter4", X-Key: "${KEY}"}
+    secret: hunter5
+    rows: true
+  - {type: postgres, url: "postgresql://me:hunter7@host/x?password=hunter8", rows: true}
+"""
+    )
+    config = load(text, env={"KEY": "hunter6"})
+    assert config.sinks[0].headers == {"Authorization": "Bearer hunter4", "X-Key": "hunter6"}
+    record = str(config.resolved())
+    assert "hunter" not in record
+    assert "${KEY}" in record

@@ -148,7 +148,7 @@ def test_events_of_cameras_are_told_as_they_come_and_written_when_a_window_is(tm
     heard = Heard()
     previews = {"a": np.full((20, 32, 3), 90, np.uint8)}
     sink = EventsSink(
-        tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, others=[heard], preview=previews.get
+        tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, tell=[heard.event], preview=previews.get
     )
     sink.write(batch("a", 0, [0.1, 0.9, 0.7, 0.9, 0.1]))
     assert [(event.first_frame, event.is_over) for event in heard.events] == [(1, False)]

@@ -23,6 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.exporter import CLIENT_S, FRAMES, Endpoint, RunCollector
 from pipeline.monitor import Monitor
 from pipeline.runner import run
+from pipeline.sinks.delivery import Refused, SpooledSink
 from pipeline.telemetry import Telemetry
 from pipeline.threads import Stop
 from pipeline.times import Times
@@ -199,7 +200,7 @@ def told_by(collector):
     }
 
 
-def collector(telemetry, *, times=None, transfer_s=lambda: 0.0):
+def collector(telemetry, *, times=None, receivers=(), transfer_s=lambda: 0.0):
     return RunCollector(
         "r",
         monitor=Monitor(["s"]),
@@ -208,8 +209,29 @@ def collector(telemetry, *, times=None, transfer_s=lambda: 0.0):
         groupings={},
         pictures={},
         padded={},
+        receivers=lambda: receivers,
         transfer_s=transfer_s,
     )
+
+
+def test_what_became_of_what_a_sink_sends_is_told(tmp_path):
+    class Half(SpooledSink):
+        def send(self, records, timeout_s):
+            raise Refused("no")
+
+    sink = Half("hook", folder=tmp_path, spool_mb=1, batch=10)
+    found = told_by(collector(Telemetry(tmp_path / "t.parquet"), receivers=[sink]))
+    names = {name: value for (name, labels), value in found.items() if labels == (("sink", "hook"),)}
+    assert names == {
+        "vpipe_sink_pending": 0,
+        "vpipe_sink_sent_total": 0,
+        "vpipe_sink_refused_total": 0,
+        "vpipe_sink_lost_total": 0,
+    }
+    sink.sent, sink.refused = 5, 1
+    found = told_by(collector(Telemetry(tmp_path / "t.parquet"), receivers=[sink]))
+    assert found["vpipe_sink_sent_total", (("sink", "hook"),)] == 5
+    assert found["vpipe_sink_refused_total", (("sink", "hook"),)] == 1
 
 
 def test_the_gpu_is_told_as_telemetry_found_it_last(tmp_path):
@@ -327,7 +349,8 @@ def test_the_dashboard_and_the_alerts_ask_for_nothing_that_a_run_does_not_tell(t
         telemetry.sample()
         found = {name for name, _ in told_by(collector(telemetry)) if name.startswith("vpipe_gpu_")}
     with serving(test_camera.CLOCK) as server:
-        config = test_camera.configured(tmp_path, server, cameras=1, more="metrics: {port: 0}")
+        more = f"metrics: {{port: 0}}\nsinks: [{{type: sqlite, path: '{tmp_path}/rows.sqlite', rows: true}}]"
+        config = test_camera.configured(tmp_path, server, cameras=1, more=more)
         with running(config):
             at = until(port, "the port is told")
 

@@ -12,7 +12,7 @@ from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
 from pipeline.filter import Filter, folded_filter
 from pipeline.fold import Grouping, fold
 from pipeline.sources.camera import Cap, Received, joined
-from pipeline.sources.live import LANE, Cameras
+from pipeline.sources.live import APART_S, LANE, Cameras
 from pipeline.sources.scaler import PictureFormat, View
 from pipeline.testing import MeanEngine, numbers_in
 from pipeline.threads import Lanes, Stop
@@ -27,10 +27,10 @@ def shown(number):
     return picture
 
 
-def received(number, *, skipped=0, corrupt=0):
+def received(number, *, skipped=0, corrupt=0, by="arrival"):
     lost = (Lost(number - corrupt, number - 1, "corrupt"),) if corrupt else ()
     counts = Counts(indexed=1 + skipped + corrupt, skipped=skipped, corrupt=corrupt, decoded=1)
-    return Received(number, number / 10, 1e9 + number / 10, [shown(number)], counts, lost)
+    return Received(number, number / 10, 1e9 + number / 10, by, [shown(number)], counts, lost)
 
 
 class Scripted:
@@ -191,6 +191,13 @@ def test_a_camera_that_comes_too_fast_drops_and_the_end_of_its_window_says_which
     assert came[-1] == 99
 
 
+def test_rows_say_what_their_time_is_by():
+    script = [received(k, by="camera" if k in (3, 4) else "arrival") for k in range(6)]
+    batches = run_until([Scripted("a", script)], Stop(), lambda found: sum(map(len, found)) == 6)
+    told = [(number, batch.captured_by) for batch in batches for number in batch.index.tolist()]
+    assert told == [(k, "camera" if k in (3, 4) else "arrival") for k in range(6)]
+
+
 def test_a_window_ends_by_the_clock_though_its_camera_is_silent():
     now_s = 1_000.0
     stop = Stop()
@@ -208,6 +215,27 @@ def test_a_window_ends_by_the_clock_though_its_camera_is_silent():
     batches = run_until([Scripted("c", script())], stop, enough, clock=lambda: now_s, window_s=60)
     (end,) = [batch.end for batch in batches if batch.end is not None]
     assert (end.segment.window_utc_s, end.counts.decoded) == (960.0, 2)
+
+
+def test_windows_of_several_cameras_end_one_after_the_other():
+    now_s = 1_000.0
+    cameras = [Scripted(f"c{k}", [received(0)]) for k in range(4)]
+    ended_s = {}
+
+    def enough(found):
+        nonlocal now_s
+        if len({batch.source for batch in found if len(batch)}) == 4:
+            for batch in found:
+                if batch.end is not None:
+                    ended_s.setdefault(batch.source, now_s)
+            now_s = max(1_019.9, now_s) + 0.01
+        return len(ended_s) == 4
+
+    batches = run_until(cameras, Stop(), enough, clock=lambda: now_s, window_s=60)
+    assert {batch.end.segment.window_utc_s for batch in batches if batch.end is not None} == {960.0}
+    assert sorted(ended_s) == ["c0", "c1", "c2", "c3"]
+    assert np.allclose(np.diff(sorted(ended_s.values())), APART_S, atol=0.02)
+    assert min(ended_s.values()) >= 1_020.0
 
 
 def test_what_was_taken_of_a_camera_counts_over_all_its_windows():

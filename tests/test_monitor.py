@@ -1,5 +1,6 @@
 """What is known of a run while it goes: counts, latencies, lags, and when not all is well."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -101,6 +102,26 @@ def test_all_is_well_while_a_camera_is_live_and_no_label_is_too_old():
     assert monitor.problems() == []
     clock.now_s += 2
     assert monitor.problems() == ["yard: its newest label must be 5 s old at most, got 6.0 s"]
+
+
+def test_of_each_region_it_is_known_what_was_said_last():
+    gate = camera("gate")
+    monitor = Monitor(["gate"], cameras=lambda: [gate])
+    assert monitor.newest("gate") == []
+    scores = np.arange(6, dtype=np.float32).reshape(3, 2)
+    one = replace(batch("gate", 1.0, 2.0, 3.0), index=np.array([4, 5, 5]), scores=scores, filter="who")
+    regions = {"region": np.array([1, 0, 1], np.int16), "regions": ("bay", "door")}
+    monitor.scored(replace(one, **regions), 1, 1)
+    monitor.scored(replace(batch("gate"), filter="who"), 0, 0)
+    monitor.scored(batch("yard", 1.0), 0, 0)
+    # Of the next frame one region is still to come.
+    two = replace(batch("gate", 4.0), index=np.array([6]), scores=scores[:1] + 9, filter="who")
+    monitor.scored(replace(two, region=np.array([0], np.int16), regions=("bay", "door")), 0, 0)
+    said = [(said.filter, said.region, said.frame, said.scores.tolist()) for said in monitor.newest("gate")]
+    assert said == [("who", "bay", 6, [9, 10]), ("who", "door", 5, [4, 5])]
+    for _ in range(9):
+        monitor.scored(replace(two, region=np.array([0], np.int16), regions=("bay", "door")), 0, 0)
+    assert [said.region for said in monitor.newest("gate")] == ["bay"]
 
 
 def test_of_a_run_without_cameras_nothing_is_told():

@@ -23,6 +23,9 @@ def run(tmp_path):
         event = tmp_path / "events" / day / "080000-000001.parquet"
         event.parent.mkdir(parents=True, exist_ok=True)
         event.write_bytes(b"1")
+        sampled = tmp_path / "telemetry" / day / "080000.parquet"
+        sampled.parent.mkdir(parents=True, exist_ok=True)
+        sampled.write_bytes(b"1")
     (tmp_path / "run.json").write_text("{}")
     return tmp_path
 
@@ -32,7 +35,7 @@ def days(run, camera="gate"):
 
 
 def test_what_is_older_than_the_days_to_keep_is_removed(run):
-    assert make_room(run, keep_days=3, now=NOW) == Removed(old=4 + 4 + 2)
+    assert make_room(run, keep_days=3, now=NOW) == Removed(old=4 + 4 + 2 + 2)
     assert days(run) == days(run, "yard") == ["2026-03-09", "2026-03-10"]
     assert sorted(path.name for path in (run / "events").iterdir()) == ["2026-03-09", "2026-03-10"]
     assert not (run / "frames" / "who" / "gate" / "2026-03-01").exists()
@@ -47,7 +50,7 @@ def test_nothing_is_removed_where_nothing_is_asked(run):
 
 def test_the_last_window_of_a_camera_stays_whatever_its_age_and_whatever_the_disk(run):
     removed = make_room(run, keep_days=0, min_free_bytes=1, now=datetime(2027, 1, 1, tzinfo=UTC), free=lambda path: 0)
-    assert removed == Removed(old=2 * 7 + 4)
+    assert removed == Removed(old=2 * 7 + 4 + 4)
     assert [path.name for path in (run / "frames").rglob("*.parquet")] == ["200000-000000000700.parquet"] * 2
 
 
@@ -61,8 +64,8 @@ def test_the_oldest_go_first_until_there_is_room(run, caplog):
     assert free(run) - need < 5
     assert days(run)[0] == "2026-03-05"
     assert removed.old == 0
-    assert removed.for_room == 6
-    assert "6 of the oldest files were removed" in caplog.text
+    assert removed.for_room == 7
+    assert "7 of the oldest files were removed" in caplog.text
 
 
 def test_a_clock_that_was_set_back_does_not_make_the_last_window_an_old_one(run):

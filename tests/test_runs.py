@@ -67,6 +67,8 @@ def test_hints_name_what_the_command_takes(tmp_path):
 def test_overwrite_removes_what_a_run_left_and_nothing_else(tmp_path):
     run = begun(tmp_path, "lobby")
     (run.frames / "person").mkdir(parents=True)
+    (run.spool / "webhook").mkdir(parents=True)
+    (run.spool / "webhook" / "spool.sqlite").write_text("old")
     for path in [run.frames / "person" / "x.parquet", run.telemetry, run.ledger, run.summary, run.log]:
         path.write_text("old")
     (run.path / "notes.txt").write_text("mine")

@@ -1,3 +1,4 @@
+import itertools
 import logging
 import time
 from types import SimpleNamespace
@@ -181,6 +182,21 @@ def test_samples_go_to_the_file_in_pieces(tmp_path, monkeypatch):
     _, rows = three_samples(tmp_path)
     assert pq.ParquetFile(tmp_path / "t.parquet").num_row_groups == 2
     assert rows["rss_bytes"].to_pylist() == [100, 300, 200]
+
+
+def test_what_runs_for_long_has_a_file_for_each_hour(tmp_path):
+    now_s = 1_764_364_500.0  # 2025-11-28, 21:15
+    process = Process()
+    process.resident = itertools.count(100)
+    with Telemetry(
+        tmp_path, hourly=True, nvml=Driver(installed=False), process=process, utc=lambda: now_s
+    ) as telemetry:
+        for at_s in (1_764_364_500.0, 1_764_367_199.5, 1_764_367_200.0, 1_764_374_400.0):
+            now_s = at_s
+            telemetry.sample()
+            assert not list(tmp_path.rglob("*230000.parquet"))
+    times = {path.relative_to(tmp_path).as_posix(): len(pq.read_table(path)) for path in tmp_path.rglob("*.parquet")}
+    assert times == {"2025-11-28/211500.parquet": 2, "2025-11-28/220000.parquet": 1, "2025-11-29/000000.parquet": 1}
 
 
 def test_two_samples_close_together_give_no_percentage(tmp_path):

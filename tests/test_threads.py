@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.threads import Answer, Stop, beside, every, merge, share, stuck_threads
+from pipeline.threads import Answer, Stop, Worker, beside, every, merge, share, stuck_threads
 
 
 def names() -> set[str]:
@@ -188,3 +188,47 @@ def test_work_beside_a_block_is_made_to_return_at_its_end_whatever_happens():
     with pytest.raises(KeyError):
         block()
     assert "aside" not in names()
+
+
+def test_a_worker_works_when_it_is_woken_and_when_it_asked_to():
+    calls, again = [], iter([None, 0.01, None])
+    worked = threading.Semaphore(0)
+
+    def work():
+        calls.append(1)
+        worked.release()
+        return next(again, None)
+
+    worker = Worker(work, name="worker")
+    assert worked.acquire(timeout=5)
+    worker.wake()
+    assert worked.acquire(timeout=5)
+    assert worked.acquire(timeout=5)  # a hundredth of a second later
+    assert worker.close(2)
+    assert len(calls) == 4  # once more at the end
+
+
+def test_a_worker_that_fails_says_so_when_it_is_woken():
+    def fails():
+        raise OSError("gone")
+
+    worker = Worker(fails, name="worker")
+    worker.close(5)
+    with pytest.raises(OSError, match="gone"):
+        worker.wake()
+
+
+def test_a_worker_that_hangs_is_left_alone():
+    release = threading.Event()
+    worker = Worker(lambda: release.wait(20) and None, name="hanging worker")
+    assert not worker.close(0.05)
+    assert "hanging worker" in stuck_threads()
+    release.set()
+    assert worker.close(5)
+
+
+def test_a_worker_tries_until_the_grace_is_over():
+    calls = []
+    worker = Worker(lambda: calls.append(1) or 0.01, name="worker")
+    assert worker.close(0.2) or worker.close(1)
+    assert len(calls) > 3

@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     metavar="FILE.json",
     help="Write a timeline of every batch, for ui.perfetto.dev.",
 )
+@click.option(
+    "--page", type=click.IntRange(0, 65535), metavar="PORT", help="Show how it goes at http://127.0.0.1:PORT."
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
 def run(
@@ -52,6 +55,7 @@ def run(
     name: str | None,
     limit: int | None,
     trace: Path | None,
+    page: int | None,
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -69,6 +73,7 @@ def run(
     settings = [*overrides]
     settings += [f"run.name={json.dumps(name, ensure_ascii=False)}"] if name is not None else []
     settings += [f"run.limit={limit}"] if limit is not None else []
+    settings += [f"page.port={page}"] if page is not None else []
     if model is not None:
         if configs := [path for path in paths if path.lower().endswith((".yaml", ".yml"))]:
             raise click.UsageError(

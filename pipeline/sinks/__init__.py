@@ -27,6 +27,10 @@ SINKS = {
     "csv": "pipeline.sinks.text:CsvSink",
     "jsonl": "pipeline.sinks.text:JsonlSink",
     "callback": "pipeline.sinks.callback:CallbackSink",
+    "webhook": "pipeline.sinks.webhook:WebhookSink",
+    "mqtt": "pipeline.sinks.mqtt:MqttSink",
+    "sqlite": "pipeline.sinks.database:SqliteSink",
+    "postgres": "pipeline.sinks.database:PostgresSink",
 }
 """The short names that `type:` knows; anything else is `package.module:Name`."""
 

@@ -80,7 +80,7 @@ class EventsSink(Sink):
         rules: What makes them.
         labellings: Of the filters, by name.
         sources: Names of the sources, and for those that are files, where they lie.
-        others: Sinks that are told of each.
+        tell: Called with each, at both of its times.
         preview: Of a camera, by its name, a picture (H, W, 3) that is about a second old, if there is one. None: the
             sources are no cameras.
     """
@@ -92,11 +92,11 @@ class EventsSink(Sink):
         labellings: Mapping[str, Labelling],
         *,
         sources: Mapping[str, Path | None],
-        others: Sequence[Sink],
+        tell: Sequence[Callable[[Event], None]],
         preview: Callable[[str], Pixels | None] | None = None,
     ) -> None:
         self._folder, self._rules, self._labellings = folder, rules, labellings
-        self._sources, self._others, self._preview = sources, others, preview
+        self._sources, self._listeners, self._preview = sources, tell, preview
         self._tracks: dict[_Key, Track] = {}
         self._shots: dict[_Key, tuple[int, Pixels | None]] = {}  # of events under way: their best frame
         self._over: list[Event] = []
@@ -164,8 +164,8 @@ class EventsSink(Sink):
 
     def _tell(self, events: Iterable[Event]) -> None:
         for event in events:
-            for sink in self._others:
-                sink.event(event)
+            for tell in self._listeners:
+                tell(event)
             if event.is_over:
                 self._over.append(event)
 

@@ -21,10 +21,13 @@ that of the filter. The columns are those of the run, of all of its sources. The
 of the source's, where `keep` let the row not pass, and where an any_of model finds no class.
 
 `captured` is ISO 8601 in UTC; what is not known is empty in csv and null in JSON.
+
+Events are JSON lines too, see `event_json`.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -34,10 +37,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
+from pipeline.events import Event
 from pipeline.regions import OF_FRAMES
 from pipeline.rows import Labelling
 
-__all__ = ["Csv", "Format", "Jsonl"]
+__all__ = ["Csv", "Format", "Jsonl", "event_json"]
 
 
 class Format(ABC):
@@ -125,6 +129,16 @@ class Jsonl(Format):
         _, offsets, data = line.buffers()
         bounds = np.frombuffer(offsets, np.int32)[line.offset : line.offset + len(line) + 1]
         return data[int(bounds[0]) : int(bounds[-1])]
+
+
+def event_json(event: Event, *, thumbnail: bool = False) -> bytes:
+    """An event as JSON on one line; its thumbnail, if wanted, in base64."""
+    told = {"event": "ended" if event.is_over else "began", "key": event.key, **event.told()}
+    told["best_score"] = round(event.best_score, 6)
+    del told["thumbnail"]
+    if thumbnail:
+        told["thumbnail"] = None if event.thumbnail is None else base64.b64encode(event.thumbnail).decode()
+    return json.dumps(told, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _lines(texts: Sequence[str | pa.Array]) -> pa.Array:

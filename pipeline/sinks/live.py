@@ -14,7 +14,6 @@ With `events: true`, JSON lines are events, one when it has begun and one when i
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -28,12 +27,12 @@ from pipeline.errors import SinkError
 from pipeline.events import Event
 from pipeline.rows import Labelling, table
 from pipeline.runs import make_folder
-from pipeline.sinks.lines import Csv, Format, Jsonl
+from pipeline.sinks.lines import Csv, Format, Jsonl, event_json
 from pipeline.sinks.parts import disk_errors
 from pipeline.sinks.stdout import to_stdout
 from pipeline.threads import Stop
 
-__all__ = ["LiveCsvSink", "LiveEventsSink", "LiveJsonlSink", "RotatingFile", "event_line"]
+__all__ = ["LiveCsvSink", "LiveEventsSink", "LiveJsonlSink", "RotatingFile"]
 
 log = logging.getLogger(__name__)
 
@@ -166,12 +165,4 @@ class LiveEventsSink(_Live):
         """Nothing to do: rows are no events."""
 
     def event(self, event: Event) -> None:
-        self.say(lambda first: event_line(event))
-
-
-def event_line(event: Event) -> bytes:
-    """An event as a line of JSON, without its thumbnail."""
-    told = {"event": "ended" if event.is_over else "began", "key": event.key, **event.told()}
-    del told["thumbnail"]
-    told["best_score"] = round(event.best_score, 6)
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        self.say(lambda first: event_json(event) + b"\n")

@@ -25,7 +25,7 @@ import av.video.stream
 import numpy as np
 from av.video.frame import VideoFrame
 
-from pipeline.batch import Counts, Lost, Pixels
+from pipeline.batch import CapturedBy, Counts, Lost, Pixels
 from pipeline.errors import SourceError
 from pipeline.sources.container import Packet
 from pipeline.sources.scaler import PictureFormat, Scaler, View
@@ -62,7 +62,8 @@ class Received:
     Attributes:
         number: Of the frame, in presentation order.
         pts_s: Its time in the stream, in seconds; NaN where it has none.
-        captured_s: UTC time of capture in seconds since 1970: by the camera's clock, or else of its packet's arrival.
+        captured_s: UTC time of capture in seconds since 1970.
+        captured_by: What that is by: the camera's clock, or else its packet's arrival.
         views: Of each view the frame's pictures, uint8 (pictures, H, W, 3); None: there is no frame.
         counts: This frame and those that were skipped, lost or dropped before it.
         lost: Those of them without a label, that should have one.
@@ -71,6 +72,7 @@ class Received:
     number: int
     pts_s: float
     captured_s: float
+    captured_by: CapturedBy
     views: Sequence[Pixels] | None
     counts: Counts
     lost: tuple[Lost, ...] = ()
@@ -110,6 +112,8 @@ class Camera:
         state, why: How it is, and what made it so.
         reconnects: How often it was tried again.
         tells_time: Whether the times of its frames are those of its own clock.
+        size: Width and height of its pictures, as they were last; None: none came yet.
+        preview, previews: A recent picture, uint8 (H, W, 3), replaced once a second; how often it was.
         last_frame_s: When its last frame was decoded, by `time.monotonic`; None: none was yet.
         taken: What became of all that was taken of it so far; who takes replaces it as a whole.
 
@@ -133,7 +137,9 @@ class Camera:
         self.state: State = "connecting"
         self.why = ""
         self.reconnects = 0
-        self.preview: Pixels | None = None  # a recent frame, uint8 (H, W, 3), replaced once a second
+        self.size: tuple[int, int] | None = None
+        self.preview: Pixels | None = None
+        self.previews = 0
         self.tells_time = False
         self.last_frame_s: float | None = None
         self.taken = Counts()
@@ -229,7 +235,8 @@ class Camera:
                     raise
                 if arrived_s - previewed_s >= PREVIEW_S:
                     previewed_s = arrived_s
-                    self.preview = _preview(frame)
+                    self.size, self.preview = (frame.width, frame.height), _preview(frame)
+                    self.previews += 1
                 self._is("live")
                 self._pending += Counts(indexed=1, decoded=1, damaged=int(frame.is_corrupt))
                 pts_s = math.nan if frame.time is None else frame.time
@@ -239,7 +246,8 @@ class Camera:
 
     def _taken(self, views: Sequence[Pixels] | None, pts_s: float, captured_s: float) -> Received:
         """What came up to here."""
-        taken = Received(self.next_frame, pts_s, captured_s, views, self._pending, self._lost)
+        by: CapturedBy = "camera" if self.tells_time else "arrival"
+        taken = Received(self.next_frame, pts_s, captured_s, by, views, self._pending, self._lost)
         self.next_frame += views is not None
         self._pending, self._lost = Counts(), ()
         return taken

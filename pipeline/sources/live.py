@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from pipeline.threads import Lanes, Stop
 __all__ = ["Cameras"]
 
 LANE = 8  # frames that wait for each camera: less than a second of it
+APART_S = 0.05  # between the ends of the windows of two cameras
 SILENCE_S = 0.02  # without a frame until a tick
 
 
@@ -32,7 +34,8 @@ class Cameras:
 
     Args:
         cameras: One or more, of different names. Each is iterated in a thread of its own.
-        window_s: How long a segment is; it ends when UTC is a multiple of it.
+        window_s: How long a segment is; it ends when UTC is a multiple of it, that of each further camera a little
+            later, since a commit takes time in which nothing is labelled.
         lane: How many frames of each may wait.
         clock: UTC in seconds since 1970.
     """
@@ -90,7 +93,9 @@ class Cameras:
                         goes_on[windows.camera.name] = windows.next
                     for camera in set(here) - {windows.camera for windows in going.values()}:
                         number, camera.next_frame = goes_on.get(camera.name, (0, 0))
-                        going[lanes.start(camera, camera.name)] = _Windows(camera, self._window_s, number)
+                        lane = lanes.start(camera, camera.name)
+                        late_s = min(lane * APART_S, self._window_s / 2)
+                        going[lane] = _Windows(camera, self._window_s, number, late_s=late_s)
                 taken = lanes.take(SILENCE_S)
                 now_s = self._clock()
                 for lane, windows in going.items():
@@ -108,8 +113,8 @@ class Cameras:
 class _Windows:
     """The segments of one camera, one after the other."""
 
-    def __init__(self, camera: Camera, window_s: float, number: int) -> None:
-        self.camera, self._window_s = camera, window_s
+    def __init__(self, camera: Camera, window_s: float, number: int, *, late_s: float = 0.0) -> None:
+        self.camera, self._window_s, self._late_s = camera, window_s, late_s
         self._first = self._number = number
         self._ends_s = 0.0
         self._next = camera.next_frame  # the first frame that no window has yet
@@ -118,14 +123,14 @@ class _Windows:
         self.open: Segment | None = None
 
     def batches(self, received: Sequence[Received], now_s: float) -> Iterator[FrameBatch]:
-        """The frames, in one batch of each view; before them the end of a window that is over by now."""
+        """The frames, in one batch of each view and clock; before them the end of a window that is over by now."""
         if self.open is not None and now_s >= self._ends_s:
             yield from self.end()
         if not received:
             return
         if self.open is None:
             begins_s = now_s // self._window_s * self._window_s
-            self._ends_s = begins_s + self._window_s
+            self._ends_s = begins_s + self._window_s + self._late_s
             self.open = Segment(self.camera.name, self._number, self._next, window_utc_s=begins_s)
             self._number += 1
         for one in received:
@@ -133,17 +138,18 @@ class _Windows:
             self._counts += one.counts
             self._lost = joined(self._lost, one.lost)
         self.camera.taken = self._earlier + self._counts
-        frames = [(one, one.views) for one in received if one.views is not None]
-        if not frames:
-            return
-        yield from batches_of(
-            self.open,
-            self.camera.views,
-            [np.stack(pictures) for pictures in zip(*(views for _, views in frames), strict=True)],
-            np.array([one.number for one, _ in frames], np.int64),
-            np.array([one.pts_s for one, _ in frames], np.float64),
-            np.array([one.captured_s for one, _ in frames], np.float64),
-        )
+        shown = [(one, one.views) for one in received if one.views is not None]
+        for by, group in groupby(shown, key=lambda pair: pair[0].captured_by):
+            frames = list(group)
+            yield from batches_of(
+                self.open,
+                self.camera.views,
+                [np.stack(pictures) for pictures in zip(*(views for _, views in frames), strict=True)],
+                np.array([one.number for one, _ in frames], np.int64),
+                np.array([one.pts_s for one, _ in frames], np.float64),
+                np.array([one.captured_s for one, _ in frames], np.float64),
+                captured_by=by,
+            )
 
     @property
     def next(self) -> tuple[int, int]:

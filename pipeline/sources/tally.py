@@ -10,7 +10,7 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.batch import Counts, FrameBatch, Lost, Pixels, Segment, SegmentEnd
+from pipeline.batch import CapturedBy, Counts, FrameBatch, Lost, Pixels, Segment, SegmentEnd
 from pipeline.sources.cuts import Cut
 from pipeline.sources.index import NOT_ONE_EACH, TIMELESS_DEMUXERS, Index
 from pipeline.sources.scaler import View
@@ -244,7 +244,8 @@ class Builder:
         captured_s = None if utc_offset_s is None else pts_s + utc_offset_s
         frames, index = [frames[:n] for frames in self._frames], self._index[:n]
         self._begin()
-        yield from batches_of(self._segment, self._views, frames, index, pts_s, captured_s, end)
+        by: CapturedBy | None = None if captured_s is None else "start"
+        yield from batches_of(self._segment, self._views, frames, index, pts_s, captured_s, end, captured_by=by)
 
 
 def batches_of(
@@ -255,6 +256,8 @@ def batches_of(
     pts_s: npt.NDArray[np.float64],
     captured_s: npt.NDArray[np.float64] | None,
     end: SegmentEnd | None = None,
+    *,
+    captured_by: CapturedBy | None = None,
 ) -> Iterator[FrameBatch]:
     """Some frames of a segment: a batch of each view that has pictures; the end rides on that of the last view.
 
@@ -262,12 +265,12 @@ def batches_of(
         segment: Theirs.
         views: What is shown of each frame.
         frames: Of each view uint8 (N, pictures, H, W, 3).
-        index, pts_s, captured_s: Of the frames, see FrameBatch.
+        index, pts_s, captured_s, captured_by: Of the frames, see FrameBatch.
         end: Of the segment, if these are its last frames.
     """
     for number, (view, shown) in enumerate(zip(views, frames, strict=True)):
         if view.regions is None:
-            batch = FrameBatch(segment, shown[:, 0], index, pts_s, captured_s, view=number)
+            batch = FrameBatch(segment, shown[:, 0], index, pts_s, captured_s, captured_by=captured_by, view=number)
         else:
             count = view.pictures
             batch = FrameBatch(
@@ -276,6 +279,7 @@ def batches_of(
                 np.repeat(index, count),
                 np.repeat(pts_s, count),
                 None if captured_s is None else np.repeat(captured_s, count),
+                captured_by=captured_by,
                 view=number,
                 regions=view.names,
                 region=np.tile(np.arange(count, dtype=np.int16), len(index)),

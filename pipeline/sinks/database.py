@@ -1,0 +1,203 @@
+"""Events, and rows if wanted, as tables of a database: a file of SQLite, or PostgreSQL.
+
+    events (key, source, region, filter, label, clock, first_frame, last_frame, began_s, ended_s, best_frame,
+            best_score, thumbnail, is_over)           a row per event, whole when it is over
+    labels (source, frame, region, captured, filter, label, score)      a row per picture and filter
+
+Other programs may read them meanwhile. Both databases understand the same statements, but for the mark of a value and
+the names of two types.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import json
+import sqlite3
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ConfigError
+from pipeline.rows import Labelling
+from pipeline.sinks.delivery import Away, Refused, SpooledSink, events_in, rows_in
+from pipeline.threads import Stop
+
+if TYPE_CHECKING:
+    import psycopg
+
+__all__ = ["PostgresSink", "SqliteSink", "missing_psycopg"]
+
+OF_EVENTS = (
+    *("key", "source", "region", "filter", "label", "clock", "first_frame", "last_frame", "began_s", "ended_s"),
+    *("best_frame", "best_score", "thumbnail", "is_over"),
+)
+OF_ROWS = ("source", "frame", "region", "captured", "filter", "label", "score")
+TIMEOUT_S = 5.0
+
+TABLES = """
+create table if not exists events (
+    key text primary key, source text not null, region text, filter text not null, label text not null,
+    clock text not null, first_frame bigint not null, last_frame bigint not null, began_s double precision,
+    ended_s double precision, best_frame bigint not null, best_score real not null, thumbnail {bytes},
+    is_over boolean not null
+);
+create table if not exists labels (
+    source text not null, frame bigint not null, region text, captured {instant}, filter text not null, label text,
+    score real not null
+);
+create unique index if not exists label_of on labels (source, frame, filter, coalesce(region, ''));
+"""
+
+
+def _put(table: str, columns: Sequence[str], key: str, *, mark: str) -> str:
+    """The statement that writes a row, or writes over the one of the same key."""
+    values = ", ".join([mark] * len(columns))
+    new = ", ".join(f"{name} = excluded.{name}" for name in columns)
+    return f"insert into {table} ({', '.join(columns)}) values ({values}) on conflict ({key}) do update set {new}"
+
+
+def _put_event(mark: str) -> str:
+    """An event that is over stays so, in whatever order it is told again."""
+    return f"{_put('events', OF_EVENTS, 'key', mark=mark)} where excluded.is_over >= events.is_over"
+
+
+def _put_row(mark: str) -> str:
+    return _put("labels", OF_ROWS, "source, frame, filter, coalesce(region, '')", mark=mark)
+
+
+def _events(records: Sequence[bytes]) -> list[list[object]]:
+    """Of each event among records, the values of its row."""
+    rows = []
+    for text in events_in(records):
+        event = json.loads(text)
+        event["is_over"] = event["event"] == "ended"
+        picture = event.get("thumbnail")
+        event["thumbnail"] = None if picture is None else base64.b64decode(picture)
+        rows.append([event[name] for name in OF_EVENTS])
+    return rows
+
+
+def _rows(records: Sequence[bytes]) -> list[list[object]]:
+    return [[row[name] for name in OF_ROWS] for row in map(json.loads, rows_in(records))]
+
+
+class SqliteSink(SpooledSink):
+    """A file of SQLite. One that is locked, or whose disk is full, is tried again.
+
+    Args:
+        path: The file; made if need be, else added to.
+        rows: Whether rows are written, too.
+        name, spool_mb, thumbnails, folder, stop, live: See SpooledSink.
+    """
+
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        *,
+        folder: Path,
+        spool_mb: float = 100.0,
+        rows: bool = False,
+        thumbnails: bool = True,
+        name: str = "sqlite",
+        stop: Stop | None = None,
+        live: Mapping[str, Labelling] | None = None,
+    ) -> None:
+        super().__init__(
+            name, folder=folder, spool_mb=spool_mb, batch=100, rows=rows, thumbnails=thumbnails, stop=stop, live=live
+        )
+        self._path = Path(path)
+        self._is_set_up = False
+
+    def send(self, records: Sequence[bytes], timeout_s: float) -> int:
+        try:
+            with closing(sqlite3.connect(self._path, timeout=min(TIMEOUT_S, timeout_s))) as db:
+                if not self._is_set_up:
+                    db.execute("pragma journal_mode = wal")
+                    db.executescript(TABLES.format(bytes="blob", instant="text"))
+                    self._is_set_up = True
+                with db:  # one transaction
+                    db.executemany(_put_event("?"), _events(records))
+                    db.executemany(_put_row("?"), _rows(records))
+        except sqlite3.Error as exc:
+            self._is_set_up = False  # the file may be another one when it is there again
+            raise Away(f"{self._path}: {exc}") from None
+        return len(records)
+
+
+class PostgresSink(SpooledSink):
+    """A database of PostgreSQL. The tables are made if need be.
+
+    Args:
+        url: `postgresql://user:password@host:port/database`.
+        rows: Whether rows are written, too.
+        name, spool_mb, thumbnails, folder, stop, live: See SpooledSink.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        folder: Path,
+        spool_mb: float = 100.0,
+        rows: bool = False,
+        thumbnails: bool = True,
+        name: str = "postgres",
+        stop: Stop | None = None,
+        live: Mapping[str, Labelling] | None = None,
+    ) -> None:
+        super().__init__(
+            name, folder=folder, spool_mb=spool_mb, batch=100, rows=rows, thumbnails=thumbnails, stop=stop, live=live
+        )
+        problem = missing_psycopg()
+        if problem is not None:
+            raise ConfigError([f"sink {name}: {problem}"])
+        self._url = url
+        self._db: psycopg.Connection | None = None
+
+    def send(self, records: Sequence[bytes], timeout_s: float) -> int:
+        import psycopg
+
+        try:
+            if self._db is None:
+                self._db = self._connect(timeout_s)
+            with self._db.transaction(), self._db.cursor() as cursor:
+                cursor.executemany(_put_event("%s"), _events(records))
+                cursor.executemany(_put_row("%s"), _rows(records))
+        except psycopg.Error as exc:
+            self.hang_up()
+            why = str(exc).strip().partition("\n")[0] or type(exc).__name__
+            raise (Refused if isinstance(exc, psycopg.DataError) else Away)(why) from None
+        return len(records)
+
+    def hang_up(self) -> None:
+        import psycopg
+
+        if self._db is not None:
+            with suppress(psycopg.Error):
+                self._db.close()
+            self._db = None
+
+    def _connect(self, timeout_s: float) -> psycopg.Connection:
+        import psycopg
+
+        at_most_s = max(1, round(min(TIMEOUT_S, timeout_s)))
+        db = psycopg.connect(
+            self._url,
+            autocommit=True,
+            connect_timeout=at_most_s,
+            application_name="vpipe",
+            tcp_user_timeout=round(TIMEOUT_S * 1000),  # for a server whose machine is gone
+        )
+        db.execute(f"set statement_timeout = {TIMEOUT_S:.0f}000")
+        db.execute(TABLES.format(bytes="bytea", instant="timestamptz"))
+        return db
+
+
+def missing_psycopg() -> str | None:
+    """What to install, unless psycopg is there."""
+    if importlib.util.find_spec("psycopg") is None:
+        return "must have psycopg, got none; pip install 'vpipe[postgres]'"
+    return None

@@ -1,0 +1,235 @@
+"""Sinks whose far side may be away: what they take waits in a spool, and a thread sends it.
+
+    event, write, commit ──▶ Spool ──▶ thread: send ──▶ the receiver
+                                         │ away: again after 0.5 s, then twice as long each time, up to 30 s
+
+Labelling never waits for a camera's receiver. Events and rows arrive in order, each at least once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from pipeline.batch import FrameBatch, SegmentEnd
+from pipeline.contracts import Sink
+from pipeline.events import Event
+from pipeline.rows import Labelling, labelling_of, table
+from pipeline.sinks.lines import Jsonl, event_json
+from pipeline.sinks.parts import open_part, part_path
+from pipeline.sinks.spool import Spool
+from pipeline.threads import Stop, Worker
+
+__all__ = ["Away", "Refused", "SpooledSink", "events_in", "rows_in"]
+
+log = logging.getLogger(__name__)
+
+FIRST_S, MOST_S = 0.5, 30.0  # between two attempts
+JITTER = 0.2  # give or take this share, so that many senders do not come back at once
+CLOSE_S = 2.0
+WAIT_S = 0.05
+MOST_BYTES = 1 << 20  # sent at once, unless one record is larger
+ROWS = 256  # in a record
+EVENT, TABLE = b"e", b"r"  # what a record begins with; JSON follows, of rows one line each
+
+
+class Away(Exception):  # noqa: N818 (named as what it says of the receiver)
+    """The receiver took nothing, and may later."""
+
+
+class Refused(Exception):  # noqa: N818
+    """The receiver never takes these records."""
+
+
+class SpooledSink(Sink):
+    """Sends events and, if wanted, rows from a spool. `send` is what a kind of receiver adds.
+
+    Any thread may look at `sent`, `refused`, `lost` and `pending`, all numbers of records.
+
+    Args:
+        name: Of the sink; what waits lies in `<folder>/spool/<name>/`.
+        folder: The run's folder.
+        spool_mb: Megabytes that may wait; beyond them the oldest are given up.
+        batch: Records that are sent at once, at most.
+        rows: Whether rows are sent as well.
+        thumbnails: Whether events are sent with theirs.
+        stop: Ends a wait for the receiver.
+        live: How scores become labels, by the name of the filter, where rows are sent as they come.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        folder: Path,
+        spool_mb: float,
+        batch: int,
+        rows: bool = False,
+        thumbnails: bool = True,
+        stop: Stop | None = None,
+        live: Mapping[str, Labelling] | None = None,
+    ) -> None:
+        self.name = name
+        self._folder = folder
+        self._max_bytes = int(spool_mb * 1e6)
+        self._batch = batch
+        self._rows = rows
+        self._thumbnails = thumbnails
+        self._stop = stop
+        self._live = live
+        self._lines = Jsonl()
+        self._opened: tuple[Spool, Worker] | None = None
+        self._closing_s = math.inf  # monotonic time at which closing ends
+        self._attempts = 0  # since the receiver was last there
+        self._next_s = 0.0  # monotonic time of the next one
+        self._again = 0  # records of the attempt that is to be made again, as it was
+        self._singly = 0  # records that go one by one, since one of them was refused
+        self.sent = 0
+        self.refused = 0
+
+    @abstractmethod
+    def send(self, records: Sequence[bytes], timeout_s: float) -> int:
+        """Hands over records in order; returns how many of the first of them arrived. Called in the sink's thread.
+
+        Raises:
+            Away: none arrived.
+            Refused: they never will.
+        """
+
+    def rest(self) -> float | None:
+        """Nothing waits: called in the sink's thread; returns after how many seconds to call it again."""
+        return None
+
+    def hang_up(self) -> None:
+        """Nothing more is sent: called when the sink's thread has ended."""
+
+    @property
+    def pending(self) -> int:
+        """Records that wait to be sent."""
+        return len(self._opened[0]) if self._opened is not None else 0
+
+    @property
+    def lost(self) -> int:
+        """Records that were given up since the run was started, as too many waited."""
+        return self._opened[0].lost if self._opened is not None else 0
+
+    def write(self, batch: FrameBatch) -> None:
+        """Leaves rows of cameras to be sent. Of others, what counts is what gets committed."""
+        self._open()
+        if self._rows and self._live is not None and len(batch):
+            labelling = self._live[batch.filter]
+            (rows,) = table(batch, labelling).combine_chunks().to_batches()
+            self._leave_rows(rows, labelling)
+
+    def event(self, event: Event) -> None:
+        spool, worker = self._open()
+        spool.append(EVENT + event_json(event, thumbnail=self._thumbnails))
+        worker.wake()
+
+    def commit(self, end: SegmentEnd) -> None:
+        spool, worker = self._open()
+        if self._rows and self._live is None and not end.retry:
+            for name in end.filters:
+                with open_part(part_path(self._folder, name, end.segment)) as part:
+                    labelling = labelling_of(part.metadata.metadata)
+                    for rows in part.iter_batches(ROWS):
+                        self._leave_rows(rows, labelling)
+                        self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
+        spool.sync()
+        worker.wake()
+
+    def finish(self) -> None:
+        """Of files, waits until all is sent, unless the receiver is away."""
+        if self._live is None and self._opened is not None:
+            self._wait(0)
+
+    def close(self) -> None:
+        if self._opened is None:
+            return
+        spool, worker = self._opened
+        self._closing_s = time.monotonic() + CLOSE_S
+        if worker.close(CLOSE_S):
+            self.hang_up()
+        spool.close()
+        if self.pending:
+            text = "%s: %d records were not taken and wait in %s; the run sends them when it goes on"
+            log.warning(text, self.name, self.pending, spool.folder)
+        if self.lost or self.refused:
+            log.warning("%s: %d records were given up, %d refused", self.name, self.lost, self.refused)
+
+    def _open(self) -> tuple[Spool, Worker]:
+        if self._opened is None:
+            spool = Spool(self._folder / "spool" / self.name, self._max_bytes)
+            self._opened = spool, Worker(lambda: self._work(spool), name=f"sink-{self.name}")
+        return self._opened
+
+    def _leave_rows(self, rows: pa.RecordBatch, labelling: Labelling) -> None:
+        spool, worker = self._open()
+        for first in range(0, len(rows), ROWS):
+            lines = self._lines.lines(rows.slice(first, ROWS), labelling, alone=True)
+            spool.append(TABLE + self._lines.text(lines, first=False).to_pybytes())
+        worker.wake()
+
+    def _wait(self, most_bytes: int) -> None:
+        """Waits until no more than so much waits to be sent, unless the receiver is away."""
+        spool, worker = self._open()
+        while spool.bytes > most_bytes and not self._attempts and not self._stop:
+            worker.wake()  # raises what the thread failed with
+            time.sleep(WAIT_S)
+
+    def _work(self, spool: Spool) -> float | None:
+        """Sends what can be sent now; returns when to come again."""
+        closing = self._closing_s < math.inf
+        now_s = time.monotonic()
+        if now_s < self._next_s and not closing:
+            return self._next_s - now_s  # woken, and the receiver was away a moment ago
+        limit = 1 if self._singly else self._again or self._batch
+        records = spool.peek(limit, max_bytes=MOST_BYTES)
+        if not records:
+            return None if closing else self.rest()
+        try:
+            n = self.send(records, max(0.1, self._closing_s - now_s))
+            self.sent += n
+        except Away as exc:
+            self._again = len(records)
+            return self._wait_s(str(exc), len(spool))
+        except Refused as exc:
+            if len(records) > 1:
+                self._singly = len(records)
+                return 0.0
+            n = 1
+            self.refused += 1
+            log.warning("%s: a record was refused for good (%s) and is dropped", self.name, exc)
+        if self._attempts:
+            log.info("%s: is back after %d attempts", self.name, self._attempts)
+        self._attempts, self._next_s = 0, 0.0
+        self._again, self._singly = 0, max(0, self._singly - n)
+        spool.drop(n)
+        return 0.0
+
+    def _wait_s(self, why: str, pending: int) -> float:
+        if not self._attempts:
+            log.warning(
+                "%s: must be there, got %s; %d records wait, it is tried again for ever", self.name, why, pending
+            )
+        pause_s: float = min(MOST_S, FIRST_S * 2.0 ** min(self._attempts, 10)) * random.uniform(1 - JITTER, 1 + JITTER)
+        self._attempts += 1
+        self._next_s = time.monotonic() + pause_s
+        return pause_s
+
+
+def events_in(records: Sequence[bytes]) -> Iterator[bytes]:
+    """The events among records, as JSON each."""
+    return (record[1:] for record in records if record[:1] == EVENT)
+
+
+def rows_in(records: Sequence[bytes]) -> Iterator[bytes]:
+    """The rows among records, as JSON each."""
+    return (line for record in records if record[:1] == TABLE for line in record[1:].splitlines())

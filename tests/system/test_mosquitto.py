@@ -1,0 +1,113 @@
+import contextlib
+import json
+import subprocess
+
+import pytest
+
+from pipeline.sinks import delivery
+from pipeline.sinks.mqtt import MqttSink
+from tests.spooled import first_arrivals, free_port, listens, states, told, until, wanted
+
+
+class Broker:
+    """A mosquitto that keeps what subscribers miss, and can be stopped and started."""
+
+    def __init__(self, program, folder):
+        self.program, self.folder, self.port, self.process = program, folder, free_port(), None
+
+    def start(self, *lines):
+        config = self.folder / "mosquitto.conf"
+        lines = lines or ("allow_anonymous true",)
+        config.write_text("\n".join([*self.always(), *lines, ""]))
+        self.process = subprocess.Popen(
+            [self.program, "-c", str(config)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        until(lambda: listens(self.port))
+
+    def always(self):
+        # Started by root it would become another user, who may not read these folders.
+        where = ("user root", f"listener {self.port} 127.0.0.1")
+        return (*where, "persistence true", f"persistence_location {self.folder}/")
+
+    def stop(self):
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def broker(mosquitto, tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "FIRST_S", 0.05)
+    made = Broker(mosquitto, tmp_path)
+    yield made
+    made.stop()
+
+
+@contextlib.contextmanager
+def subscribed(broker):
+    """A subscriber for whom the broker keeps what comes while it is not there; yields the list of what it gets."""
+    from paho.mqtt.client import Client
+    from paho.mqtt.enums import CallbackAPIVersion
+
+    got, ready = [], []
+    client = Client(CallbackAPIVersion.VERSION2, client_id="watcher", clean_session=False)
+    client.reconnect_delay_set(1, 1)
+    client.on_connect = lambda *_: client.subscribe("vpipe/#", qos=1)
+    client.on_subscribe = lambda *_: ready.append(1)
+    client.on_message = lambda _client, _data, message: got.append((message.topic, json.loads(message.payload)))
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    try:
+        until(lambda: ready)
+        yield got
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
+def test_events_reach_subscribers_in_order(broker, tmp_path):
+    broker.start()
+    with (
+        subscribed(broker) as got,
+        contextlib.closing(MqttSink("127.0.0.1", port=broker.port, folder=tmp_path)) as sink,
+    ):
+        for event in told(50):
+            sink.event(event)
+        until(lambda: len(got) == 100)
+        until(lambda: sink.pending == 0)
+    assert states([event for _, event in got]) == wanted(50)
+    assert {topic for topic, _ in got} == {"vpipe/gate/person"}
+
+
+def test_a_broker_that_is_stopped_for_a_while_gets_all_in_order(broker, tmp_path):
+    broker.start()
+    events = list(told(20))
+    with (
+        subscribed(broker) as got,
+        contextlib.closing(MqttSink("127.0.0.1", port=broker.port, folder=tmp_path)) as sink,
+    ):
+        for event in events[:10]:
+            sink.event(event)
+        until(lambda: sink.sent == 10 and len(got) == 10)
+        broker.stop()
+        for event in events[10:]:
+            sink.event(event)
+        assert sink.pending == 30
+        broker.start()
+        until(lambda: sink.pending == 0)
+        until(lambda: len(first_arrivals(states([event for _, event in got]))) == 40)
+    assert first_arrivals(states([event for _, event in got])) == wanted(20)
+
+
+def test_a_refused_name_is_told_and_nothing_is_lost(broker, tmp_path, caplog):
+    passwords = tmp_path / "passwords"
+    passwords.write_text("")
+    broker.start("allow_anonymous false", f"password_file {passwords}")
+    with contextlib.closing(
+        MqttSink("127.0.0.1", port=broker.port, folder=tmp_path, user="me", password="hunter2")
+    ) as sink:
+        sink.event(next(told(1)))
+        until(lambda: "must be there, got a refusal" in caplog.text)
+        assert sink.pending == 1
+    assert "hunter2" not in caplog.text

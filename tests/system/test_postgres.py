@@ -1,0 +1,134 @@
+import contextlib
+import os
+import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from pipeline.rows import Labelling
+from pipeline.sinks import delivery
+from pipeline.sinks.database import PostgresSink
+from tests.spooled import free_port, listens, told, until
+from tests.test_database import batch
+
+PERSON = Labelling("person", ("person", "none"))
+
+
+class Server:
+    """A PostgreSQL of its own, which can be stopped and started."""
+
+    def __init__(self, programs, folder):
+        self.programs, self.folder, self.port, self.process = programs, folder, free_port(), None
+        self.url = f"postgresql://me:hunter2@127.0.0.1:{self.port}/postgres"
+        # It refuses to be root's.
+        self.user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+        if self.user:
+            subprocess.run(["chown", "postgres", folder], check=True)
+        password = folder / "password"
+        password.write_text("hunter2")
+        options = ["-U", "me", "--pwfile", password, "-A", "scram-sha-256", "--no-sync"]
+        self.run("initdb", "-D", folder / "data", *options)
+
+    def run(self, program, *arguments):
+        subprocess.run(
+            [self.programs / program, *arguments], check=True, capture_output=True, cwd=self.folder, **self.user
+        )
+
+    def start(self):
+        options = ["-p", str(self.port), "-h", "127.0.0.1", "-k", ""]
+        self.process = subprocess.Popen(
+            [self.programs / "postgres", "-D", self.folder / "data", *options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self.folder,
+            **self.user,
+        )
+        until(lambda: listens(self.port))
+        until(self.answers)
+
+    def answers(self):
+        with contextlib.suppress(psycopg.OperationalError):
+            return self.query("select 1")
+
+    def stop(self):
+        if self.process is not None:
+            self.process.terminate()  # waits for sinks to leave
+            self.process.send_signal(2)  # no longer
+            self.process.wait()
+            self.process = None
+
+    def query(self, text):
+        with psycopg.connect(self.url) as db:
+            return db.execute(text).fetchall()
+
+
+@pytest.fixture
+def server(postgres, monkeypatch):
+    monkeypatch.setattr(delivery, "FIRST_S", 0.05)
+    with contextlib.ExitStack() as cleanup:
+        import tempfile
+        from pathlib import Path
+
+        # Another user must reach it, who may not read pytest's folders.
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory()))
+        made = Server(postgres, folder)
+        cleanup.callback(made.stop)
+        yield made
+
+
+def opened(server, folder, **options):
+    return contextlib.closing(PostgresSink(server.url, folder=folder, **options))
+
+
+def test_events_and_rows_become_rows(server, tmp_path):
+    server.start()
+    with opened(server, tmp_path, rows=True, live={"person": PERSON}) as sink:
+        for event in told(2):
+            sink.event(replace(event, thumbnail=b"\xff\xd8jpeg"))
+        sink.write(batch([7, 8]))
+        sink.write(batch([8, 9]))
+        until(lambda: sink.sent == 6)
+    rows = server.query("select key, last_frame, best_score, thumbnail, is_over from events order by key")
+    assert rows == [(f"gate//person/person/{k}", k + 5, 0.875, b"\xff\xd8jpeg", True) for k in (0, 10)]
+    assert server.query("select frame, region, captured, label from labels order by frame") == [
+        (k, None, datetime.fromtimestamp(1_700_000_000 + k, UTC), "person") for k in (7, 8, 9)
+    ]
+
+
+def test_a_server_that_is_stopped_for_a_while_gets_all(server, tmp_path, caplog):
+    events = list(told(20))
+    server.start()
+    with opened(server, tmp_path) as sink:
+        for event in events[:10]:
+            sink.event(event)
+        until(lambda: sink.sent == 10)
+        server.stop()
+        for event in events[10:]:
+            sink.event(event)
+        until(lambda: "must be there" in caplog.text)
+        server.start()
+        until(lambda: sink.pending == 0)
+    assert server.query("select count(*), count(*) filter (where is_over) from events") == [(20, 20)]
+    assert "hunter2" not in caplog.text
+
+
+def test_a_wrong_password_is_told_without_it_and_nothing_is_lost(server, tmp_path, caplog):
+    server.start()
+    server.url = server.url.replace("hunter2", "hunter3")
+    with opened(server, tmp_path) as sink:
+        sink.event(next(told(1)))
+        until(lambda: "password authentication failed" in caplog.text)
+        assert sink.pending == 1
+    assert "hunter3" not in caplog.text
+
+
+def test_what_the_database_can_never_hold_is_dropped_alone(server, tmp_path, caplog):
+    server.start()
+    with opened(server, tmp_path) as sink:
+        for event in told(2):
+            sink.event(replace(event, label="a\0b") if event.first_frame == 0 and not event.is_over else event)
+        until(lambda: sink.pending == 0)
+        assert (sink.sent, sink.refused) == (3, 1)
+    assert server.query("select first_frame from events order by key") == [(0,), (10,)]

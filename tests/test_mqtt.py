@@ -1,0 +1,96 @@
+import contextlib
+import importlib.util
+import json
+
+import pytest
+
+from pipeline.errors import ConfigError
+from pipeline.sinks import delivery
+from pipeline.sinks.lines import event_json
+from pipeline.sinks.mqtt import MqttSink, topic_of
+from pipeline.sinks.spool import Spool
+from pipeline.testing import ListBroker
+from tests.spooled import first_arrivals, states, told, until, wanted
+
+
+@pytest.fixture
+def broker(monkeypatch):
+    monkeypatch.setattr(delivery, "FIRST_S", 0.02)
+    return ListBroker()
+
+
+def sink(broker, folder, **options):
+    return contextlib.closing(MqttSink("broker", folder=folder, connect=broker.connect, **options))
+
+
+def arrived(broker):
+    return states([json.loads(payload) for _, payload in broker.messages])
+
+
+def test_events_are_published_in_order_a_few_at_a_time(broker, tmp_path):
+    with sink(broker, tmp_path) as mqtt:
+        for event in told(50):
+            mqtt.event(event)
+        until(lambda: mqtt.sent == 100)
+        assert (mqtt.pending, mqtt.lost) == (0, 0)
+    assert arrived(broker) == wanted(50)
+    assert broker.most_open <= 20
+    assert {topic for topic, _ in broker.messages} == {"vpipe/gate/person"}
+
+
+def test_what_was_not_acknowledged_is_published_again_behind_a_new_connection(broker, tmp_path):
+    with contextlib.closing(Spool(tmp_path / "spool" / "mqtt", 10**6)) as spool:  # so that they wait all at once
+        for event in list(told(15))[:-1]:
+            spool.append(delivery.EVENT + event_json(event))
+    broker.acknowledges = 7
+    with sink(broker, tmp_path) as mqtt:
+        mqtt.event(list(told(15))[-1])
+        until(lambda: mqtt.sent == 30)
+    assert first_arrivals(arrived(broker)) == wanted(15)
+    assert len(arrived(broker)) == 30 + 13  # of the first 20, seven were acknowledged
+
+
+def test_events_wait_while_the_broker_is_away_and_reach_it_later(broker, tmp_path, caplog):
+    with sink(broker, tmp_path) as mqtt:
+        events = list(told(10))
+        for event in events[:10]:
+            mqtt.event(event)
+        until(lambda: mqtt.sent == 10)
+        broker.is_up = False
+        for event in events[10:]:
+            mqtt.event(event)
+        until(lambda: "must be there" in caplog.text)
+        assert mqtt.pending == 10
+        broker.is_up = True
+        until(lambda: mqtt.pending == 0)
+    assert first_arrivals(arrived(broker)) == wanted(10)
+    assert caplog.text.count("must be there, got") == 1
+
+
+def test_what_could_not_be_sent_waits_for_the_next_run(broker, tmp_path):
+    broker.is_up = False
+    with sink(broker, tmp_path) as mqtt:
+        for event in told(5):
+            mqtt.event(event)
+    broker.is_up = True
+    with sink(broker, tmp_path) as mqtt:
+        mqtt.event(next(told(1, "yard")))
+        until(lambda: mqtt.sent == 11)
+    assert arrived(broker) == [*wanted(5), (0, "began")]
+
+
+def test_names_in_a_topic_make_no_levels_of_their_own():
+    event = {"source": "a/b+c#d%", "region": None, "filter": "f", "label": "größe"}
+    assert topic_of("x/{source}/{region}/{filter}/{label}", event) == "x/a%2Fb%2Bc%23d%25//f/größe"
+
+
+@pytest.mark.parametrize("topic", ["", "a/#", "a/+/b", "{sauce}", "{source", "$SYS/x", "a{}"])
+def test_a_topic_that_cannot_be_published_at_is_refused(topic, tmp_path, broker):
+    with pytest.raises(ConfigError, match=r"sink mqtt: must be a topic without \+ and #, with the placeholders"):
+        sink(broker, tmp_path, topic=topic)
+
+
+def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"must have paho-mqtt, got none; pip install 'vpipe\[mqtt\]'"):
+        MqttSink("broker", folder=tmp_path)

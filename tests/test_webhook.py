@@ -1,0 +1,302 @@
+import contextlib
+import hashlib
+import hmac
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
+from pipeline.errors import ConfigError
+from pipeline.rows import Labelling
+from pipeline.sinks import delivery
+from pipeline.sinks.lines import event_json
+from pipeline.sinks.parts import PartsSink
+from pipeline.sinks.spool import Spool
+from pipeline.sinks.webhook import WebhookSink
+from pipeline.testing import check_sink
+from pipeline.threads import stuck_threads
+from tests.spooled import first_arrivals, free_port, listens, states, told, until, wanted
+
+ROOT = Path(__file__).parents[1]
+PERSON = Labelling("person", ("person", "none"))
+
+
+class Receiver:
+    """The process of tests/receiver.py, which can be stopped and started."""
+
+    def __init__(self, path):
+        self.path, self.port, self.process = path, free_port(), None
+        self.url = f"http://127.0.0.1:{self.port}/hook"
+
+    def start(self, *answers):
+        command = [sys.executable, "-m", "tests.receiver", str(self.port), str(self.path), ",".join(answers)]
+        self.process = subprocess.Popen(command, cwd=ROOT)
+        until(lambda: listens(self.port))
+
+    def stop(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    @property
+    def requests(self):
+        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+
+    def arrived(self, answer="204"):
+        requests = [request for request in self.requests if request["answer"] == answer]
+        return states([event for request in requests for event in request["body"]["events"]])
+
+
+@pytest.fixture
+def receiver(tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "FIRST_S", 0.02)
+    made = Receiver(tmp_path / "requests.jsonl")
+    yield made
+    made.stop()
+
+
+def sink(receiver, folder, **options):
+    return contextlib.closing(WebhookSink(receiver.url, folder=folder, **options))
+
+
+def batch(frames):
+    frames = np.asarray(frames, np.int64)
+    scores = np.full((len(frames), 2), [0.75, 0.25], np.float32)
+    return FrameBatch(
+        Segment("gate"), np.zeros((len(frames), 1, 1, 3), np.uint8), frames, frames / 25, scores=scores, filter="person"
+    )
+
+
+def test_events_arrive_once_in_order_with_key_and_state(receiver, tmp_path):
+    receiver.start()
+    with sink(receiver, tmp_path, batch=7) as hook:
+        for event in told(20):
+            hook.event(event)
+        until(lambda: hook.sent == 40)
+        assert (hook.pending, hook.lost, hook.refused) == (0, 0, 0)
+    assert receiver.arrived() == wanted(20)
+    first = receiver.requests[0]["body"]["events"][0]
+    assert first == {
+        "event": "began",
+        "key": "gate//person/person/0",
+        "source": "gate",
+        "region": None,
+        "filter": "person",
+        "label": "person",
+        "clock": "utc",
+        "first_frame": 0,
+        "last_frame": 0,
+        "began_s": 0.5,
+        "ended_s": 0.5,
+        "best_frame": 0,
+        "best_score": 0.75,
+        "thumbnail": None,
+    }
+    assert all(len(request["body"]["events"]) <= 7 for request in receiver.requests)
+
+
+@pytest.mark.parametrize(
+    "answers", [["500", "503"], ["429"], ["408", "425"], ["302"], ["close", "close"], ["hang"]], ids=",".join
+)
+def test_what_was_not_taken_comes_again_in_order(receiver, tmp_path, answers):
+    receiver.start(*answers)
+    with sink(receiver, tmp_path, timeout_s=0.5) as hook:
+        for event in told(10):
+            hook.event(event)
+        until(lambda: hook.sent == 20)
+        assert hook.refused == 0
+    assert receiver.arrived() == wanted(10)
+
+
+def test_a_request_that_is_repeated_is_the_same_with_the_same_key(receiver, tmp_path):
+    receiver.start("500")
+    events = list(told(10))
+    with sink(receiver, tmp_path) as hook:
+        hook.event(events[0])
+        until(lambda: receiver.requests)
+        for event in events[1:]:
+            hook.event(event)
+        until(lambda: hook.sent == 20)
+    refused, again = receiver.requests[:2]
+    assert refused["text"] == again["text"]
+    assert refused["headers"]["Idempotency-Key"] == again["headers"]["Idempotency-Key"]
+    assert len({request["headers"]["Idempotency-Key"] for request in receiver.requests}) > 1
+
+
+def test_a_receiver_that_is_stopped_for_a_while_gets_all_in_order(receiver, tmp_path):
+    receiver.start()
+    events = list(told(30))
+    with sink(receiver, tmp_path, batch=5) as hook:
+        for event in events[:20]:
+            hook.event(event)
+        until(lambda: hook.sent >= 5)
+        receiver.stop()
+        for event in events[20:]:
+            hook.event(event)
+        until(lambda: hook.pending)
+        receiver.start()
+        until(lambda: hook.pending == 0)
+    assert first_arrivals(receiver.arrived()) == wanted(30)
+    repeats = len(receiver.arrived()) - 60
+    assert 0 <= repeats <= 5  # of the request during which it was stopped
+
+
+def test_what_is_refused_for_good_is_dropped_alone_and_counted(receiver, tmp_path, caplog):
+    with contextlib.closing(Spool(tmp_path / "spool" / "webhook", 10**6)) as spool:  # so that they go as one request
+        for event in told(2):
+            spool.append(delivery.EVENT + event_json(event))
+    receiver.start("400", "204", "400")  # all four together; then one by one, of which the second
+    with sink(receiver, tmp_path) as hook:
+        hook.write(batch([]))
+        until(lambda: hook.pending == 0)
+        assert (hook.sent, hook.refused) == (3, 1)
+    assert receiver.arrived() == [(0, "began"), (10, "began"), (10, "ended")]
+    assert "a record was refused for good (HTTP 400)" in caplog.text
+
+
+def test_what_could_not_be_sent_waits_for_the_next_run(receiver, tmp_path, caplog):
+    with sink(receiver, tmp_path) as hook:
+        for event in told(5):
+            hook.event(event)
+    assert "10 records were not taken and wait in" in caplog.text
+    receiver.start()
+    with sink(receiver, tmp_path) as hook:
+        hook.write(batch([]))
+        until(lambda: hook.sent == 10)
+    assert receiver.arrived() == wanted(5)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from pipeline.sinks.webhook import WebhookSink
+from tests.spooled import told
+sink = WebhookSink(sys.argv[1], folder=Path(sys.argv[2]), batch=3)
+for event in told(100_000):
+    sink.event(event)
+    print("told", flush=True)
+"""
+
+
+def test_a_run_that_is_killed_while_it_sends_loses_nothing(receiver, tmp_path):
+    receiver.start()
+    command = [sys.executable, "-c", KILLED, receiver.url, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        until(lambda: len(receiver.requests) > 5)
+        process.kill()
+        n = process.stdout.read().count("told\n")
+    with sink(receiver, tmp_path) as hook:
+        hook.write(batch([]))
+        until(lambda: hook.sent and not hook.pending)
+    arrived = first_arrivals(receiver.arrived())
+    assert len(arrived) in (n, n + 1)  # the last may have been taken before it could be said
+    assert arrived == wanted(n)[: len(arrived)]
+
+
+def test_closing_sends_what_is_there(receiver, tmp_path):
+    receiver.start()
+    with sink(receiver, tmp_path) as hook:
+        for event in told(40):
+            hook.event(event)
+    assert receiver.arrived() == wanted(40)
+
+
+def test_a_receiver_that_hangs_does_not_hold_up_the_end(receiver, tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "CLOSE_S", 0.3)
+    receiver.start("hang")
+    hook = WebhookSink(receiver.url, folder=tmp_path, timeout_s=60)
+    hook.event(next(told(1)))
+    until(lambda: receiver.requests)
+    began_s = time.monotonic()
+    hook.close()
+    assert time.monotonic() - began_s < 5
+    assert "sink-webhook" in stuck_threads()
+    receiver.stop()
+    until(lambda: "sink-webhook" not in stuck_threads())
+    with contextlib.closing(Spool(tmp_path / "spool" / "webhook", 100)) as spool:
+        assert len(spool) == 1
+
+
+def test_beyond_the_bound_the_oldest_events_are_given_up_and_counted(receiver, tmp_path, caplog):
+    events = list(told(50))
+    with sink(receiver, tmp_path, spool_mb=0.01) as hook:
+        for event in events:
+            hook.event(event)
+        kept = hook.pending
+        assert hook.lost >= 1
+        receiver.start()
+        until(lambda: hook.pending == 0)
+        assert hook.lost + hook.sent == 100
+        assert f"{hook.lost} records were given up" not in caplog.text
+    assert f"{hook.lost} records were given up" in caplog.text
+    assert receiver.arrived() == wanted(50)[-kept:]
+
+
+def test_rows_of_cameras_are_sent_as_they_come(receiver, tmp_path):
+    receiver.start()
+    with sink(receiver, tmp_path, rows=True, live={"person": PERSON}) as hook:
+        hook.write(batch([7, 8]))
+        until(lambda: hook.sent == 1)
+    (request,) = receiver.requests
+    assert [(row["frame"], row["label"], row["score"]) for row in request["body"]["rows"]] == [
+        (7, "person", 0.75),
+        (8, "person", 0.75),
+    ]
+
+
+def test_rows_of_files_are_sent_when_they_are_committed(receiver, tmp_path):
+    receiver.start()
+    parts = PartsSink(tmp_path, [PERSON], identity="abc")
+    with sink(receiver, tmp_path, rows=True) as hook:
+        end = SegmentEnd(Segment("gate"), Counts(indexed=600, decoded=600, labelled=600, written=600))
+        for each in (parts, hook):
+            each.write(batch(range(600)))
+        assert hook.pending == 0
+        for each in (parts, hook):
+            each.commit(SegmentEnd(end.segment, end.counts, filters={"person": 600}))
+        hook.finish()
+        assert hook.pending == 0
+    assert [row["frame"] for request in receiver.requests for row in request["body"]["rows"]] == list(range(600))
+
+
+def test_a_secret_signs_each_request(receiver, tmp_path):
+    receiver.start()
+    with sink(receiver, tmp_path, secret="s3cret", headers={"X-Place": "yard"}) as hook:
+        hook.event(next(told(1)))
+        until(lambda: hook.sent == 1)
+    (request,) = receiver.requests
+    signature = hmac.new(b"s3cret", request["text"].encode(), hashlib.sha256).hexdigest()
+    assert request["headers"]["X-Vpipe-Signature-256"] == f"sha256={signature}"
+    assert request["headers"]["X-Place"] == "yard"
+
+
+def test_credentials_of_the_address_are_sent_and_never_logged(receiver, tmp_path, caplog):
+    receiver.start("500", "400")
+    receiver.url = receiver.url.replace("http://", "http://me:hunter2@") + "?token=hunter3"
+    with sink(receiver, tmp_path, headers={"X-Key": "hunter4"}) as hook:
+        hook.event(next(told(1)))
+        until(lambda: hook.refused == 1)
+        receiver.stop()
+        hook.event(next(told(1)))
+        until(lambda: "refused" in caplog.text and caplog.text.count("must be there") == 2)
+    assert receiver.requests[0]["headers"]["Authorization"] == "Basic bWU6aHVudGVyMg=="
+    assert "hunter" not in caplog.text
+
+
+def test_an_address_of_another_kind_is_refused_without_showing_it(tmp_path):
+    with pytest.raises(ConfigError, match=r"^sink webhook: url must be http://host/path") as raised:
+        WebhookSink("ftp://me:hunter2@host", folder=tmp_path)
+    assert "hunter2" not in str(raised.value)
+
+
+def test_a_webhook_keeps_the_contract_of_sinks(receiver, tmp_path):
+    receiver.start()
+    mean = Labelling("mean", ("red", "green"))
+    check_sink(lambda: WebhookSink(receiver.url, folder=tmp_path, rows=True, live={"mean": mean}))
+    assert sum(len(request["body"]["rows"]) for request in receiver.requests) == 10
