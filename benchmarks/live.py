@@ -1,6 +1,7 @@
 """Labels many cameras in real time: latency, drops, memory and threads over minutes, in health and with faults.
 
-    python -m benchmarks.live                        ten minutes in health, ten with 4 of 16 cameras failing in turn
+    python -m benchmarks.live                        ten minutes in health, ten with 4 of 16 cameras failing in turn,
+                                                     two with receivers of events that are away for one
     python -m benchmarks.live --minutes 1 --only healthy
 
 Sixteen clocks of 640x360 pixels at 10 frames/s, H.264 without B-frames, are served over RTSP by a process of its own.
@@ -8,6 +9,9 @@ Sixteen clocks of 640x360 pixels at 10 frames/s, H.264 without B-frames, are ser
 each picture; its JSON lines are read from a pipe. Latency is from the server's write of a picture's last packet, which
 it notes by number, to the line's arrival behind the sink's write. With faults, cameras 12 to 15 are in turn killed,
 stalled, told to send garbage and made to lose 5 % of their packets, 15 s out of 20, over and over.
+
+Receivers: four of these cameras have an event each few seconds, sent to a webhook and by MQTT (to mosquitto, which must
+be installed). Both receivers are stopped for a minute and started again.
 """
 
 from __future__ import annotations
@@ -16,12 +20,14 @@ import itertools
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,8 +39,11 @@ from benchmarks.measuring import VPIPE, Failed
 from benchmarks.part import chosen, say
 from benchmarks.regions import model_file
 from pipeline.runs import make_folder, write_json
+from pipeline.sinks.delivery import MOST_S
 from tests.models import BITS, numbers
 from tests.rtsp import Cameras, serving
+from tests.spooled import free_port, listens, until
+from tests.system.test_mosquitto import Broker, subscribed
 
 CAMERAS, RATE = 16, 10
 CLOCK = f"clock:640x360@{RATE}"
@@ -43,6 +52,8 @@ FAULTS = ("kill", "stall", "garble", "loss")
 SICK_S, TURN_S = 15.0, 20.0
 SETTLED_S = 20.0  # from the first row on: all cameras are live, and what is loaded late is loaded
 SAMPLE_S = 5.0
+AWAY_S = 60.0
+BLINKS = 12  # the bit of a picture's number that is set in 8 of 16 pictures
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -54,6 +65,7 @@ def main(minutes: float, only: str, out: Path) -> None:
     cases: dict[str, Callable[[], Mapping[str, object]]] = {
         "healthy": lambda: measured(60 * minutes, faulty=False),
         "with faults": lambda: measured(60 * minutes, faulty=True),
+        "receivers": receivers_away,
     }
     document: dict[str, object] = {"command": f"python -m benchmarks.live --minutes {minutes:g}", **facts()}
     document["settings"] = {"cameras": CAMERAS, "rate": RATE, "minutes": minutes}
@@ -142,7 +154,7 @@ def write_config(folder: Path, server: Cameras) -> None:
                 f"run: {{dir: {folder / 'runs'}, window_s: 60}}",
                 "sources:",
                 *sources,
-                "fold: {order: streams, max_wait_ms: 60}",
+                "fold: {order: streams, max_wait_ms: 30}",
                 "filters:",
                 f"  - {{name: coral, model: {model}}}",
                 f"  - {{name: number, {reads}, fold: 4, order: streams}}",
@@ -243,6 +255,95 @@ def judged(
         "corrupt": sum(sources[name]["corrupt"] for name in names),
         "problems": summary["problems"],
     }
+
+
+def receivers_away() -> dict[str, object]:
+    """What arrives of the events of four cameras where receivers are away for a while, against what was told."""
+    program = shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+    if program is None:
+        raise Failed("mosquitto: must be installed, got none; make system-deps")
+    with tempfile.TemporaryDirectory() as name, ExitStack() as cleanup:
+        folder = Path(name)
+        server = cleanup.enter_context(serving(*[CLOCK] * 4))
+        hook, broker = Receiver(folder), Broker(program, folder)
+        for each in (hook, broker):
+            each.start()
+            cleanup.callback(each.stop)
+        heard = cleanup.enter_context(subscribed(broker))
+        told = folder / "events.jsonl"
+        (folder / "run.yaml").write_text(
+            "\n".join(
+                [
+                    f"run: {{dir: {folder / 'runs'}}}",
+                    "sources:",
+                    *(f"  - {{type: rtsp, name: c{k:02}, url: '{server.url(k)}'}}" for k in range(4)),
+                    "filter:",
+                    f"  {{model: 'tests.models:NumberReader', input: [64, 96], classes: [{', '.join(BITS)}],",
+                    f"   task: any_of, fold: 4, order: streams, events: {{{BITS[BLINKS]}: {{on: 0.6, off: 0.4}}}}}}",
+                    "sinks:",
+                    f"  - {{type: webhook, url: '{hook.url}'}}",
+                    f"  - {{type: mqtt, host: 127.0.0.1, port: {broker.port}}}",
+                    f"  - {{type: jsonl, path: {told}, events: true}}",
+                ]
+            )
+        )
+        process = subprocess.Popen([*VPIPE, "run", "-q", str(folder / "run.yaml")], cwd=ROOT, stderr=subprocess.PIPE)
+        cleanup.callback(process.kill)
+        until(lambda: len(heard) > 20 and len(hook.events()) > 20, 60)
+        for each in (hook, broker):
+            each.stop()
+        time.sleep(AWAY_S)
+        for each in (hook, broker):
+            each.start()
+        time.sleep(2 * MOST_S)  # between two attempts, at most
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+        if process.returncode:
+            raise Failed(f"vpipe run: exit code {process.returncode}: {said.decode()[-2000:]}")
+        wanted = [(event["key"], event["event"]) for event in map(json.loads, told.open())]
+        until(lambda: len({(event["key"], event["event"]) for _, event in heard}) >= len(wanted), 30)
+        arrived = {
+            "webhook": [(event["key"], event["event"]) for event in hook.events()],
+            "mqtt": [(event["key"], event["event"]) for _, event in heard],
+        }
+        return {
+            "away_s": AWAY_S,
+            "told": len(wanted),
+            **{
+                name: {
+                    "missing": len(set(wanted) - set(got)),
+                    "first_arrivals_in_order": list(dict.fromkeys(got)) == wanted,
+                    "repeats": len(got) - len(set(got)),
+                }
+                for name, got in arrived.items()
+            },
+        }
+
+
+class Receiver:
+    """A receiver of webhooks in a process of its own, which can be stopped and started."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._port = folder / "received", free_port()
+        self._file.touch()
+        self.url = f"http://127.0.0.1:{self._port}/"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tests.receiver", str(self._port), str(self._file), ""]
+        self._process = subprocess.Popen(command, cwd=ROOT)
+        until(lambda: listens(self._port))
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def events(self) -> list[Mapping[str, object]]:
+        """What arrived so far."""
+        lines = self._file.read_text().splitlines()
+        return [event for line in lines for event in json.loads(line)["body"]["events"]]
 
 
 if __name__ == "__main__":

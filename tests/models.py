@@ -1,5 +1,7 @@
 """Models for tests that read back what their pictures show."""
 
+import time
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,18 @@ class NumberReader(nn.Module):
         gray = x.unflatten(1, (self.fold, 3)).mean(dim=2)  # (B, f, H, W)
         cells = self.rows @ gray @ self.columns.T  # (B, f, ROWS, COLUMNS)
         return (20 * (cells - 0.5)).flatten(1)
+
+
+class Slow(NumberReader):
+    """Takes its time for every forward pass."""
+
+    def __init__(self, *, fold: int, input: tuple[int, int], takes_s: float) -> None:
+        super().__init__(fold=fold, input=input)
+        self.takes_s = takes_s
+
+    def forward(self, x: Tensor) -> Tensor:
+        time.sleep(self.takes_s)
+        return super().forward(x)
 
 
 class Broken(NumberReader):
