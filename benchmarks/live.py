@@ -104,16 +104,22 @@ class Sampled:
 
     def told(self) -> dict[str, object]:
         """Memory and its slope, the most and the least threads and files, and the share of a core."""
-        minutes = (np.array(self.at_s) - self.at_s[0]) / 60
-        slope = float(np.polyfit(minutes, np.array(self.rss_bytes) / 1e6, 1)[0]) if len(minutes) > 1 else 0.0
+        half = len(self.at_s) // 2
         span_s = self.at_s[-1] - self.at_s[0]
         return {
             "rss_mb": [round(self.rss_bytes[0] / 1e6, 1), round(self.rss_bytes[-1] / 1e6, 1)],
-            "rss_mb_per_minute": round(slope, 3),
+            "rss_mb_per_minute": self._slope(0),
+            "rss_mb_per_minute_in_the_second_half": self._slope(half),
             "threads": [min(self.threads), max(self.threads)],
             "files": [min(self.files), max(self.files)],
             "cores": round((self.cpu_s[-1] - self.cpu_s[0]) / span_s, 3) if span_s else None,
         }
+
+    def _slope(self, first: int) -> float:
+        """By which memory grew from this sample on, in MB a minute."""
+        minutes = np.array(self.at_s[first:]) / 60
+        grown = np.array(self.rss_bytes[first:]) / 1e6
+        return round(float(np.polyfit(minutes - minutes[0], grown, 1)[0]), 3) if len(minutes) > 1 else 0.0
 
 
 def measured(seconds: float, *, faulty: bool) -> dict[str, object]:

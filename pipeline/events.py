@@ -83,8 +83,13 @@ class Event:
 
     @property
     def key(self) -> str:
-        """The same for both times that it is told, and for no other event of a run, however often it is told."""
-        parts = (self.source, self.region or "", self.filter, self.label, str(self.first_frame))
+        """The same for both times that it is told, and for no other event of a run, however often it is told.
+
+        Cameras count anew what was not committed when a run was killed: where time is UTC, it tells their frames apart.
+        """
+        parts = [self.source, self.region or "", self.filter, self.label, str(self.first_frame)]
+        if self.clock == "utc" and math.isfinite(self.began_s):
+            parts.append(str(round(1000 * self.began_s)))
         return "/".join(quote(part, safe="") for part in parts)
 
     def told(self) -> dict[str, object]:

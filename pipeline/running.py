@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -86,6 +86,7 @@ class Running:
     page: PageServer | None = None
     monitor: Monitor = field(init=False)
     receivers: Sequence[SpooledSink] = ()
+    events: EventsSink | None = None
     pictures: Counter[int] = field(default_factory=Counter)  # by the number of the grouping, without padding
     padded: Counter[int] = field(default_factory=Counter)  # slots, likewise
     labelled: int = 0
@@ -177,6 +178,7 @@ class Running:
                 sinks = self._sinks()
                 for sink in sinks:
                     cleanup.callback(sink.close)
+                cleanup.callback(self._hurry)
                 for watcher in self.watchers:
                     watcher.begin(names, self._cameras)
                 workers = self.config.decode.workers or cores()
@@ -200,6 +202,9 @@ class Running:
             except VpipeError as error:
                 self.error = str(error)
                 log.error("%s", error)
+                if self.plan.is_live and self.events is not None:
+                    with suppress(VpipeError):
+                        self.events.finish()  # whoever was told that something began is told that it is over
 
     def _sinks(self) -> list[TimedSink]:
         """The run's own record, events, and what the configuration asks for."""
@@ -213,7 +218,7 @@ class Running:
         ]
         if rules := _rules(self.config):
             paths = {source.name: source.path for source in sources.files}
-            events = EventsSink(
+            self.events = EventsSink(
                 self.folder.path,
                 rules,
                 labellings,
@@ -221,9 +226,14 @@ class Running:
                 tell=[*(sink.event for sink in others), *(watcher.event for watcher in self.watchers)],
                 preview=None if sources.cameras is None else sources.cameras.preview,
             )
-            opened.append(("events", events))
+            opened.append(("events", self.events))
         opened += zip((section.type for section in self.config.sinks), others, strict=True)
         return [TimedSink(kind, sink, self.times) for kind, sink in opened]
+
+    def _hurry(self) -> None:
+        """What is sent has one time for all, not one after the other: a run is to end within seconds."""
+        for sink in self.receivers:
+            sink.hurry()
 
     def _write(self, sinks: Sequence[Sink], batch: FrameBatch, order: _Order) -> None:
         for sink in sinks:

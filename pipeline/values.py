@@ -121,6 +121,9 @@ def _source_name(name: str) -> str:
     return name
 
 
+STRICT = ("postgres", "postgresql")  # whose library shows what it cannot read
+
+
 def _url(*schemes: str) -> AfterValidator:
     """An address of one of these; the first two are what an error shows, for it must not show the address."""
     rule = f"must be an address as {' or '.join(f'{scheme}://host/path' for scheme in schemes[:2])}"
@@ -130,6 +133,7 @@ def _url(*schemes: str) -> AfterValidator:
         try:
             parts = urlsplit(url)
             whole = parts.hostname and (parts.port is None or parts.port > 0) and not re.search(r"\s", url)
+            whole = whole and not (parts.scheme in STRICT and re.search(r"%(?![0-9A-Fa-f]{2})", url))
         except ValueError:  # a port that is no number, say
             whole = None
         if not whole or parts.scheme not in schemes:
@@ -145,6 +149,12 @@ def without_secrets(url: str) -> str:
     parts = urlsplit(url)
     query = re.sub("=[^&;]*", "=...", parts.query)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+
+
+def without_path(url: str) -> str:
+    """An address without what may be secret, its path too: that is the key of many receivers."""
+    parts = urlsplit(without_secrets(url))
+    return urlunsplit(parts._replace(path="/..." if len(parts.path) > 1 else parts.path))
 
 
 def _secret(text: object) -> object:
@@ -214,7 +224,7 @@ StartText = Annotated[str, AfterValidator(_start)]
 TimePattern = Annotated[str, AfterValidator(_pattern)]
 TimeZone = Annotated[str, AfterValidator(_zone)]
 Url = Annotated[str, _url("rtsp", "http", "rtsps", "https"), PlainSerializer(without_secrets)]
-WebUrl = Annotated[str, _url("http", "https"), PlainSerializer(without_secrets)]
+WebUrl = Annotated[str, _url("http", "https"), PlainSerializer(without_path)]
 PostgresUrl = Annotated[str, _url("postgresql", "postgres"), PlainSerializer(without_secrets)]
 Secret = Annotated[str, BeforeValidator(_secret), PlainSerializer(lambda _: "...")]
 Headers = Annotated[

@@ -821,6 +821,7 @@ def test_sinks_that_send_are_checked(folder):
   - {type: webhook, name: a, url: "http://host/x", secret: 1234, headers: {X-Key: 1234}}
   - {type: webhook, name: b, url: "http://host/x", spool_mb: 0}
   - {type: postgres, url: "rtsp://me:hunter2@host/x"}
+  - {type: postgres, name: p, url: "postgresql://me:100%hunter2@host/x"}
 """
     got = problems(VALID + EVENTS + sinks)
     assert not any("hunter2" in line or "1234" in line for line in got)
@@ -830,6 +831,7 @@ def test_sinks_that_send_are_checked(folder):
         "sinks.1.secret: must be a text",
         "sinks.2.spool_mb: must be over 0",
         "sinks.3.url: must be an address as postgresql://host/path or postgres://host/path",
+        "sinks.4.url: must be an address as postgresql://host/path or postgres://host/path",
     ]
 
 
@@ -869,7 +871,7 @@ def test_what_a_run_records_of_a_receiver_holds_no_secrets(folder):
         VALID
         + """sinks:
   - type: webhook
-    url: "https://me:hunter2@host/x?token=hunter3"
+    url: "https://me:hunter2@host/hunter9?token=hunter3"
     headers: {Authorization: "Bearer hunter4", X-Key: "${KEY}"}
     secret: hunter5
     rows: true

@@ -16,7 +16,7 @@ PERSON = Labelling("person", ("person", "none"))
 
 
 def opened(tmp_path, **options):
-    return contextlib.closing(SqliteSink(tmp_path / "labels.sqlite", folder=tmp_path / "run", **options))
+    return contextlib.closing(SqliteSink(tmp_path / "labels.sqlite", **{"folder": tmp_path / "run"} | options))
 
 
 def query(tmp_path, text):
@@ -45,7 +45,7 @@ def test_an_event_is_a_row_that_is_whole_at_its_end(tmp_path):
             sink.event(event)
         until(lambda: sink.sent == 3)
         rows = query(tmp_path, "select key, last_frame, best_score, is_over from events order by key")
-        assert rows == [("gate//person/person/0", 5, 0.875, 1), ("gate//person/person/10", 10, 0.75, 0)]
+        assert rows == [("gate//person/person/0/500", 5, 0.875, 1), ("gate//person/person/10/1500", 10, 0.75, 0)]
         sink.event(events[3])
         until(lambda: sink.sent == 4)
     assert query(tmp_path, "select count(*), sum(is_over) from events") == [(2, 2)]
@@ -82,8 +82,31 @@ def test_rows_are_written_once_each(tmp_path):
         for frames in ([7, 8], [8, 9]):
             sink.write(batch(frames))
     assert query(tmp_path, "select * from labels order by frame") == [
-        ("gate", n, None, f"2023-11-14T22:13:{20 + n}.000000Z", "person", "person", 0.75) for n in (7, 8, 9)
+        ("run", "gate", n, None, f"2023-11-14T22:13:{20 + n}.000000Z", "person", "person", 0.75) for n in (7, 8, 9)
     ]
+
+
+def test_frames_that_a_killed_run_counted_and_another_runs_stay_apart(tmp_path):
+    later = batch([7])
+    for rows, run in ((batch([7]), "run"), (replace(later, captured_s=later.captured_s + 60), "run"), (later, "other")):
+        with opened(tmp_path, rows=True, live={"person": PERSON}, folder=tmp_path / run) as sink:
+            sink.write(rows)
+            for event in told(1):
+                sink.event(replace(event, began_s=float(rows.captured_s[0])))
+    assert query(tmp_path, "select run, frame, captured from labels order by run, captured") == [
+        ("other", 7, "2023-11-14T22:13:27.000000Z"),
+        ("run", 7, "2023-11-14T22:13:27.000000Z"),
+        ("run", 7, "2023-11-14T22:14:27.000000Z"),
+    ]
+    assert query(tmp_path, "select count(*), sum(is_over) from events") == [(3, 3)]
+
+
+def test_tables_of_somebody_else_are_left_alone_and_told(tmp_path, caplog):
+    with contextlib.closing(sqlite3.connect(tmp_path / "labels.sqlite")) as db:
+        db.execute("create table events (id integer)")
+    with opened(tmp_path) as sink:
+        sink.event(next(told(1)))
+        until(lambda: "its tables `events` and `labels` must be vpipe's own" in caplog.text)
 
 
 def test_a_file_that_another_program_locks_is_written_when_it_is_free(tmp_path, monkeypatch, caplog):

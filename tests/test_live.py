@@ -284,6 +284,7 @@ def test_cameras_come_and_go_and_nothing_of_them_is_lost():
             cameras.change([again, other])
         if len(came["a"]) == 5 and came["b"]:
             stop.set()
+    assert again.taken == Counts(indexed=5, decoded=5)  # counters go on
     assert first.closed.wait(5)
     assert frames_of(batches, "a") == [0, 1, 2, 3, 4]
     ends = {(end.segment.source, end.segment.number): end for batch in batches if (end := batch.end) is not None}

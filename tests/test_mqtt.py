@@ -7,7 +7,7 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.sinks import delivery
 from pipeline.sinks.lines import event_json
-from pipeline.sinks.mqtt import MqttSink, topic_of
+from pipeline.sinks.mqtt import MqttSink, topic_of, wrong_topic
 from pipeline.sinks.spool import Spool
 from pipeline.testing import ListBroker
 from tests.spooled import first_arrivals, states, told, until, wanted
@@ -77,6 +77,11 @@ def test_what_could_not_be_sent_waits_for_the_next_run(broker, tmp_path):
         mqtt.event(next(told(1, "yard")))
         until(lambda: mqtt.sent == 11)
     assert arrived(broker) == [*wanted(5), (0, "began")]
+
+
+@pytest.mark.parametrize("topic", ["", "{region}", "a/#", "+", "$SYS/x", "{sauce}", "a\nb"], ids=repr)
+def test_a_topic_that_no_broker_takes_is_refused(topic):
+    assert "must be a topic without + and #" in wrong_topic(topic)
 
 
 def test_names_in_a_topic_make_no_levels_of_their_own():

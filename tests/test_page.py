@@ -4,6 +4,7 @@ import http.client
 import json
 import logging
 import re
+import socket
 from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.config import load_run_config
 from pipeline.errors import ConfigError
 from pipeline.monitor import MOST_EVENTS, Monitor
+from pipeline.page import server as page_server
 from pipeline.page.content import MOMENTS, Content
 from pipeline.page.server import PageServer
 from pipeline.regions import Region
@@ -173,7 +175,7 @@ def test_all_of_the_page_is_served_and_nothing_else(served):
         assert "default-src 'none'" in headers["content-security-policy"]
     status, picture, headers = ask(served, "/picture?camera=a%2Fb%20%C3%BC&n=3")
     assert (status, picture[:2], headers["content-type"]) == (200, b"\xff\xd8", "image/jpeg")
-    assert ask(served, "/picture?event=gate%2F%2Fperson%2Fperson%2F0")[1] == b"\xff\xd8jpeg"
+    assert ask(served, "/picture?event=gate%2F%2Fperson%2Fperson%2F0%2F500")[1] == b"\xff\xd8jpeg"
     for path in ("/picture", "/picture?camera=x", "/picture?event=x", "/page.html", "/../setup.py", "/content.py"):
         assert ask(served, path)[0] == 404, path
 
@@ -182,6 +184,18 @@ def test_the_page_needs_nothing_from_elsewhere(served):
     for path in ("/", "/page.js", "/page.css", "/page.svg"):
         text = ask(served, path)[1].decode().replace("http://www.w3.org/2000/svg", "")  # a name, not a place
         assert not re.search(r"https?://|url\(|@import|innerHTML", text), path
+
+
+def test_a_client_that_asks_for_nothing_is_left(monkeypatch):
+    monkeypatch.setattr(page_server, "CLIENT_S", 0.2)
+    _, page = content(camera())
+    with (
+        PageServer("127.0.0.1", 0) as server,
+        server.serving(page),
+        socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as idle,
+    ):
+        assert idle.recv(1) == b""
+        assert ask(server.port, "/state")[0] == 200
 
 
 def test_another_name_for_this_machine_gets_nothing_without_a_token(served):
@@ -260,7 +274,10 @@ def test_cameras_of_a_run_are_shown_as_they_go_and_come_back(tmp_path, port, cap
             seen_down = seen
             server.restart()
             until(lambda: {c["state"] for c in states().values()} == {"live"}, "live again")
-    assert future.result().exit_code == 0
+    outcome = future.result()
+    assert outcome.exit_code == 0
     assert "canary" not in seen_down + seen + caplog.text
+    for path in outcome.folder.path.rglob("*"):
+        assert not path.is_file() or b"canary" not in path.read_bytes(), path
     with pytest.raises(OSError):  # noqa: PT011 (refused, or reset)
         ask(port(), "/")

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
 from pipeline.errors import ConfigError, SinkError
 from pipeline.events import Event
-from pipeline.rows import Labelling, labelling_of, schema
+from pipeline.rows import Labelling, labelling_of, schema, table
 from pipeline.sinks import open_sink, parts, text
+from pipeline.sinks.lines import Jsonl
 from pipeline.sinks.parts import PartsSink, committed, part_path, read_end
 from pipeline.threads import Stop
 
@@ -288,6 +289,17 @@ def test_json_lines_hold_every_score_by_its_class(tmp_path):
     assert third["scores"] == {"ä": None, 'b"': 0.0, "c": 1.0}  # JSON knows no NaN
 
 
+def test_lines_of_a_slice_of_rows_have_their_own_labels(tmp_path):
+    things = Labelling("things", ("a", "b", "c"), "any_of", (0.5, 0.5, 0.5))
+    scores = np.asarray([[1, 1, 0], [0, 0, 0], [0, 1, 1], [1, 0, 0]], np.float32)
+    batch = labelled(Segment("s"), [0, 1, 2, 3], things)
+    (rows,) = table(replace(batch, scores=scores), things).combine_chunks().to_batches()
+    wanted = [["a", "b"], [], ["b", "c"], ["a"]]
+    for first in range(4):
+        lines = Jsonl().lines(rows.slice(first, 2), things, alone=True)["line"].to_pylist()
+        assert [json.loads(line)["labels"] for line in lines] == wanted[first : first + 2]
+
+
 def test_standard_output_gets_each_segment_at_its_commit_and_one_header(tmp_path, capfdbinary):
     commit(tmp_path, Segment("a", 0, 0), 2)
     commit(tmp_path, Segment("a", 1, 2), 1)
@@ -481,9 +493,9 @@ def test_events_are_lines_of_json_told_when_they_begin_and_when_they_are_over(tm
         sink.event(told)
     lines = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [(line["event"], line["key"], line["first_frame"]) for line in lines] == [
-        ("began", "gate//who/person/7", 7),
-        ("ended", "gate//who/person/7", 7),
-        ("began", "gate//who/person/20", 20),
+        ("began", "gate//who/person/7/1000000000000", 7),
+        ("ended", "gate//who/person/7/1000000000000", 7),
+        ("began", "gate//who/person/20/1000000000000", 20),
     ]
 
 

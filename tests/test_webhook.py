@@ -4,6 +4,7 @@ import hmac
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.errors import ConfigError
 from pipeline.rows import Labelling
 from pipeline.sinks import delivery
+from pipeline.sinks.delivery import Away, SpooledSink
 from pipeline.sinks.lines import event_json
 from pipeline.sinks.parts import PartsSink
 from pipeline.sinks.spool import Spool
@@ -84,7 +86,7 @@ def test_events_arrive_once_in_order_with_key_and_state(receiver, tmp_path):
     first = receiver.requests[0]["body"]["events"][0]
     assert first == {
         "event": "began",
-        "key": "gate//person/person/0",
+        "key": "gate//person/person/0/500",
         "source": "gate",
         "region": None,
         "filter": "person",
@@ -102,7 +104,9 @@ def test_events_arrive_once_in_order_with_key_and_state(receiver, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "answers", [["500", "503"], ["429"], ["408", "425"], ["302"], ["close", "close"], ["hang"]], ids=",".join
+    "answers",
+    [["500", "503"], ["429"], ["408", "425"], ["302"], ["close", "close"], ["401", "404"], ["hang"]],
+    ids=",".join,
 )
 def test_what_was_not_taken_comes_again_in_order(receiver, tmp_path, answers):
     receiver.start(*answers)
@@ -157,7 +161,7 @@ def test_what_is_refused_for_good_is_dropped_alone_and_counted(receiver, tmp_pat
         until(lambda: hook.pending == 0)
         assert (hook.sent, hook.refused) == (3, 1)
     assert receiver.arrived() == [(0, "began"), (10, "began"), (10, "ended")]
-    assert "a record was refused for good (HTTP 400)" in caplog.text
+    assert "1 records were refused for good (the last: HTTP 400)" in caplog.text
 
 
 def test_what_could_not_be_sent_waits_for_the_next_run(receiver, tmp_path, caplog):
@@ -167,9 +171,19 @@ def test_what_could_not_be_sent_waits_for_the_next_run(receiver, tmp_path, caplo
     assert "10 records were not taken and wait in" in caplog.text
     receiver.start()
     with sink(receiver, tmp_path) as hook:
-        hook.write(batch([]))
-        until(lambda: hook.sent == 10)
+        hook.finish()  # also where nothing more comes
+        assert (hook.sent, hook.pending) == (10, 0)
     assert receiver.arrived() == wanted(5)
+
+
+def test_events_of_files_wait_for_a_receiver_that_is_there(receiver, tmp_path):
+    receiver.start()
+    with sink(receiver, tmp_path, spool_mb=0.002, batch=2) as hook:
+        for event in told(200):
+            hook.event(event)
+        hook.finish()
+        assert (hook.sent, hook.lost) == (400, 0)
+    assert receiver.arrived() == wanted(200)
 
 
 KILLED = """
@@ -221,6 +235,48 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_end(receiver, tmp_path, monk
     until(lambda: "sink-webhook" not in stuck_threads())
     with contextlib.closing(Spool(tmp_path / "spool" / "webhook", 100)) as spool:
         assert len(spool) == 1
+
+
+def test_several_sinks_share_the_time_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "CLOSE_S", 1.0)
+    release = threading.Event()
+
+    class Hangs(SpooledSink):
+        def send(self, records, timeout_s):
+            release.wait(20)
+            raise Away("released")
+
+    sinks = [Hangs(f"s{k}", folder=tmp_path, spool_mb=1, batch=10) for k in range(4)]
+    for one in sinks:
+        one.event(next(told(1)))
+    began_s = time.monotonic()
+    for one in sinks:
+        one.hurry()
+    for one in sinks:
+        one.close()
+    assert time.monotonic() - began_s < 2.5
+    assert {f"sink-s{k}" for k in range(4)} <= set(stuck_threads())
+    release.set()
+    until(lambda: not any(name.startswith("sink-s") for name in stuck_threads()))
+
+
+def test_what_a_library_fails_with_is_tried_again_and_its_text_is_not_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(delivery, "FIRST_S", 0.01)
+
+    class Odd(SpooledSink):
+        failures = 2
+
+        def send(self, records, timeout_s):
+            self.failures -= 1
+            if self.failures >= 0:
+                raise UnicodeError("http://me:hunter2@host")
+            return len(records)
+
+    with contextlib.closing(Odd("odd", folder=tmp_path, spool_mb=1, batch=10)) as odd:
+        odd.event(next(told(1)))
+        until(lambda: odd.sent == 1)
+    assert "must be there, got a failure (UnicodeError)" in caplog.text
+    assert "hunter2" not in caplog.text
 
 
 def test_beyond_the_bound_the_oldest_events_are_given_up_and_counted(receiver, tmp_path, caplog):

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import hmac
@@ -26,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.configcheck import LOOPBACK
 from pipeline.page.content import Content
@@ -43,6 +45,7 @@ FILES = {  # by path: what is sent, and its type
     "/page.svg": ("page.svg", "image/svg+xml"),
 }
 SAMPLE_S = 1.0
+CLIENT_S = 5.0  # until a client that asks for nothing is left
 LEAVE_S = 1  # for an answer under way when the run ends
 
 # Nothing from elsewhere, nothing inline, in nobody's frame.
@@ -51,6 +54,7 @@ HEADERS = {
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
 
@@ -87,7 +91,7 @@ class PageServer:
         """Answers until the block is left."""
         config = uvicorn.Config(
             _app(content, host=self._host, port=self.port, token=self._token),
-            http="h11",
+            http=_Protocol,
             ws="none",
             loop="asyncio",
             lifespan="off",
@@ -129,6 +133,14 @@ def _app(content: Content, *, host: str, port: int, token: str | None) -> Starle
     guard = Middleware(_Guard, host=host, port=port, token=token)
     routes = [*(Route(path, file) for path in FILES), Route("/state", state), Route("/picture", picture)]
     return Starlette(routes=routes, middleware=[guard])
+
+
+class _Protocol(H11Protocol):
+    """Leaves a client that asks for nothing: each holds an open file of the process."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(CLIENT_S, self.timeout_keep_alive_handler)
 
 
 class _Guard:

@@ -1,11 +1,11 @@
 """Events, and rows if wanted, as tables of a database: a file of SQLite, or PostgreSQL.
 
-    events (key, source, region, filter, label, clock, first_frame, last_frame, began_s, ended_s, best_frame,
+    events (run, key, source, region, filter, label, clock, first_frame, last_frame, began_s, ended_s, best_frame,
             best_score, thumbnail, is_over)           a row per event, whole when it is over
-    labels (source, frame, region, captured, filter, label, score)      a row per picture and filter
+    labels (run, source, frame, region, captured, filter, label, score)      a row per picture and filter
 
-Other programs may read them meanwhile. Both databases understand the same statements, but for the mark of a value and
-the names of two types.
+`run` is the name of the run, of which several may share a database. Other programs may read them meanwhile. Both
+databases understand the same statements, but for the mark of a value and the names of two types.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import re
 import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
@@ -31,25 +32,28 @@ if TYPE_CHECKING:
 __all__ = ["PostgresSink", "SqliteSink", "missing_psycopg"]
 
 OF_EVENTS = (
-    *("key", "source", "region", "filter", "label", "clock", "first_frame", "last_frame", "began_s", "ended_s"),
+    *("run", "key", "source", "region", "filter", "label", "clock", "first_frame", "last_frame", "began_s", "ended_s"),
     *("best_frame", "best_score", "thumbnail", "is_over"),
 )
-OF_ROWS = ("source", "frame", "region", "captured", "filter", "label", "score")
+OF_ROWS = ("run", "source", "frame", "region", "captured", "filter", "label", "score")
 TIMEOUT_S = 5.0
+FOREIGN = ": its tables `events` and `labels` must be vpipe's own; name another file, database or schema"
 
 TABLES = """
 create table if not exists events (
-    key text primary key, source text not null, region text, filter text not null, label text not null,
+    run text not null, key text not null, source text not null, region text, filter text not null, label text not null,
     clock text not null, first_frame bigint not null, last_frame bigint not null, began_s double precision,
     ended_s double precision, best_frame bigint not null, best_score real not null, thumbnail {bytes},
-    is_over boolean not null
+    is_over boolean not null, primary key (run, key)
 );
 create table if not exists labels (
-    source text not null, frame bigint not null, region text, captured {instant}, filter text not null, label text,
-    score real not null
+    run text not null, source text not null, frame bigint not null, region text, captured {instant},
+    filter text not null, label text, score real not null
 );
-create unique index if not exists label_of on labels (source, frame, filter, coalesce(region, ''));
+create unique index if not exists label_of on labels ({row});
 """
+# Cameras count anew what was not committed when a run was killed: their times tell such frames apart.
+ROW = "run, source, frame, filter, coalesce(region, ''), coalesce(captured, '1970-01-01T00:00:00Z')"
 
 
 def _put(table: str, columns: Sequence[str], key: str, *, mark: str) -> str:
@@ -61,18 +65,18 @@ def _put(table: str, columns: Sequence[str], key: str, *, mark: str) -> str:
 
 def _put_event(mark: str) -> str:
     """An event that is over stays so, in whatever order it is told again."""
-    return f"{_put('events', OF_EVENTS, 'key', mark=mark)} where excluded.is_over >= events.is_over"
+    return f"{_put('events', OF_EVENTS, 'run, key', mark=mark)} where excluded.is_over >= events.is_over"
 
 
 def _put_row(mark: str) -> str:
-    return _put("labels", OF_ROWS, "source, frame, filter, coalesce(region, '')", mark=mark)
+    return _put("labels", OF_ROWS, ROW, mark=mark)
 
 
-def _events(records: Sequence[bytes]) -> list[list[object]]:
+def _events(records: Sequence[bytes], run: str) -> list[list[object]]:
     """Of each event among records, the values of its row."""
     rows = []
     for text in events_in(records):
-        event = json.loads(text)
+        event = json.loads(text) | {"run": run}
         event["is_over"] = event["event"] == "ended"
         picture = event.get("thumbnail")
         event["thumbnail"] = None if picture is None else base64.b64decode(picture)
@@ -80,8 +84,9 @@ def _events(records: Sequence[bytes]) -> list[list[object]]:
     return rows
 
 
-def _rows(records: Sequence[bytes]) -> list[list[object]]:
-    return [[row[name] for name in OF_ROWS] for row in map(json.loads, rows_in(records))]
+def _rows(records: Sequence[bytes], run: str) -> list[list[object]]:
+    rows = (json.loads(text) | {"run": run} for text in rows_in(records))
+    return [[row[name] for name in OF_ROWS] for row in rows]
 
 
 class SqliteSink(SpooledSink):
@@ -116,14 +121,15 @@ class SqliteSink(SpooledSink):
             with closing(sqlite3.connect(self._path, timeout=min(TIMEOUT_S, timeout_s))) as db:
                 if not self._is_set_up:
                     db.execute("pragma journal_mode = wal")
-                    db.executescript(TABLES.format(bytes="blob", instant="text"))
+                    db.executescript(TABLES.format(bytes="blob", instant="text", row=ROW))
                     self._is_set_up = True
                 with db:  # one transaction
-                    db.executemany(_put_event("?"), _events(records))
-                    db.executemany(_put_row("?"), _rows(records))
+                    db.executemany(_put_event("?"), _events(records, self.run))
+                    db.executemany(_put_row("?"), _rows(records, self.run))
         except sqlite3.Error as exc:
             self._is_set_up = False  # the file may be another one when it is there again
-            raise Away(f"{self._path}: {exc}") from None
+            foreign = FOREIGN if re.search("no such column|has no column|ON CONFLICT", str(exc)) else ""
+            raise Away(f"{self._path}: {exc}{foreign}") from None
         return len(records)
 
 
@@ -164,11 +170,15 @@ class PostgresSink(SpooledSink):
             if self._db is None:
                 self._db = self._connect(timeout_s)
             with self._db.transaction(), self._db.cursor() as cursor:
-                cursor.executemany(_put_event("%s"), _events(records))
-                cursor.executemany(_put_row("%s"), _rows(records))
+                cursor.executemany(_put_event("%s"), _events(records, self.run))
+                cursor.executemany(_put_row("%s"), _rows(records, self.run))
         except psycopg.Error as exc:
+            is_connected = self._db is not None
             self.hang_up()
             why = str(exc).strip().partition("\n")[0] or type(exc).__name__
+            if isinstance(exc, psycopg.ProgrammingError):
+                # What libpq says of an address shows part of it.
+                why = f"{why}{FOREIGN}" if is_connected else "an address that cannot be read, or other tables there"
             raise (Refused if isinstance(exc, psycopg.DataError) else Away)(why) from None
         return len(records)
 
@@ -192,7 +202,7 @@ class PostgresSink(SpooledSink):
             tcp_user_timeout=round(TIMEOUT_S * 1000),  # for a server whose machine is gone
         )
         db.execute(f"set statement_timeout = {TIMEOUT_S:.0f}000")
-        db.execute(TABLES.format(bytes="bytea", instant="timestamptz"))
+        db.execute(TABLES.format(bytes="bytea", instant="timestamptz", row=ROW))
         return db
 
 

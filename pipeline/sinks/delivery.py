@@ -14,12 +14,14 @@ import random
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 
 from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Sink
+from pipeline.errors import SinkError
 from pipeline.events import Event
 from pipeline.rows import Labelling, labelling_of, table
 from pipeline.sinks.lines import Jsonl, event_json
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 FIRST_S, MOST_S = 0.5, 30.0  # between two attempts
 JITTER = 0.2  # give or take this share, so that many senders do not come back at once
 CLOSE_S = 2.0
+LOG_S = 60.0  # between two lines about what was refused
 WAIT_S = 0.05
 MOST_BYTES = 1 << 20  # sent at once, unless one record is larger
 ROWS = 256  # in a record
@@ -76,7 +79,7 @@ class SpooledSink(Sink):
         stop: Stop | None = None,
         live: Mapping[str, Labelling] | None = None,
     ) -> None:
-        self.name = name
+        self.name, self.run = name, folder.name
         self._folder = folder
         self._max_bytes = int(spool_mb * 1e6)
         self._batch = batch
@@ -91,6 +94,7 @@ class SpooledSink(Sink):
         self._next_s = 0.0  # monotonic time of the next one
         self._again = 0  # records of the attempt that is to be made again, as it was
         self._singly = 0  # records that go one by one, since one of them was refused
+        self._told, self._told_s = 0, -math.inf  # refused records that the log tells of, and when it did
         self.sent = 0
         self.refused = 0
 
@@ -132,6 +136,8 @@ class SpooledSink(Sink):
         spool, worker = self._open()
         spool.append(EVENT + event_json(event, thumbnail=self._thumbnails))
         worker.wake()
+        if self._live is None:
+            self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
 
     def commit(self, end: SegmentEnd) -> None:
         spool, worker = self._open()
@@ -146,16 +152,24 @@ class SpooledSink(Sink):
         worker.wake()
 
     def finish(self) -> None:
-        """Of files, waits until all is sent, unless the receiver is away."""
-        if self._live is None and self._opened is not None:
+        """Of files, waits until all is sent, also what an earlier run left, unless the receiver is away."""
+        self._open()
+        if self._live is None:
             self._wait(0)
+
+    def hurry(self) -> None:
+        """`close` will be called soon, and the time for what still waits begins now: that of several sinks together."""
+        if self._opened is not None and self._closing_s == math.inf:
+            self._closing_s = time.monotonic() + CLOSE_S
+            with suppress(SinkError):  # `close` goes on though its thread has failed
+                self._opened[1].wake()
 
     def close(self) -> None:
         if self._opened is None:
             return
         spool, worker = self._opened
-        self._closing_s = time.monotonic() + CLOSE_S
-        if worker.close(CLOSE_S):
+        self.hurry()
+        if worker.close(max(0.0, self._closing_s - time.monotonic())):
             self.hang_up()
         spool.close()
         if self.pending:
@@ -195,8 +209,7 @@ class SpooledSink(Sink):
         if not records:
             return None if closing else self.rest()
         try:
-            n = self.send(records, max(0.1, self._closing_s - now_s))
-            self.sent += n
+            n = self._sent(records, max(0.1, self._closing_s - now_s))
         except Away as exc:
             self._again = len(records)
             return self._wait_s(str(exc), len(spool))
@@ -206,13 +219,27 @@ class SpooledSink(Sink):
                 return 0.0
             n = 1
             self.refused += 1
-            log.warning("%s: a record was refused for good (%s) and is dropped", self.name, exc)
+            if now_s - self._told_s >= LOG_S:
+                text = "%s: %d records were refused for good (the last: %s) and are dropped"
+                log.warning(text, self.name, self.refused - self._told, exc)
+                self._told, self._told_s = self.refused, now_s
         if self._attempts:
             log.info("%s: is back after %d attempts", self.name, self._attempts)
         self._attempts, self._next_s = 0, 0.0
         self._again, self._singly = 0, max(0, self._singly - n)
         spool.drop(n)
         return 0.0
+
+    def _sent(self, records: Sequence[bytes], timeout_s: float) -> int:
+        """Sends, and counts how many arrived."""
+        try:
+            n = self.send(records, timeout_s)
+        except (Away, Refused):
+            raise
+        except Exception as exc:  # a library may fail in ways that nobody foresaw; its text may hold a secret
+            raise Away(f"a failure ({type(exc).__name__})") from None
+        self.sent += n
+        return n
 
     def _wait_s(self, why: str, pending: int) -> float:
         if not self._attempts:

@@ -176,4 +176,7 @@ def _quoted(names: pa.DictionaryArray) -> pa.Array:
 def _joined(lists: pa.ListArray) -> pa.Array:
     """Lists of names as the inside of JSON's."""
     quoted = _quoted(lists.flatten().dictionary_encode())
-    return pc.binary_join(pa.ListArray.from_arrays(lists.offsets, quoted), ",")
+    offsets = pc.subtract(
+        lists.offsets, lists.offsets[0]
+    )  # those of a slice begin where it does, `flatten` gives that alone
+    return pc.binary_join(pa.ListArray.from_arrays(offsets, quoted), ",")

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import ConfigError
-from pipeline.sinks.delivery import Away, SpooledSink, events_in
+from pipeline.rows import Labelling
+from pipeline.sinks.delivery import Away, Refused, SpooledSink, events_in
 from pipeline.threads import Stop
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class MqttSink(SpooledSink):
         tls: Whether the connection is encrypted, and the broker's certificate checked.
         user, password: None: without.
         connect: Makes a connection within so many seconds, or raises Away. None: one of paho's.
-        name, spool_mb, thumbnails, folder, stop: See SpooledSink.
+        name, spool_mb, thumbnails, folder, stop, live: See SpooledSink.
     """
 
     def __init__(
@@ -72,9 +73,12 @@ class MqttSink(SpooledSink):
         thumbnails: bool = True,
         name: str = "mqtt",
         stop: Stop | None = None,
+        live: Mapping[str, Labelling] | None = None,
         connect: Connect | None = None,
     ) -> None:
-        super().__init__(name, folder=folder, spool_mb=spool_mb, batch=WINDOW, thumbnails=thumbnails, stop=stop)
+        super().__init__(
+            name, folder=folder, spool_mb=spool_mb, batch=WINDOW, thumbnails=thumbnails, stop=stop, live=live
+        )
         problem = wrong_topic(topic) or (missing_paho() if connect is None else None)
         if problem is not None:
             raise ConfigError([f"sink {name}: {problem}"])
@@ -136,8 +140,9 @@ def topic_of(pattern: str, event: Mapping[str, object]) -> str:
 def wrong_topic(topic: str) -> str | None:
     """What is wrong with a topic to publish at."""
     known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-    rest = re.sub(r"\{(" + "|".join(PLACEHOLDERS) + r")\}", "x", topic)
-    if not topic or re.search(r"[{}+#\x00-\x1f]", rest) or rest.startswith("$"):
+    # The region of a whole frame is empty.
+    rest = re.sub(r"\{(" + "|".join(PLACEHOLDERS) + r")\}", lambda found: "" if found[1] == "region" else "x", topic)
+    if not rest or re.search(r"[{}+#\x00-\x1f]", rest) or rest.startswith("$"):
         return f"must be a topic without + and #, with the placeholders {known}, got {topic!r}"
     return None
 
@@ -172,7 +177,9 @@ class _Paho:
         client = self._opened()
         try:
             info = client.publish(topic, payload, qos=1)
-        except (OSError, ValueError) as exc:
+        except ValueError as exc:  # a topic or a payload that MQTT does not know
+            raise Refused(str(exc)) from None
+        except OSError as exc:
             raise Away(str(exc)) from None
         if info.rc:
             raise Away(f"a failure to publish ({info.rc})")

@@ -27,11 +27,12 @@ from pipeline.threads import Stop
 
 __all__ = ["WebhookSink"]
 
-LATER = (408, 425, 429)  # of the 4xx, those that say: try again
+# Of the 4xx, those that may be over soon: an expired token, a receiver that is being put in place, too many requests.
+LATER = (401, 403, 404, 407, 408, 425, 429)
 
 
 class WebhookSink(SpooledSink):
-    """See the module. 2xx is taken, 4xx but 408, 425 and 429 is refused for good, anything else is tried again.
+    """See the module. 2xx is taken, 4xx but those of `LATER` is refused for good, anything else is tried again.
 
     Args:
         url: Of http or https. A name and password in it become basic authentication.

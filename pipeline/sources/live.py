@@ -80,6 +80,7 @@ class Cameras:
             name: (end.segment.number + 1, end.segment.first_frame + end.counts.indexed)
             for name, end in (last or {}).items()
         }
+        taken_of: dict[str, Counts] = {}  # of cameras that were here before
         going: dict[int, _Windows] = {}  # by lane
         here: tuple[Camera, ...] = ()
         try:
@@ -90,9 +91,10 @@ class Cameras:
                         windows = going.pop(lane)
                         windows.camera.stop.set()
                         yield from windows.over(lanes.leave(lane), self._clock())
-                        goes_on[windows.camera.name] = windows.next
+                        goes_on[windows.camera.name], taken_of[windows.camera.name] = windows.next, windows.camera.taken
                     for camera in set(here) - {windows.camera for windows in going.values()}:
                         number, camera.next_frame = goes_on.get(camera.name, (0, 0))
+                        camera.taken = taken_of.get(camera.name, Counts())
                         lane = lanes.start(camera, camera.name)
                         late_s = min(lane * APART_S, self._window_s / 2)
                         going[lane] = _Windows(camera, self._window_s, number, late_s=late_s)
@@ -118,7 +120,7 @@ class _Windows:
         self._first = self._number = number
         self._ends_s = 0.0
         self._next = camera.next_frame  # the first frame that no window has yet
-        self._earlier, self._counts = Counts(), Counts()  # of the windows before, and of the one that is open
+        self._earlier, self._counts = camera.taken, Counts()  # of the windows before, and of the one that is open
         self._lost: tuple[Lost, ...] = ()
         self.open: Segment | None = None
 

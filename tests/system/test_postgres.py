@@ -91,7 +91,7 @@ def test_events_and_rows_become_rows(server, tmp_path):
         sink.write(batch([8, 9]))
         until(lambda: sink.sent == 6)
     rows = server.query("select key, last_frame, best_score, thumbnail, is_over from events order by key")
-    assert rows == [(f"gate//person/person/{k}", k + 5, 0.875, b"\xff\xd8jpeg", True) for k in (0, 10)]
+    assert rows == [(f"gate//person/person/{k}/{100 * k + 500}", k + 5, 0.875, b"\xff\xd8jpeg", True) for k in (0, 10)]
     assert server.query("select frame, region, captured, label from labels order by frame") == [
         (k, None, datetime.fromtimestamp(1_700_000_000 + k, UTC), "person") for k in (7, 8, 9)
     ]
@@ -122,6 +122,24 @@ def test_a_wrong_password_is_told_without_it_and_nothing_is_lost(server, tmp_pat
         until(lambda: "password authentication failed" in caplog.text)
         assert sink.pending == 1
     assert "hunter3" not in caplog.text
+
+
+def test_an_address_that_libpq_cannot_read_is_not_shown(server, tmp_path, caplog):
+    server.url = server.url.replace("hunter2", "100%hunter2")
+    with opened(server, tmp_path) as sink:
+        sink.event(next(told(1)))
+        until(lambda: "an address that cannot be read" in caplog.text)
+    assert "hunter2" not in caplog.text
+
+
+def test_tables_of_somebody_else_are_left_alone_and_told(server, tmp_path, caplog):
+    server.start()
+    with psycopg.connect(server.url) as db:
+        db.execute("create table events (id integer)")
+    with opened(server, tmp_path) as sink:
+        sink.event(next(told(1)))
+        until(lambda: "its tables `events` and `labels` must be vpipe's own" in caplog.text)
+        assert sink.pending == 1
 
 
 def test_what_the_database_can_never_hold_is_dropped_alone(server, tmp_path, caplog):
