@@ -11,6 +11,8 @@ __all__ = ["differences", "identity", "identity_changes", "stamp"]
 
 Document = dict[str, object]
 
+END_BYTES = 1 << 14  # of the head and of the tail of a file
+
 
 def identity(
     sources: Mapping[str, Mapping[str, object]],
@@ -37,13 +39,26 @@ def identity(
     return document, sha
 
 
-def stamp(path: Path) -> Document:
-    """What tells whether a file is still the same; without size and time where there is none."""
+def stamp(path: Path, *, whole: bool = False) -> Document:
+    """What tells whether a file is still the same; its path alone where it cannot be read.
+
+    Args:
+        path: The file.
+        whole: Whether a hash of all of it is told, too: a copy may keep size and time, and be torn in its middle.
+    """
     try:
         facts = path.stat()
+        with path.open("rb") as file:
+            ends = hashlib.sha256(file.read(END_BYTES))
+            file.seek(max(0, facts.st_size - END_BYTES))
+            ends.update(file.read(END_BYTES))
+            file.seek(0)
+            everything = hashlib.file_digest(file, "sha256").hexdigest() if whole else None
     except OSError:
         return {"path": str(path)}
-    return {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    told: Document = {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
+    told["ends"] = ends.hexdigest()[:16]
+    return told if everything is None else told | {"sha256": everything}
 
 
 def identity_changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:

@@ -26,7 +26,7 @@ from pipeline.rereading import Rereading
 from pipeline.running import Outcome, Running
 from pipeline.runs import RunFolder
 from pipeline.schema import MetricsSection, PageSection
-from pipeline.sinks.parts import disk_errors
+from pipeline.sinks.parts import discard_damaged, disk_errors
 from pipeline.sources.file import FileSource
 from pipeline.threads import Request, Stop
 from pipeline.times import Times
@@ -69,20 +69,24 @@ def run(
         SinkError: The disk does not take the run's own files.
     """
     stop = stop if stop is not None else Stop()
-    if mode == "new" and config.is_live and RunFolder(Path(config.run.dir) / config.run.name).run_json.exists():
+    place = RunFolder.at(Path(config.run.dir), config.run.name)
+    if mode == "new" and (config.is_live or config.run.resume) and place.run_json.exists():
         mode = "resume"  # cameras' frames go on behind those that are there
     with _kept_log() as kept:
         if mode == "new":
             _refuse_taken(config)
+        elif mode == "resume":
+            RunFolder.resume(Path(config.run.dir), config.run.name)  # refuses where there is none, before all is loaded
         if trace is not None:
             _check_trace(trace, mode)
         models = open_models(config)
         plan = make_plan(config, models)
         if stop:
             raise Interrupted("stopped before anything was started")
-        with disk_errors(Path(config.run.dir) / config.run.name), ExitStack() as cleanup:
+        with disk_errors(place.path), ExitStack() as cleanup:
             endpoint = None if config.metrics is None else cleanup.enter_context(_endpoint(config, config.metrics))
             page = None if config.page is None else cleanup.enter_context(_page(config, config.page))
+            cleanup.enter_context(place.held())
             folder, sha = _open_folder(config, models, plan, mode)
             handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
@@ -195,7 +199,7 @@ def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[d
     written = config.resolved()
     of_name = dict(zip((section.name for section in config.filters), _sections(written, "filters"), strict=True))
     files = {
-        source.name: stamp(source.path)
+        source.name: stamp(source.path, whole=config.run.hash_files)
         | {"selection": dataclasses.asdict(source.selection), "start": str(source.start)}
         | _regions(source)
         for source in plan.sources.files
@@ -231,6 +235,9 @@ def _open_folder(
         changes = identity_changes(folder.read_identity(), document)
         if changes:
             raise ConfigError([f"{folder.path}: another run: {change}" for change in changes])
+        folder.remove_leftovers()
+        if not config.is_live:
+            discard_damaged(folder.path)
     else:
         folder = RunFolder.create(Path(config.run.dir), config.run.name, overwrite=mode == "overwrite")
     folder.write_run_json(config.resolved(), document)

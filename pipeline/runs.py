@@ -6,6 +6,7 @@ runs/<name>/spool/...               what sinks still have to send (pipeline.sink
 runs/<name>/telemetry.parquet       (pipeline.telemetry); of cameras telemetry/<UTC date>/<time>.parquet
 runs/<name>/ledger.json summary.json (pipeline.ledger)
 runs/<name>/log.txt
+runs/<name>/.lock                   while a process is at work here
 
 runs/<name>/run.json                likewise of a training, with
 runs/<name>/training.json           what each epoch came to, and the accuracy
@@ -15,16 +16,18 @@ runs/<name>/checkpoint.pt           while it goes on (teacher.pt: of the unfolde
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import json
 import os
 import platform
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, TextIO
 
 from pipeline.errors import ConfigError
 
@@ -39,10 +42,15 @@ __all__ = [
     "write_json",
 ]
 
+LOCK = ".lock"
+
 Document = dict[str, object]
 Kind = Literal["run", "training"]
 
 _NAME: Mapping[Kind, str] = {"run": "--name", "training": "--set run.name=NAME"}  # how a command gives another one
+
+
+TEMPORARY = ".tmp"
 
 
 class WholeFile:
@@ -54,7 +62,7 @@ class WholeFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.tmp")
+        self._temporary = path.with_name(f".{path.name}{TEMPORARY}")
         self.file = open(self._temporary, "wb")  # noqa: SIM115 (closed by commit or discard)
 
     def commit(self) -> None:
@@ -95,6 +103,29 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         file.discard()
         raise
+
+
+def _locked(path: Path) -> TextIO:
+    """A file that only one process has open so. The system lets it go with the process."""
+    while True:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (closed by who holds it)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+            cure = "wait for its end or end it, or give another name"
+            raise ConfigError(
+                [f"{path.parent}: must be of one run at a time, got {holder} at work in it; {cure}"]
+            ) from None
+        # Who held it before may have removed it between the two lines above.
+        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            return file
+        file.close()
 
 
 def _sync_folder(path: Path) -> None:
@@ -193,6 +224,15 @@ class RunFolder:
         return "nothing was begun"
 
     @staticmethod
+    def at(directory: Path, name: str, *, kind: Kind = "run") -> RunFolder:
+        """The folder of a run of this name, whatever is there.
+
+        Raises:
+            ConfigError: the name is not one component of a path.
+        """
+        return RunFolder(directory / _component(name, kind))
+
+    @staticmethod
     def create(directory: Path, name: str, *, overwrite: bool = False, kind: Kind = "run") -> RunFolder:
         """Makes the folder of a new run.
 
@@ -205,7 +245,7 @@ class RunFolder:
         Raises:
             ConfigError: the name is taken, or the folder cannot be made.
         """
-        folder = RunFolder(directory / _component(name, kind))
+        folder = RunFolder.at(directory, name, kind=kind)
         folder.refuse_taken(overwrite=overwrite, kind=kind)
         with folder._usable():
             make_folder(folder.path)
@@ -219,12 +259,35 @@ class RunFolder:
         Raises:
             ConfigError: there is none.
         """
-        folder = RunFolder(directory / _component(name, kind))
+        folder = RunFolder.at(directory, name, kind=kind)
         if not folder.run_json.is_file():
             text = f"must hold the {kind} that --resume goes on with, got no run.json; leave --resume out"
             raise ConfigError([f"{folder.path}: {text}"])
         folder._refuse_other(kind)
         return folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes out until the block is left. However this one ends, the next is let in.
+
+        Raises:
+            ConfigError: one is at work here, or the folder cannot be made.
+        """
+        with self._usable():
+            make_folder(self.path)
+            lock = _locked(self.path / LOCK)
+        try:
+            yield
+        finally:
+            (self.path / LOCK).unlink(missing_ok=True)
+            lock.close()
+            with suppress(OSError):  # not empty: something was begun
+                self.path.rmdir()
+
+    def remove_leftovers(self) -> None:
+        """Removes files that a process was about to write when it ended."""
+        for path in self.path.rglob(f".*{TEMPORARY}"):
+            path.unlink(missing_ok=True)
 
     def refuse_taken(self, *, overwrite: bool, kind: Kind) -> None:
         """Refuses a folder that a new run of this kind must not take. Changes nothing.
@@ -233,7 +296,7 @@ class RunFolder:
             ConfigError: as `create` does.
         """
         with self._usable():
-            if not self.path.exists() or not any(self.path.iterdir()):
+            if not self.path.exists() or all(path.name == LOCK for path in self.path.iterdir()):
                 return
         if not self.run_json.is_file():
             text = f"must be empty or hold a {kind}, got other files and no run.json; choose another {_NAME[kind]}"

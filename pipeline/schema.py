@@ -50,6 +50,16 @@ class RunSection(Section):
     dir: PathFromHere = Field(
         default="runs", description="Where run folders lie, from the current directory.", validate_default=True
     )
+    resume: bool = Field(
+        default=False,
+        description="Go on with the run of this name if there is one, as `--resume` does, else begin it. Runs over "
+        "cameras always do.",
+    )
+    hash_files: bool = Field(
+        default=False,
+        description="Tell by a hash of all of each file whether it is still the same when the run goes on, not by its "
+        "size, time, head and tail alone. Every file is read once more at the start.",
+    )
     limit: Count | None = Field(
         default=None,
         description="At most this many frames of each source are labelled, the rest is counted as skipped.",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
@@ -189,6 +190,63 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path, order):
     assert labels == {(f"s{k}", n): (n, k) for k in range(4) for n in range(FRAMES)}
     if order == "consecutive":
         assert all(path.stat().st_ino == inode for path, inode in kept.items())
+
+
+def test_a_part_that_the_disk_did_not_keep_is_labelled_anew_and_leftovers_go(tmp_path, caplog):
+    sources = [{"name": "s", "path": str(clip("h264-closed.mp4", FRAMES))}]
+    config = configured(tmp_path, sources, f=2, filters=("one", "two"))
+    first = runs.run(config)
+    one, two, three = sorted((first.folder.frames / "one" / "s").iterdir())[:3]
+    kept = {
+        path: path.stat().st_ino for path in first.folder.frames.rglob("*.parquet") if path not in (one, two, three)
+    }
+    one.write_bytes(b"")
+    two.write_bytes(two.read_bytes()[:-20])
+    fewer = pq.read_table(three).slice(1)
+    pq.write_table(fewer, three)
+    end = pq.read_metadata(first.folder.frames / "two" / "s" / three.name).metadata
+    with pq.ParquetWriter(three, fewer.schema) as writer:
+        writer.write_table(fewer)
+        writer.add_key_value_metadata({"vpipe.end": end[b"vpipe.end"].decode()})
+    leftover = one.with_name(f".{one.name}.tmp")
+    leftover.write_bytes(b"torn")
+    second = runs.run(config, mode="resume")
+    assert second.exit_code == 0
+    assert second.summary["problems"] == []
+    assert caplog.text.count("it is removed, and its segment is labelled anew") == 3
+    assert not leftover.exists()
+    for name in ("one", "two"):
+        labels, _ = rows(second.folder, name)
+        assert labels == {("s", n): (n, 0) for n in range(FRAMES)}
+    redone = {path.name for path in (one, two, three)}
+    assert all(path.stat().st_ino == inode for path, inode in kept.items() if path.name not in redone)
+
+
+def test_a_run_that_is_to_resume_begins_or_goes_on(tmp_path):
+    path = str(clip("h264-closed.mp4", FRAMES))
+    config = configured(tmp_path, [{"path": path}], run={"name": "r", "dir": str(tmp_path / "runs"), "resume": True})
+    stop = Stop()
+    assert runs.run(config, stop=stop, watcher=StopsAfter(stop, 2)).exit_code == 130
+    outcome = runs.run(config)
+    assert (outcome.exit_code, outcome.summary["frames"]["labelled"]) == (0, FRAMES)
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_changes_nothing(tmp_path):
+    config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
+
+    refused = []
+
+    class Second(Watcher):
+        def committed(self, end):
+            for mode in ("resume", "overwrite"):
+                with pytest.raises(ConfigError, match="must be of one run at a time"):
+                    runs.run(config, mode=mode)
+                refused.append(mode)
+
+    outcome = runs.run(config, watcher=Second())
+    assert outcome.exit_code == 0
+    assert refused
+    assert len(rows(outcome.folder)[0]) == FRAMES
 
 
 def test_resuming_another_run_is_refused_with_what_changed(tmp_path):

@@ -1,14 +1,17 @@
 import json
 import os
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.identity import differences, identity, identity_changes, stamp
+from pipeline.identity import END_BYTES, differences, identity, identity_changes, stamp
 from pipeline.runs import RunFolder, WholeFile, machine, versions, write_json
 
+ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "decode": {"resize": "area", "input": (50, 50)},
     "fold": {"frames": 4, "order": "consecutive"},
@@ -41,6 +44,38 @@ def test_a_new_run_gets_a_folder_with_what_was_asked_and_where_it_runs(tmp_path)
     assert written["versions"] == versions()
     assert written["machine"] == machine()
     assert run.read_identity() == {"sources": {}}
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from pipeline.runs import RunFolder
+with RunFolder(Path(sys.argv[1])).held():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_is_of_one_process_at_a_time_however_that_ends(tmp_path):
+    run = begun(tmp_path, "lobby")
+    command = [sys.executable, "-c", HOLDER, str(run.path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        holder = f"process {other.pid} on {socket.gethostname()}"
+        with pytest.raises(ConfigError, match=f"must be of one run at a time, got {holder} at work in it"), run.held():
+            pass
+        other.kill()
+    with run.held(), pytest.raises(ConfigError, match=f"process {os.getpid()} on"), run.held():
+        pass
+    assert [path.name for path in run.path.iterdir()] == ["run.json"]
+    with run.held():
+        RunFolder.create(tmp_path, "lobby", overwrite=True)
+
+
+def test_holding_a_folder_in_which_nothing_is_begun_leaves_none(tmp_path):
+    with RunFolder.at(tmp_path, "lobby").held():
+        assert (tmp_path / "lobby").is_dir()
+    assert not (tmp_path / "lobby").exists()
 
 
 def test_an_earlier_run_is_kept_and_the_three_ways_on_are_named(tmp_path):
@@ -150,6 +185,21 @@ def test_files_may_be_added_but_not_changed_or_removed(clips):
     changed, _ = identity(stamped(clips), **SETTINGS)
     problems = identity_changes(before, changed)
     assert [problem.partition(":")[0] for problem in problems] == ["b.mtime_ns"]
+
+
+def test_a_file_that_was_changed_under_its_size_and_time_is_another(tmp_path):
+    clip = tmp_path / "clip.mp4"
+    data = bytearray(3 * END_BYTES)
+    clip.write_bytes(data)
+    facts = clip.stat()
+    before = stamp(clip), stamp(clip, whole=True)
+    for at, seen in ((0, True), (-1, True), (len(data) // 2, False)):
+        data[at] ^= 1
+        clip.write_bytes(data)
+        os.utime(clip, ns=(facts.st_atime_ns, facts.st_mtime_ns))
+        assert (stamp(clip) != before[0]) == seen
+        assert stamp(clip, whole=True) != before[1]
+        data[at] ^= 1
 
 
 def test_a_file_that_is_gone_has_neither_size_nor_time(tmp_path):

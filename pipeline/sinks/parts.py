@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import operator
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,10 +26,13 @@ import pyarrow.parquet as pq
 from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
-from pipeline.rows import Labelling, schema, table
+from pipeline.rows import Labelling, labelling_of, schema, table
 from pipeline.runs import WholeFile, make_folder
+from specialized.objects import one_line
 
-__all__ = ["PartsSink", "committed", "disk_errors", "newest", "open_part", "part_path", "read_end"]
+__all__ = ["PartsSink", "committed", "discard_damaged", "disk_errors", "newest", "open_part", "part_path", "read_end"]
+
+log = logging.getLogger(__name__)
 
 END_KEY = "vpipe.end"
 IDENTITY_KEY = "vpipe.identity"
@@ -185,7 +189,11 @@ def read_end(path: Path) -> SegmentEnd:
         SinkError: the part is missing or damaged.
     """
     with open_part(path) as part:
-        footer = part.metadata.metadata or {}
+        return _end_in(part, path)
+
+
+def _end_in(part: pq.ParquetFile, path: Path) -> SegmentEnd:
+    footer = part.metadata.metadata or {}
     if END_KEY.encode() not in footer:
         raise SinkError(f"{path}: must be a part written by vpipe, got a Parquet file of something else; remove it")
     return _from_json(footer[END_KEY.encode()])
@@ -207,12 +215,42 @@ def committed(folder: Path, source: str | None = None) -> Iterator[SegmentEnd]:
                     yield end
 
 
+def discard_damaged(folder: Path) -> None:
+    """Removes parts that cannot be read, or hold other rows than their segment's end tells of: a disk may have lost
+    what it promised. What they held is labelled anew."""
+    for filter_folder in _visible(folder / "frames"):
+        for source_folder in _visible(filter_folder):
+            for path in _parts(source_folder):
+                _is_sound(path)
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a part is as it was committed; one that is not is removed."""
+    try:
+        with open_part(path) as part:
+            rows = part.metadata.num_rows
+            wanted = _end_in(part, path).filters.get(labelling_of(part.metadata.metadata).name)
+        if rows == wanted:
+            return True
+        why = f"{path}: must hold {wanted} rows, got {rows}"
+    except SinkError as error:
+        why = str(error).partition(";")[0]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        why = f"{path}: must be a part of the run, got {one_line(error)}"
+    log.warning("%s; it is removed, and its segment is labelled anew", why)
+    path.unlink(missing_ok=True)
+    return False
+
+
 def newest(folder: Path) -> Iterator[SegmentEnd]:
-    """The end of the last segment of each source that is committed. Cameras leave more parts than are read quickly."""
+    """The end of the last segment of each source that is committed. Cameras leave more parts than are read quickly, so
+    that only the last ones are looked at, and removed if they are damaged."""
     for filter_folder in _visible(folder / "frames")[:1]:
         for source_folder in _visible(filter_folder):
             # By the first frame, with which names end: a camera's clock may have been set back.
             for path in sorted(_parts(source_folder), key=lambda path: path.stem[-FRAME_DIGITS:], reverse=True):
+                if not _is_sound(path):
+                    continue
                 end = read_end(path)
                 if _is_committed(folder, end):
                     yield end
