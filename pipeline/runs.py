@@ -327,10 +327,10 @@ class RunFolder:
 
     def _clear(self) -> None:
         """Removes what an earlier run left, and nothing else that lies here."""
-        for folder in (self.frames, self.spool, self.telemetry_parts):
+        for folder in (self.frames, self.spool, self.telemetry_parts, self.path / "events"):
             if folder.exists():
                 shutil.rmtree(folder)
-        of_a_run = (self.telemetry, self.ledger, self.summary, self.log, self.strip)
+        of_a_run = (self.path / "events.parquet", self.telemetry, self.ledger, self.summary, self.log, self.strip)
         of_a_training = (self.training, self.curves, self.confusion, self.checkpoint, self.teacher)
         for path in (*of_a_run, *of_a_training):
             path.unlink(missing_ok=True)

@@ -166,7 +166,7 @@ def _secret(text: object) -> object:
 
 def _headers(headers: object) -> object:
     if not isinstance(headers, Mapping):
-        return headers
+        raise PydanticCustomError("secret", "must be a mapping of names to texts, got something else")
     for name, value in headers.items():
         if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", str(name)):
             raise PydanticCustomError("secret", "must have names of headers of HTTP, got another one")

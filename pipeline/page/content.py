@@ -69,7 +69,7 @@ class Content:
         moments = list(self._moments)
         counts = self._monitor.counts()
         cameras = self._monitor.cameras
-        files = [name for name, of in counts.items() if name not in cameras and of.indexed]
+        files = [] if cameras else [name for name, of in counts.items() if of.indexed]
         return {
             "name": self._name,
             "version": self._version,

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 FIRST_S, MOST_S = 0.5, 30.0  # between two attempts
 JITTER = 0.2  # give or take this share, so that many senders do not come back at once
+PATIENCE_S = 30.0  # for which files wait for a receiver that has gone: it may be back in a moment
 CLOSE_S = 2.0
 LOG_S = 60.0  # between two lines about what was refused
 WAIT_S = 0.05
@@ -90,6 +91,8 @@ class SpooledSink(Sink):
         self._lines = Jsonl()
         self._opened: tuple[Spool, Worker] | None = None
         self._closing_s = math.inf  # monotonic time at which closing ends
+        self._away_s = math.inf  # monotonic time since when it is away
+        self._why = ""  # it is, as the log was told last
         self._attempts = 0  # since the receiver was last there
         self._next_s = 0.0  # monotonic time of the next one
         self._again = 0  # records of the attempt that is to be made again, as it was
@@ -192,9 +195,9 @@ class SpooledSink(Sink):
         worker.wake()
 
     def _wait(self, most_bytes: int) -> None:
-        """Waits until no more than so much waits to be sent, unless the receiver is away."""
+        """Waits until no more than so much waits to be sent, unless the receiver has been away for `PATIENCE_S`."""
         spool, worker = self._open()
-        while spool.bytes > most_bytes and not self._attempts and not self._stop:
+        while spool.bytes > most_bytes and time.monotonic() - self._away_s < PATIENCE_S and not self._stop:
             worker.wake()  # raises what the thread failed with
             time.sleep(WAIT_S)
 
@@ -225,7 +228,7 @@ class SpooledSink(Sink):
                 self._told, self._told_s = self.refused, now_s
         if self._attempts:
             log.info("%s: is back after %d attempts", self.name, self._attempts)
-        self._attempts, self._next_s = 0, 0.0
+        self._attempts, self._next_s, self._away_s, self._why = 0, 0.0, math.inf, ""
         self._again, self._singly = 0, max(0, self._singly - n)
         spool.drop(n)
         return 0.0
@@ -243,6 +246,9 @@ class SpooledSink(Sink):
 
     def _wait_s(self, why: str, pending: int) -> float:
         if not self._attempts:
+            self._away_s = time.monotonic()
+        if why != self._why:  # it may be there by now, and refuse
+            self._why = why
             log.warning(
                 "%s: must be there, got %s; %d records wait, it is tried again for ever", self.name, why, pending
             )
