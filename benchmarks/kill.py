@@ -136,22 +136,20 @@ def changed(before: object, after: Parts) -> int:
 
 
 def rows(place: Path, name: str) -> pa.Table:
-    """All rows of a run, sorted."""
-    return ds.dataset(place / name / "frames").to_table().sort_by([("source", "ascending"), ("frame", "ascending")])
+    """All rows of a run, sorted, without dictionaries, which Arrow does not sort by and which may differ in order."""
+    found = ds.dataset(place / name / "frames").to_table()
+    plain = {
+        field.name: column.cast(pa.string()) if pa.types.is_dictionary(field.type) else column
+        for field, column in zip(found.schema, found.columns, strict=True)
+    }
+    return pa.table(plain).sort_by([("source", "ascending"), ("frame", "ascending")])
 
 
 def digest(table: pa.Table) -> str:
     """Of all bytes of a table."""
     out = pa.BufferOutputStream()
-    plain = pa.table({name: table[name].combine_chunks() for name in table.column_names})
-    plain = pa.table(
-        {
-            name: column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column
-            for name, column in zip(plain.column_names, plain.columns, strict=True)
-        }
-    )
-    with pa.ipc.new_stream(out, plain.schema) as writer:
-        writer.write_table(plain.combine_chunks())
+    with pa.ipc.new_stream(out, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
     return hashlib.sha256(out.getvalue()).hexdigest()
 
 
