@@ -74,9 +74,9 @@ def run(
         mode = "resume"  # cameras' frames go on behind those that are there
     with _kept_log() as kept:
         if mode == "new":
-            _refuse_taken(config)
+            _refuse_taken(config, place)
         elif mode == "resume":
-            RunFolder.resume(Path(config.run.dir), config.run.name)  # refuses where there is none, before all is loaded
+            place = RunFolder.resume(Path(config.run.dir), config.run.name)  # refuses where there is none, early
         if trace is not None:
             _check_trace(trace, mode)
         models = open_models(config)
@@ -87,7 +87,7 @@ def run(
             endpoint = None if config.metrics is None else cleanup.enter_context(_endpoint(config, config.metrics))
             page = None if config.page is None else cleanup.enter_context(_page(config, config.page))
             cleanup.enter_context(place.held())
-            folder, sha = _open_folder(config, models, plan, mode)
+            folder, sha = _open_folder(config, place, models, plan, mode)
             handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             cleanup.callback(handler.close)
@@ -180,9 +180,9 @@ def _taking(config: RunConfig, section: MetricsSection | PageSection, key: str) 
         raise ConfigError([config.problem(told, key, "port")]) from error
 
 
-def _refuse_taken(config: RunConfig) -> None:
+def _refuse_taken(config: RunConfig, place: RunFolder) -> None:
     """Refuses a run that would replace another one, or files beside it."""
-    RunFolder(Path(config.run.dir) / config.run.name).refuse_taken(overwrite=False, kind="run")
+    place.refuse_taken(overwrite=False, kind="run")
     if problems := taken_sinks(config):
         raise ConfigError(problems)
 
@@ -226,12 +226,16 @@ def _sections(written: Mapping[str, object], key: str) -> list[Mapping[str, obje
 
 
 def _open_folder(
-    config: RunConfig, models: Sequence[Model], plan: Plan, mode: Literal["new", "overwrite", "resume"]
+    config: RunConfig,
+    place: RunFolder,
+    models: Sequence[Model],
+    plan: Plan,
+    mode: Literal["new", "overwrite", "resume"],
 ) -> tuple[RunFolder, str]:
     """Makes the run's folder or opens the one to resume."""
     document, sha = _identity(config, models, plan)
     if mode == "resume":
-        folder = RunFolder.resume(Path(config.run.dir), config.run.name)
+        folder = place
         changes = identity_changes(folder.read_identity(), document)
         if changes:
             raise ConfigError([f"{folder.path}: another run: {change}" for change in changes])

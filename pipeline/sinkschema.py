@@ -114,14 +114,6 @@ class PostgresSink(SpooledSection):
     rows: bool = Field(default=False, description="Write the rows of all frames, too.")
 
 
-class SinkObject(OwnSection):
-    """A sink of one's own."""
-
-    type: Annotated[str, object_type(*("csv", "jsonl", "callback", "webhook", "mqtt", "sqlite", "postgres"))] = Field(
-        description="`package.module:Name`; every other key is a keyword argument of it."
-    )
-
-
 SINKS: dict[str, type[Section]] = {
     "csv": FileSink,
     "jsonl": FileSink,
@@ -131,6 +123,15 @@ SINKS: dict[str, type[Section]] = {
     "sqlite": SqliteSink,
     "postgres": PostgresSink,
 }
+
+
+class SinkObject(OwnSection):
+    """A sink of one's own."""
+
+    type: Annotated[str, object_type(*SINKS)] = Field(
+        description="`package.module:Name`; every other key is a keyword argument of it."
+    )
+
 
 AnySink = Annotated[
     Annotated[FileSink, Tag("<FileSink>")]

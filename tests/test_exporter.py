@@ -70,16 +70,20 @@ def until(holds, what):
     return found
 
 
-@pytest.fixture
-def port(caplog):
-    """Asks for the port that the log tells; None while it does not."""
+def port_told(caplog, what):
+    """Asks for the port that the log tells of; None while it does not."""
     caplog.set_level(logging.INFO, logger="pipeline")
 
     def told():
-        found = re.search(r"metrics at http://127\.0\.0\.1:(\d+)/metrics", caplog.text)
+        found = re.search(rf"{what} at http://127\.0\.0\.1:(\d+)/", caplog.text)
         return None if found is None else int(found[1])
 
     return told
+
+
+@pytest.fixture
+def port(caplog):
+    return port_told(caplog, "metrics")
 
 
 class Scrapes(Watcher):

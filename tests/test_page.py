@@ -2,7 +2,6 @@
 
 import http.client
 import json
-import logging
 import re
 import socket
 from contextlib import closing
@@ -28,7 +27,7 @@ from tests import test_camera, test_runner
 from tests.clips import clip
 from tests.rtsp import serving
 from tests.spooled import told
-from tests.test_exporter import LIMIT_S, running, until
+from tests.test_exporter import LIMIT_S, port_told, running, until
 
 WHO = Labelling("who", ("person", "none"))
 WHAT = Labelling("what", ("car", "bus"), "any_of", (0.5, 0.5))
@@ -244,14 +243,7 @@ def test_a_port_that_is_taken_is_told_before_the_run(tmp_path):
 
 @pytest.fixture
 def port(caplog):
-    """Asks for the port that the log tells; None while it does not."""
-    caplog.set_level(logging.INFO, logger="pipeline")
-
-    def told():
-        found = re.search(r"page at http://127\.0\.0\.1:(\d+)/", caplog.text)
-        return None if found is None else int(found[1])
-
-    return told
+    return port_told(caplog, "page")
 
 
 def test_cameras_of_a_run_are_shown_as_they_go_and_come_back(tmp_path, port, caplog):
