@@ -1,9 +1,11 @@
 """The page of a run: what it shows, who may look, and that it tells no secret."""
 
+import contextlib
 import http.client
 import json
 import re
 import socket
+import time
 from contextlib import closing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -197,6 +199,66 @@ def test_a_client_that_asks_for_nothing_is_left(monkeypatch):
         assert ask(server.port, "/state")[0] == 200
 
 
+@pytest.mark.parametrize("sent", [b"G", b"GET /state HTTP/1.1\r\nHost: 127.0.0.1\r\n"])
+def test_a_client_that_never_comes_to_the_end_of_its_request_is_left(monkeypatch, sent):
+    monkeypatch.setattr(page_server, "CLIENT_S", 0.2)
+    _, page = content(camera())
+    with PageServer("127.0.0.1", 0) as server, server.serving(page):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as slow:
+            slow.sendall(sent)
+            with contextlib.suppress(ConnectionError):
+                assert slow.recv(1) == b""
+        assert ask(server.port, "/state")[0] == 200
+
+
+def test_a_browser_that_goes_on_asking_stays(monkeypatch):
+    monkeypatch.setattr(page_server, "CLIENT_S", 0.3)
+    _, page = content(camera())
+    with (
+        PageServer("127.0.0.1", 0) as server,
+        server.serving(page),
+        closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT_S)) as browser,
+    ):
+        browser.connect()
+        kept = browser.sock
+        for _ in range(10):
+            browser.request("GET", "/state")
+            assert browser.getresponse().read()
+            time.sleep(0.1)
+        assert browser.sock is kept
+
+
+def test_more_clients_than_are_let_in_get_no_answer_and_take_none_from_others(monkeypatch):
+    monkeypatch.setattr(page_server, "MOST_CLIENTS", 3)
+    _, page = content(camera())
+    with PageServer("127.0.0.1", 0) as server, server.serving(page), contextlib.ExitStack() as cleanup:
+        first = cleanup.enter_context(closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=LIMIT_S)))
+        first.request("GET", "/state")
+        assert first.getresponse().read()
+        others = [
+            cleanup.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S))
+            for _ in range(3)
+        ]
+        with contextlib.suppress(ConnectionError):
+            assert others[-1].recv(1) == b""
+        first.request("GET", "/state")
+        assert first.getresponse().status == 200
+
+
+def test_a_failure_of_the_page_goes_to_the_log_and_the_page_alone(monkeypatch, caplog, capfd):
+    _, page = content(camera())
+    monkeypatch.setattr(page, "state", lambda: 1 / 0)
+    with PageServer("127.0.0.1", 0) as server, server.serving(page):
+        status, text, _ = ask(server.port, "/state")
+        assert ask(server.port, "/")[0] == 200
+        with socket.create_connection(("127.0.0.1", server.port), timeout=LIMIT_S) as other:
+            other.sendall(b"no HTTP at all\r\n\r\n")
+            assert other.recv(100).startswith(b"HTTP/1.1 400")
+    assert (status, text) == (500, b"failed, see the run's log\n")
+    assert "page: /state cannot be shown: ZeroDivisionError" in caplog.text
+    assert capfd.readouterr() == ("", "")
+
+
 def test_another_name_for_this_machine_gets_nothing_without_a_token(served):
     assert ask(served, "/state", Host="localhost:80")[0] == 200
     for host in ("evil.example.org", "127.0.0.1.example.org", "", "[", "localhost@evil.example.org"):
@@ -212,7 +274,7 @@ def test_with_a_token_who_has_it_may_look():
             assert ask(server.port, "/state", **bad)[0] == 401, bad
         assert ask(server.port, "/state", Authorization=f"Bearer {TOKEN}")[0] == 200
         status, _, headers = ask(server.port, "/?token=a%20token%20of%20some%20length", Host="cameras.example.org")
-        assert (status, headers["location"]) == (303, "/")
+        assert (status, headers["location"]) == (303, "./")
         cookie = headers["set-cookie"]
         assert TOKEN not in cookie
         assert {"HttpOnly", "SameSite=strict"} <= {part.strip() for part in cookie.split(";")}

@@ -3,6 +3,8 @@
 const EVERY_MS = 1000;
 const MOST_TAGS = 4; // regions of a picture whose labels stand in it; of more they are counted below
 const SVG = "http://www.w3.org/2000/svg";
+const NO_ANSWER = "no answer: the run has ended, or cannot be reached";
+const SHUT_OUT = "the run was started anew: open its page with ?token= again";
 const at = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
 const cards = new Map(); // by name of the camera
@@ -226,11 +228,12 @@ function show(state) {
 async function ask() {
   try {
     const answer = await fetch("state", { signal: AbortSignal.timeout(5000) });
-    if (!answer.ok) throw new Error(`${answer.status}`);
-    show(await answer.json());
-    at("lost").hidden = true;
+    if (answer.ok) show(await answer.json());
+    at("lost").hidden = answer.ok;
+    if (!answer.ok) say(at("lost"), answer.status === 401 ? SHUT_OUT : `the run answers with an error (${answer.status})`);
   } catch {
     at("lost").hidden = false;
+    say(at("lost"), NO_ANSWER);
   }
   setTimeout(ask, EVERY_MS);
 }

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import hmac
 import logging
+import secrets
 import socket
 from collections.abc import Iterator
 from http.cookies import CookieError, SimpleCookie
@@ -45,7 +46,8 @@ FILES = {  # by path: what is sent, and its type
     "/page.svg": ("page.svg", "image/svg+xml"),
 }
 SAMPLE_S = 1.0
-CLIENT_S = 5.0  # until a client that asks for nothing is left
+CLIENT_S = 10.0  # within which a client must have asked for something and taken the answer
+MOST_CLIENTS = 64  # each holds an open file of the process; more are not let in
 LEAVE_S = 1  # for an answer under way when the run ends
 
 # Nothing from elsewhere, nothing inline, in nobody's frame.
@@ -98,6 +100,7 @@ class PageServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            log_level="critical",  # what fails here is told by _Guard
             timeout_graceful_shutdown=LEAVE_S,
         )
         server = uvicorn.Server(config)
@@ -136,11 +139,30 @@ def _app(content: Content, *, host: str, port: int, token: str | None) -> Starle
 
 
 class _Protocol(H11Protocol):
-    """Leaves a client that asks for nothing: each holds an open file of the process."""
+    """Leaves a client that asks for nothing, or never comes to the end of a request or an answer."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(CLIENT_S, self.timeout_keep_alive_handler)
+        self._answers = 0
+        if len(self.connections) > MOST_CLIENTS:
+            transport.abort()
+        else:
+            self._look(-1)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._next_look.cancel()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._answers += 1
+
+    def _look(self, answers: int) -> None:
+        """Leaves the client if it got no answer since there were so many."""
+        if self._answers == answers:
+            self.transport.abort()
+        else:
+            self._next_look = self.loop.call_later(CLIENT_S, self._look, self._answers)
 
 
 class _Guard:
@@ -153,6 +175,7 @@ class _Guard:
     def __init__(self, app: ASGIApp, *, host: str, port: int, token: str | None) -> None:
         self._app, self._host = app, host
         self._cookie = f"vpipe-{port}"
+        self._session = secrets.token_urlsafe(32)  # in the cookie: who reads it there still has no token
         self._digest = None if token is None else _digest(token)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -160,12 +183,21 @@ class _Guard:
             return
         refusal = self._refusal(Request(scope))
 
+        begun = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start":
                 message["headers"] += [(name.lower().encode(), text.encode()) for name, text in HEADERS.items()]
             await send(message)
 
-        await (refusal or self._app)(scope, receive, send_with_headers)
+        try:
+            await (refusal or self._app)(scope, receive, send_with_headers)
+        except Exception as exc:  # the run goes on, whatever becomes of its page
+            log.warning("page: %s cannot be shown: %s: %s", scope["path"], type(exc).__name__, exc)
+            if not begun:
+                await PlainTextResponse("failed, see the run's log\n", 500)(scope, receive, send_with_headers)
 
     def _refusal(self, request: Request) -> Response | None:
         """What is answered in place of what was asked for; None: nothing is."""
@@ -176,13 +208,13 @@ class _Guard:
             return PlainTextResponse("this page is served to its own machine\n", 421)
         given = request.query_params.get("token")
         if given is not None and hmac.compare_digest(_digest(given), self._digest):
-            answer = RedirectResponse("/", 303)  # so that the address bar and the history hold no secret
-            answer.set_cookie(self._cookie, self._digest, httponly=True, samesite="strict")
+            answer = RedirectResponse("./", 303)  # so that the address bar and the history hold no secret
+            answer.set_cookie(self._cookie, self._session, httponly=True, samesite="strict")
             return answer
         scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and hmac.compare_digest(_digest(bearer), self._digest):
             return None
-        if hmac.compare_digest(self._kept(request), self._digest):
+        if hmac.compare_digest(self._kept(request), self._session):
             return None
         return PlainTextResponse("open /?token=TOKEN, as `page.token` of the configuration has it\n", 401)
 
