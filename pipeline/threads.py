@@ -1,4 +1,4 @@
-"""Every thread of the program: `merge`, `Lanes`, `every`, `beside` and `Worker`, and what they share.
+"""Every thread of the program: `merge`, `Lanes`, `every`, `beside`, `within` and `Worker`, and what they share.
 
 A thread owns the iterator that it runs: it alone advances it and it closes it. A consumer that stops early closes the
 channel, the threads notice at their next batch, close their iterators and end. A thread that sits in a native call
@@ -31,6 +31,7 @@ __all__ = [
     "merge",
     "share",
     "stuck_threads",
+    "within",
 ]
 
 T = TypeVar("T")
@@ -452,6 +453,19 @@ def beside(work: Callable[[], None], *, end: Callable[[], None], name: str = "be
     finally:
         end()
         _join([thread])
+
+
+@contextmanager
+def within(limit_s: float, give_up: Callable[[], None], *, name: str = "within") -> Generator[None]:
+    """Calls `give_up` in a thread of its own, unless the block has ended by then."""
+    timer = threading.Timer(limit_s, give_up)
+    timer.name = name
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        _join([timer])
 
 
 def stuck_threads() -> list[str]:

@@ -13,10 +13,12 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import os
 import re
+import socket
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +26,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ConfigError
 from pipeline.rows import Labelling
 from pipeline.sinks.delivery import Away, Refused, SpooledSink, events_in, rows_in
-from pipeline.threads import Stop
+from pipeline.threads import Stop, within
 
 if TYPE_CHECKING:
     import psycopg
@@ -37,6 +39,7 @@ OF_EVENTS = (
 )
 OF_ROWS = ("run", "source", "frame", "region", "captured", "filter", "label", "score")
 TIMEOUT_S = 5.0
+FROZEN_S = 2.0  # beyond it, until a server that does not even end its own statements is left
 FOREIGN = ": its tables `events` and `labels` must be vpipe's own; name another file, database or schema"
 
 TABLES = """
@@ -162,24 +165,26 @@ class PostgresSink(SpooledSink):
             raise ConfigError([f"sink {name}: {problem}"])
         self._url = url
         self._db: psycopg.Connection | None = None
+        self._is_set_up = False
 
     def send(self, records: Sequence[bytes], timeout_s: float) -> int:
         import psycopg
 
+        if self._db is None:
+            self._db = self._connect(timeout_s)
         try:
-            if self._db is None:
-                self._db = self._connect(timeout_s)
-            with self._db.transaction(), self._db.cursor() as cursor:
-                cursor.executemany(_put_event("%s"), _events(records, self.run))
-                cursor.executemany(_put_row("%s"), _rows(records, self.run))
+            with _answering(self._db, timeout_s):
+                if not self._is_set_up:
+                    self._set_up(self._db)
+                with self._db.transaction(), self._db.cursor() as cursor:
+                    cursor.executemany(_put_event("%s"), _events(records, self.run))
+                    cursor.executemany(_put_row("%s"), _rows(records, self.run))
         except psycopg.Error as exc:
-            is_connected = self._db is not None
             self.hang_up()
             why = str(exc).strip().partition("\n")[0] or type(exc).__name__
-            if isinstance(exc, psycopg.ProgrammingError):
-                # What libpq says of an address shows part of it.
-                why = f"{why}{FOREIGN}" if is_connected else "an address that cannot be read, or other tables there"
-            raise (Refused if isinstance(exc, psycopg.DataError) else Away)(why) from None
+            if isinstance(exc, (psycopg.DataError, psycopg.IntegrityError)):
+                raise Refused(why) from None
+            raise Away(f"{why}{FOREIGN}" if isinstance(exc, psycopg.ProgrammingError) else why) from None
         return len(records)
 
     def hang_up(self) -> None:
@@ -188,22 +193,45 @@ class PostgresSink(SpooledSink):
         if self._db is not None:
             with suppress(psycopg.Error):
                 self._db.close()
-            self._db = None
+            self._db, self._is_set_up = None, False
 
     def _connect(self, timeout_s: float) -> psycopg.Connection:
         import psycopg
 
         at_most_s = max(1, round(min(TIMEOUT_S, timeout_s)))
-        db = psycopg.connect(
-            self._url,
-            autocommit=True,
-            connect_timeout=at_most_s,
-            application_name="vpipe",
-            tcp_user_timeout=round(TIMEOUT_S * 1000),  # for a server whose machine is gone
-        )
+        try:
+            return psycopg.connect(
+                self._url,
+                autocommit=True,
+                connect_timeout=at_most_s,
+                application_name="vpipe",
+                tcp_user_timeout=round(TIMEOUT_S * 1000),  # for a server whose machine is gone
+            )
+        except psycopg.ProgrammingError:  # what libpq says of an address shows part of it
+            raise Away("an address that cannot be read") from None
+        except psycopg.Error as exc:
+            raise Away(str(exc).strip().partition("\n")[0] or type(exc).__name__) from None
+
+    def _set_up(self, db: psycopg.Connection) -> None:
+        """Makes the tables, unless they are there: who may write to them need not be allowed to make any."""
         db.execute(f"set statement_timeout = {TIMEOUT_S:.0f}000")
-        db.execute(TABLES.format(bytes="bytea", instant="timestamptz", row=ROW))
-        return db
+        there = db.execute("select to_regclass('events'), to_regclass('labels')").fetchone()
+        if there is None or None in there:
+            db.execute(TABLES.format(bytes="bytea", instant="timestamptz", row=ROW))
+        self._is_set_up = True
+
+
+@contextmanager
+def _answering(db: psycopg.Connection, timeout_s: float) -> Iterator[None]:
+    """Ends the connection when the block takes too long: a server that is frozen answers nothing, and never leaves."""
+    line = socket.socket(fileno=os.dup(db.fileno()))
+
+    def give_up() -> None:
+        with suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)
+
+    with closing(line), within(min(TIMEOUT_S, timeout_s) + FROZEN_S, give_up, name="postgres-limit"):
+        yield
 
 
 def missing_psycopg() -> str | None:

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import signal
 import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,7 +9,7 @@ import psycopg
 import pytest
 
 from pipeline.rows import Labelling
-from pipeline.sinks import delivery
+from pipeline.sinks import database, delivery
 from pipeline.sinks.database import PostgresSink
 from tests.spooled import free_port, listens, told, until
 from tests.test_database import batch
@@ -58,6 +59,19 @@ class Server:
             self.process.send_signal(2)  # no longer
             self.process.wait()
             self.process = None
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """All of its processes stand still."""
+        found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=True)
+        numbers = [self.process.pid, *map(int, found.stdout.split())]
+        for number in numbers:
+            os.kill(number, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                os.kill(number, signal.SIGCONT)
 
     def query(self, text):
         with psycopg.connect(self.url) as db:
@@ -140,6 +154,54 @@ def test_tables_of_somebody_else_are_left_alone_and_told(server, tmp_path, caplo
         sink.event(next(told(1)))
         until(lambda: "its tables `events` and `labels` must be vpipe's own" in caplog.text)
         assert sink.pending == 1
+
+
+def test_a_server_that_is_frozen_is_left_and_gets_all_when_it_is_back(server, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(database, "TIMEOUT_S", 0.5)
+    monkeypatch.setattr(database, "FROZEN_S", 0.5)
+    server.start()
+    with opened(server, tmp_path) as sink:
+        events = list(told(10))
+        for event in events[:10]:
+            sink.event(event)
+        until(lambda: sink.sent == 10)
+        with server.frozen():
+            for event in events[10:]:
+                sink.event(event)
+            until(lambda: "must be there" in caplog.text)
+        until(lambda: sink.pending == 0)
+    assert server.query("select count(*), count(*) filter (where is_over) from events") == [(10, 10)]
+
+
+def test_who_may_not_make_tables_is_told_so_and_may_write_to_those_that_are_there(server, tmp_path, caplog):
+    server.start()
+    with psycopg.connect(server.url) as db:
+        db.execute("create role writer login password 'hunter2'")
+    url = server.url.replace("//me:", "//writer:")
+    with contextlib.closing(PostgresSink(url, folder=tmp_path)) as sink:
+        sink.event(next(told(1)))
+        until(lambda: "permission denied for schema public" in caplog.text)
+        with opened(server, tmp_path / "other") as owner:
+            owner.event(next(told(1, "yard")))
+            until(lambda: owner.sent == 1)
+        with psycopg.connect(server.url) as db:
+            db.execute("grant select, insert, update on events, labels to writer")
+        until(lambda: sink.sent == 1)
+    assert server.query("select source from events order by source") == [("gate",), ("yard",)]
+
+
+def test_what_a_constraint_of_the_database_forbids_is_dropped_alone(server, tmp_path):
+    server.start()
+    with opened(server, tmp_path) as sink:
+        sink.event(next(told(1)))
+        until(lambda: sink.sent == 1)
+        with psycopg.connect(server.url) as db:
+            db.execute("alter table events add check (first_frame <> 10)")
+        for event in told(3):
+            sink.event(event)
+        until(lambda: sink.pending == 0)
+        assert (sink.sent, sink.refused) == (5, 2)
+    assert server.query("select first_frame from events order by 1") == [(0,), (20,)]
 
 
 def test_what_the_database_can_never_hold_is_dropped_alone(server, tmp_path, caplog):
