@@ -139,19 +139,20 @@ class Ledger:
         }
 
 
-def run_state(ledger: Ledger, *, interrupted: bool = False, broken: bool = False) -> State:
+def run_state(ledger: Ledger, *, interrupted: bool = False, broken: bool = False, untold: bool = False) -> State:
     """How a run ended; `EXIT_CODES` has its exit code.
 
     Args:
         ledger: The whole run's, also what was committed before a resume.
         interrupted: An archive run was stopped by a signal. A live run that is stopped so is simply done.
         broken: It ended with an error of the run itself: its model, its device, its disk, a sink.
+        untold: A receiver did not get all that was meant for it.
     """
     if interrupted:
         return "interrupted"
     if broken or ledger.counts.labelled == 0:
         return "failed"
-    return "done" if ledger.complete and not ledger.check() else "partial"
+    return "done" if ledger.complete and not ledger.check() and not untold else "partial"
 
 
 def bound_by(stages: Mapping[str, Mapping[str, float]]) -> Bound | None:

@@ -305,7 +305,9 @@ class Running:
         for problem in ledger.check():
             log.error("the ledger does not add up: %s", problem)
         interrupted = bool(self.stop) and not self.plan.is_live  # cameras end when they are stopped
-        state = run_state(ledger, interrupted=interrupted, broken=self.error is not None)
+        # What waits for a receiver of cameras' events is sent when the run goes on, as it does; files are done now.
+        untold = any(sink.lost or sink.refused or (sink.pending and not self.plan.is_live) for sink in self.receivers)
+        state = run_state(ledger, interrupted=interrupted, broken=self.error is not None, untold=untold)
         document = summary(
             ledger,
             state=state,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from pipeline.batch import Counts, FoldedBatch, FrameBatch, Segment, SegmentEnd
 from pipeline.contracts import Sink, Source
-from pipeline.sinks.delivery import Away
+from pipeline.sinks.delivery import Away, Severed
 
 __all__ = [
     "ListBroker",
@@ -90,6 +90,7 @@ class ListBroker:
     Attributes:
         is_up: Whether it can be reached.
         acknowledges: How many more messages it acknowledges before it breaks the connection; None: all.
+        poison: It breaks the connection at a message that holds this; None: at none.
         messages: Topic and payload of what was published, repeats included.
         most_open: The most messages that waited for an acknowledgement at once.
     """
@@ -97,6 +98,7 @@ class ListBroker:
     def __init__(self) -> None:
         self.is_up = True
         self.acknowledges: int | None = None
+        self.poison: bytes | None = None
         self.messages: list[tuple[str, bytes]] = []
         self.most_open = 0
 
@@ -113,7 +115,7 @@ class _ListConnection:
 
     def publish(self, topic: str, payload: bytes) -> int:
         if not self._broker.is_up:
-            raise Away("a connection that ended")
+            raise Severed("a connection that ended")
         self._broker.messages.append((topic, payload))
         self._open.append(len(self._broker.messages))
         self._broker.most_open = max(self._broker.most_open, len(self._open))
@@ -123,7 +125,10 @@ class _ListConnection:
         """One at a time."""
         if not self._broker.is_up or self._broker.acknowledges == 0:
             self._broker.acknowledges = None
-            raise Away("a connection that ended")
+            raise Severed("a connection that ended")
+        poison = self._broker.poison
+        if self._open and poison is not None and poison in self._broker.messages[self._open[0] - 1][1]:
+            raise Severed("a connection that ended")
         if self._open and self._broker.acknowledges is not None:
             self._broker.acknowledges -= 1
         return {self._open.pop(0)} if self._open else set()

@@ -127,6 +127,11 @@ def test_a_source_that_had_no_turn_makes_a_run_partial():
     assert run_state(Ledger([end(0, 0, 10)], sources=["a", "b"])) == "partial"
 
 
+def test_a_receiver_that_did_not_get_all_makes_a_run_partial():
+    assert run_state(Ledger([end(0, 0, 10)]), untold=True) == "partial"
+    assert run_state(Ledger([end(0, 0, 10)]), untold=True, interrupted=True) == "interrupted"
+
+
 def test_breaking_and_interrupting_go_before_what_was_labelled():
     ledger = Ledger([end(0, 0, 10)])
     assert run_state(ledger, broken=True) == "failed"

@@ -67,6 +67,42 @@ def test_events_wait_while_the_broker_is_away_and_reach_it_later(broker, tmp_pat
     assert caplog.text.count("must be there, got") == 1
 
 
+def test_a_message_that_makes_the_broker_leave_is_refused_alone_in_the_end(broker, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(delivery, "MOST_S", 0.05)
+    broker.poison = b'"first_frame":50,'
+    with sink(broker, tmp_path) as mqtt:
+        for event in told(10):
+            mqtt.event(event)
+        until(lambda: mqtt.pending == 0)
+        assert (mqtt.sent, mqtt.refused) == (18, 2)
+    assert "a connection that ended, 10 times" in caplog.text
+    poisoned = [payload for _, payload in broker.messages if broker.poison in payload]
+    assert len(poisoned) >= 2 * delivery.POISON
+    assert [at for at, _ in first_arrivals(arrived(broker))] == [10 * k for k in range(10) for _ in range(2)]
+
+
+def test_a_broker_that_is_away_is_never_the_fault_of_a_message(broker, tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "MOST_S", 0.02)
+    tries = []
+
+    def connect(timeout_s):
+        tries.append(timeout_s)
+        raise delivery.Severed("an end before the answer") if len(tries) % 2 else delivery.Away("Connection refused")
+
+    with contextlib.closing(MqttSink("broker", folder=tmp_path, connect=connect)) as mqtt:
+        mqtt.event(next(told(1)))
+        until(lambda: len(tries) > 3 * delivery.POISON)
+        assert (mqtt.pending, mqtt.refused) == (1, 0)
+
+
+def test_a_message_names_its_run(broker, tmp_path):
+    with sink(broker, tmp_path / 'west "1"') as mqtt:
+        mqtt.event(next(told(1)))
+        until(lambda: mqtt.sent == 1)
+    (event,) = [json.loads(payload) for _, payload in broker.messages]
+    assert (event["run"], event["event"], event["first_frame"]) == ('west "1"', "began", 0)
+
+
 def test_what_could_not_be_sent_waits_for_the_next_run(broker, tmp_path):
     broker.is_up = False
     with sink(broker, tmp_path) as mqtt:

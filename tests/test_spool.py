@@ -5,7 +5,6 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import time
 from collections import deque
 from pathlib import Path
 
@@ -94,6 +93,20 @@ def test_what_is_lost_is_logged_once_a_minute_and_at_the_end(tmp_path, caplog):
             spool.append(record)
     told = [record.getMessage() for record in caplog.records]
     assert [text.partition(": ")[2].partition(" records")[0] for text in told] == ["1", "6"]
+
+
+def test_what_the_disk_does_not_take_counts_for_nothing(tmp_path):
+    with contextlib.closing(Spool(tmp_path, 60_000)) as spool:
+        for k in range(6):
+            spool.append(bytes([k]) * 100)
+        spool.sync()
+        with spool._db as db:
+            (pages,) = db.execute("pragma page_count").fetchone()
+            db.execute(f"pragma max_page_count = {pages}").fetchall()
+        with pytest.raises(SinkError, match=r"database or disk is full"):
+            spool.append(b"x" * 59_950)  # for which it would give up all others
+        assert (len(spool), spool.bytes, spool.lost) == (6, 600, 0)
+        assert [record[0] for record in spool.peek(9)] == list(range(6))
 
 
 def test_a_spool_in_use_is_refused(tmp_path, monkeypatch):
@@ -224,10 +237,3 @@ def test_what_was_sent_makes_room_on_disk_again(tmp_path):
             spool.drop(50)
         spool.sync()
         assert (tmp_path / spool_module.FILE).stat().st_size < 100_000
-
-
-def test_appending_is_quick_enough_for_the_thread_that_labels(spool):
-    began = time.process_time()
-    for _ in range(200):
-        spool.append(b"x" * 4)
-    assert time.process_time() - began < 2  # of its own time: some 0.01 s, and other work does not count

@@ -14,6 +14,7 @@ import pytest
 from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.errors import ConfigError
 from pipeline.rows import Labelling
+from pipeline.runner import run
 from pipeline.sinks import delivery
 from pipeline.sinks.delivery import Away, SpooledSink
 from pipeline.sinks.lines import event_json
@@ -22,6 +23,8 @@ from pipeline.sinks.spool import Spool
 from pipeline.sinks.webhook import WebhookSink
 from pipeline.testing import check_sink
 from pipeline.threads import stuck_threads
+from tests import test_runner
+from tests.clips import clip
 from tests.spooled import first_arrivals, free_port, listens, states, told, until, wanted
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +86,7 @@ def test_events_arrive_once_in_order_with_key_and_state(receiver, tmp_path):
         until(lambda: hook.sent == 40)
         assert (hook.pending, hook.lost, hook.refused) == (0, 0, 0)
     assert receiver.arrived() == wanted(20)
+    assert {request["body"]["run"] for request in receiver.requests} == {tmp_path.name}
     first = receiver.requests[0]["body"]["events"][0]
     assert first == {
         "event": "began",
@@ -235,6 +239,43 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_end(receiver, tmp_path, monk
     until(lambda: "sink-webhook" not in stuck_threads())
     with contextlib.closing(Spool(tmp_path / "spool" / "webhook", 100)) as spool:
         assert len(spool) == 1
+
+
+def test_a_receiver_that_failed_once_gets_all_of_a_nearly_full_spool(receiver, tmp_path):
+    receiver.start("500")
+    events = list(told(300))
+    size = sum(len(event_json(event)) + 1 for event in events[:60])
+    with sink(receiver, tmp_path, spool_mb=size / 1e6) as hook:  # files wait at half of that
+        for event in events:
+            hook.event(event)
+        hook.finish()
+        assert (hook.pending, hook.lost, hook.refused) == (0, 0, 0)
+    assert first_arrivals(receiver.arrived()) == wanted(300)
+
+
+def test_a_new_cause_is_told_and_the_same_one_is_not(receiver, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(delivery, "MOST_S", 0.05)
+    receiver.start("500", "500", "503", "503", "401", "401")
+    with sink(receiver, tmp_path) as hook:
+        hook.event(next(told(1)))
+        until(lambda: hook.sent == 1)
+    causes = [record.getMessage() for record in caplog.records if "must be there" in record.getMessage()]
+    assert [cause.partition("got ")[2].partition(";")[0] for cause in causes] == ["HTTP 500", "HTTP 503", "HTTP 401"]
+
+
+def test_a_run_over_files_is_partial_until_its_receiver_was_told_all(receiver, tmp_path, monkeypatch):
+    monkeypatch.setattr(delivery, "PATIENCE_S", 0.2)
+    hook = {"type": "webhook", "url": receiver.url, "rows": True}
+    config = test_runner.configured(tmp_path, [{"path": str(clip("h264-closed.mp4", 60))}], sinks=[hook])
+    outcome = run(config)
+    counts = outcome.summary["receivers"]["webhook"]
+    assert (outcome.state, outcome.exit_code, outcome.summary["frames"]["labelled"]) == ("partial", 3, 60)
+    assert (counts["sent"], counts["pending"] > 0) == (0, True)
+    receiver.start()
+    outcome = run(config, mode="resume")
+    assert (outcome.state, outcome.exit_code) == ("done", 0)
+    sent = [row["frame"] for request in receiver.requests for row in request["body"]["rows"]]
+    assert sent == list(range(60))
 
 
 def test_several_sinks_share_the_time_to_end(tmp_path, monkeypatch):

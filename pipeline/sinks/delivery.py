@@ -29,7 +29,7 @@ from pipeline.sinks.parts import open_part, part_path
 from pipeline.sinks.spool import Spool
 from pipeline.threads import Stop, Worker
 
-__all__ = ["Away", "Refused", "SpooledSink", "events_in", "rows_in"]
+__all__ = ["Away", "Refused", "Severed", "SpooledSink", "events_in", "rows_in"]
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,8 @@ FIRST_S, MOST_S = 0.5, 30.0  # between two attempts
 JITTER = 0.2  # give or take this share, so that many senders do not come back at once
 PATIENCE_S = 30.0  # for which files wait for a receiver that has gone: it may be back in a moment
 CLOSE_S = 2.0
+LAST_S = 0.2  # to end, also for a sink whose turn comes after that
+POISON = 10  # attempts in a row that ended the connection, until one record is held to be the cause
 LOG_S = 60.0  # between two lines about what was refused
 WAIT_S = 0.05
 MOST_BYTES = 1 << 20  # sent at once, unless one record is larger
@@ -46,6 +48,10 @@ EVENT, TABLE = b"e", b"r"  # what a record begins with; JSON follows, of rows on
 
 class Away(Exception):  # noqa: N818 (named as what it says of the receiver)
     """The receiver took nothing, and may later."""
+
+
+class Severed(Away):
+    """It was there, and ended the connection when it was sent these records: one of them may be the cause."""
 
 
 class Refused(Exception):  # noqa: N818
@@ -95,6 +101,7 @@ class SpooledSink(Sink):
         self._why = ""  # it is, as the log was told last
         self._attempts = 0  # since the receiver was last there
         self._next_s = 0.0  # monotonic time of the next one
+        self._severed = 0  # attempts in a row
         self._again = 0  # records of the attempt that is to be made again, as it was
         self._singly = 0  # records that go one by one, since one of them was refused
         self._told, self._told_s = 0, -math.inf  # refused records that the log tells of, and when it did
@@ -106,7 +113,7 @@ class SpooledSink(Sink):
         """Hands over records in order; returns how many of the first of them arrived. Called in the sink's thread.
 
         Raises:
-            Away: none arrived.
+            Away: none arrived. `Severed`: and it may be for what one of them holds.
             Refused: they never will.
         """
 
@@ -172,7 +179,7 @@ class SpooledSink(Sink):
             return
         spool, worker = self._opened
         self.hurry()
-        if worker.close(max(0.0, self._closing_s - time.monotonic())):
+        if worker.close(max(LAST_S, self._closing_s - time.monotonic())):
             self.hang_up()
         spool.close()
         if self.pending:
@@ -214,21 +221,21 @@ class SpooledSink(Sink):
         try:
             n = self._sent(records, max(0.1, self._closing_s - now_s))
         except Away as exc:
-            self._again = len(records)
-            return self._wait_s(str(exc), len(spool))
+            self._severed = self._severed + 1 if isinstance(exc, Severed) else 0
+            if self._severed < POISON or len(records) > 1:
+                if self._severed > 1:
+                    self._singly = len(records)  # so that the one at fault shows
+                self._again = len(records)
+                return self._wait_s(str(exc), len(spool))
+            n = self._refuse(f"{exc}, {self._severed} times")
         except Refused as exc:
             if len(records) > 1:
                 self._singly = len(records)
                 return 0.0
-            n = 1
-            self.refused += 1
-            if now_s - self._told_s >= LOG_S:
-                text = "%s: %d records were refused for good (the last: %s) and are dropped"
-                log.warning(text, self.name, self.refused - self._told, exc)
-                self._told, self._told_s = self.refused, now_s
+            n = self._refuse(str(exc))
         if self._attempts:
             log.info("%s: is back after %d attempts", self.name, self._attempts)
-        self._attempts, self._next_s, self._away_s, self._why = 0, 0.0, math.inf, ""
+        self._attempts, self._severed, self._next_s, self._away_s, self._why = 0, 0, 0.0, math.inf, ""
         self._again, self._singly = 0, max(0, self._singly - n)
         spool.drop(n)
         return 0.0
@@ -243,6 +250,16 @@ class SpooledSink(Sink):
             raise Away(f"a failure ({type(exc).__name__})") from None
         self.sent += n
         return n
+
+    def _refuse(self, why: str) -> int:
+        """One record is dropped."""
+        self.refused += 1
+        now_s = time.monotonic()
+        if now_s - self._told_s >= LOG_S:
+            text = "%s: %d records were refused for good (the last: %s) and are dropped"
+            log.warning(text, self.name, self.refused - self._told, why)
+            self._told, self._told_s = self.refused, now_s
+        return 1
 
     def _wait_s(self, why: str, pending: int) -> float:
         if not self._attempts:

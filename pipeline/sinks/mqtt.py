@@ -1,4 +1,4 @@
-"""Publishes events at an MQTT broker with QoS 1, each as a JSON object.
+"""Publishes events at an MQTT broker with QoS 1, each as a JSON object that names its run.
 
 Paho keeps messages of its own in a queue without a bound and sends them again by itself. So here it is given a few at a
 time, by a connection that is thrown away with what it holds as soon as anything fails: what was not acknowledged is
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pipeline.errors import ConfigError
 from pipeline.rows import Labelling
-from pipeline.sinks.delivery import Away, Refused, SpooledSink, events_in
+from pipeline.sinks.delivery import Away, Refused, Severed, SpooledSink, events_in
 from pipeline.threads import Stop
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SPECIAL = re.compile(r"[/+#%$\x00-\x1f]")  # in a level of a topic
 
 
 class Connection(Protocol):
-    """A connection to a broker, used by one thread. What fails raises Away."""
+    """A connection to a broker, used by one thread. What fails raises Away, its end Severed."""
 
     def publish(self, topic: str, payload: bytes) -> int:
         """Sends a message with QoS 1; returns its number."""
@@ -85,6 +85,7 @@ class MqttSink(SpooledSink):
         self._topic = topic
         self._connect = connect or _Paho(host, port, tls=tls, user=user, password=password).connect
         self._connection: Connection | None = None
+        self._start = b'{"run":%s,' % json.dumps(self.run, ensure_ascii=False).encode()  # of each message
 
     def send(self, records: Sequence[bytes], timeout_s: float) -> int:
         until_s = time.monotonic() + min(TIMEOUT_S, timeout_s)
@@ -92,10 +93,10 @@ class MqttSink(SpooledSink):
         numbers: list[int] = []
         try:
             if self._connection is None:
-                self._connection = self._connect(min(TIMEOUT_S, timeout_s))
+                self._connection = self._connected(min(TIMEOUT_S, timeout_s))
             for payload in events_in(records):
                 topic = topic_of(self._topic, json.loads(payload))
-                numbers.append(self._connection.publish(topic, payload))
+                numbers.append(self._connection.publish(topic, self._start + payload[1:]))
             while not taken.issuperset(numbers):
                 if (left_s := until_s - time.monotonic()) <= 0:
                     raise Away("no acknowledgement in time")
@@ -107,6 +108,12 @@ class MqttSink(SpooledSink):
                 raise
             return first
         return len(records)
+
+    def _connected(self, timeout_s: float) -> Connection:
+        try:
+            return self._connect(timeout_s)
+        except Severed as exc:  # before any record was sent
+            raise Away(str(exc)) from None
 
     def rest(self) -> float | None:
         """Answers what the broker asks over a connection over which nothing is sent."""
@@ -180,9 +187,9 @@ class _Paho:
         except ValueError as exc:  # a topic or a payload that MQTT does not know
             raise Refused(str(exc)) from None
         except OSError as exc:
-            raise Away(str(exc)) from None
+            raise Severed(str(exc)) from None
         if info.rc:
-            raise Away(f"a failure to publish ({info.rc})")
+            raise Severed(f"a failure to publish ({info.rc})")
         return info.mid
 
     def acknowledged(self, timeout_s: float) -> set[int]:
@@ -235,9 +242,9 @@ class _Paho:
         if self._answer is not None and self._answer.is_failure:
             raise Away(f"a refusal: {self._answer}")
         if failed:
-            raise Away(f"a connection that ended ({failed})")
+            raise Severed(f"a connection that ended ({failed})")
 
     def _opened(self) -> Client:
         if self._client is None:
-            raise Away("a connection that ended")
+            raise Severed("a connection that ended")
         return self._client

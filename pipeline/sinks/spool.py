@@ -86,10 +86,13 @@ class Spool:
                 self._lost += 1
             else:
                 with _transaction(db):
-                    freed = self._make_room(db, len(record))
+                    gone, freed = self._make_room(db, len(record))
                     db.execute("insert into records (record) values (?)", (record,))
-                self._len += 1
+                self._len += 1 - len(gone)
                 self._bytes += len(record) - freed
+                in_hand = gone & set(self._peeked)
+                self._given_up |= in_hand
+                self._lost += len(gone) - len(in_hand)
         self._tell()
 
     def peek(self, n: int, *, max_bytes: int | None = None) -> list[bytes]:
@@ -161,19 +164,15 @@ class Spool:
         """Records that were given up, since this object was made."""
         return self._lost
 
-    def _make_room(self, db: sqlite3.Connection, n_bytes: int) -> int:
-        """Gives up the oldest records, as many as need be; returns their bytes."""
-        freed = 0
+    def _make_room(self, db: sqlite3.Connection, n_bytes: int) -> tuple[set[int], int]:
+        """Deletes the oldest records, as many as need be; returns their numbers and bytes."""
+        gone, freed = set(), 0
         while self._bytes - freed + n_bytes > self._max_bytes:
             number, size = db.execute("select number, length(record) from records order by number limit 1").fetchone()
             db.execute("delete from records where number = ?", (number,))
+            gone.add(number)
             freed += size
-            self._len -= 1
-            if number in self._peeked:
-                self._given_up.add(number)
-            else:
-                self._lost += 1
-        return freed
+        return gone, freed
 
     def _settle(self) -> None:
         """The reader has nothing in hand: what was given up meanwhile and not dropped is lost."""

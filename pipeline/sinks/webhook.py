@@ -5,7 +5,7 @@ Content-Type: application/json
 Idempotency-Key: <the same for a request that is repeated>
 X-Vpipe-Signature-256: sha256=<HMAC of the body>      with a secret
 
-{"events": [{"event": "began", "key": ..., ...}, ...], "rows": [...]}
+{"run": "lobby", "events": [{"event": "began", "key": ..., ...}, ...], "rows": [...]}
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import base64
 import hashlib
 import hmac
 import http.client
+import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -73,11 +74,12 @@ class WebhookSink(SpooledSink):
             self._headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
         self._headers |= headers or {}
         self._timeout_s = timeout_s
+        self._run = json.dumps(self.run, ensure_ascii=False).encode()
         self._secret = None if secret is None else secret.encode()
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def send(self, records: Sequence[bytes], timeout_s: float) -> int:
-        body = b'{"events": [%s]' % b", ".join(events_in(records))
+        body = b'{"run": %s, "events": [%s]' % (self._run, b", ".join(events_in(records)))
         if self._rows:
             body += b', "rows": [%s]' % b", ".join(rows_in(records))
         body += b"}"
