@@ -84,8 +84,15 @@ def refuse_taken(config: TrainConfig, *, overwrite: bool) -> None:
 
 
 def _train(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], None]) -> str:
-    if mode != "resume":
+    if mode == "resume":
+        RunFolder.resume(Path(config.run.dir), config.run.name, kind="training")  # refuses where there is none
+    else:
         refuse_taken(config, overwrite=mode == "overwrite")
+    with _folder(config).held():
+        return _train_held(config, output, mode, say)
+
+
+def _train_held(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], None]) -> str:
     provenance = _provenance(config)  # before training: files may change while it goes on
     identity = _identity(config, provenance)
     if mode == "resume":

@@ -185,6 +185,21 @@ def test_an_interrupted_overwrite_leaves_the_old_model_and_is_resumed_to_the_sam
     assert [epoch["number"] for epoch in record["epochs"]] == [1, 2, 3, 4]
 
 
+def test_a_second_training_in_the_same_folder_is_refused(load, tmp_path):
+    config = load(f"output={tmp_path / 'm.safetensors'}")
+    refused = []
+
+    def say(line):
+        for mode in ("resume", "overwrite"):
+            with pytest.raises(ConfigError, match="must be of one run at a time"):
+                train(config, mode=mode)
+            refused.append(mode)
+
+    train(config, say=say)
+    assert refused
+    assert not [path for path in (Path(config.run.dir) / config.run.name).iterdir() if path.name.startswith(".")]
+
+
 def test_a_training_that_is_interrupted_before_its_first_epoch_is_done_begins_anew(model, load, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(load(), say=interrupt_at("coral, f = 2"))
