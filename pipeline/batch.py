@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CapturedBy", "Counts", "FoldedBatch", "FrameBatch", "Lost", "Segment", "SegmentEnd"]
+__all__ = ["CapturedBy", "Counts", "FoldedBatch", "FrameBatch", "Lost", "Segment", "SegmentEnd", "lost_ranges"]
 
 Pixels = npt.NDArray[np.uint8]
 CapturedBy = Literal["camera", "arrival", "start"]
@@ -66,7 +66,7 @@ class Counts:
         dropped: Of a camera, given up for newer ones as they came faster than they were labelled. Files never drop.
         decoded: Handed on to be labelled.
         damaged: Of the decoded, those that the decoder reports as concealed.
-        failed: Decoded, but a filter gave no score.
+        failed: Decoded, but a filter gave no score, or not of all of its regions.
         labelled: Decoded and scored by every filter.
         filtered: Labelled, but no filter's `keep` lets them pass.
         written: Frames of which a row reaches the sinks.
@@ -118,6 +118,16 @@ class Lost:
 
     def as_dict(self) -> dict[str, int | str]:
         return {"first": self.first, "last": self.last, "why": self.why}
+
+
+def lost_ranges(numbers: npt.NDArray[np.int64], why: str) -> tuple[Lost, ...]:
+    """Ascending frame numbers as ranges."""
+    if not len(numbers):
+        return ()
+    breaks = np.flatnonzero(np.diff(numbers) > 1)
+    firsts = numbers[np.concatenate(([0], breaks + 1))]
+    lasts = numbers[np.concatenate((breaks, [len(numbers) - 1]))]
+    return tuple(Lost(int(first), int(last), why) for first, last in zip(firsts, lasts, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,11 @@ class Handle(Protocol):
     """A forward pass under way."""
 
     def result(self) -> npt.NDArray[np.float32]:
-        """Waits for the scores, float32 (B, f, K)."""
+        """Waits for the scores, float32 (B, f, K).
+
+        Raises:
+            ForwardError: Not all of them are there.
+        """
 
 
 class Engine(Protocol):
@@ -58,7 +62,7 @@ class Engine(Protocol):
 
     def submit(self, frames: npt.NDArray[np.uint8]) -> Handle:
         """Starts a forward pass of uint8 (b, f, H, W, 3) with b up to `groups`; the caller leaves `frames` alone until
-        the handle's result is there."""
+        the handle's result is there. Raises ForwardError as the handle does."""
 
 
 class Sink(ABC):

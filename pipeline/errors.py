@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from specialized.errors import ModelError, VpipeError
+from specialized.errors import ForwardError, ModelError, VpipeError
 
-__all__ = ["ConfigError", "ModelError", "SinkError", "SourceError", "SourceTimeout", "VpipeError", "refuse"]
+__all__ = [
+    "ConfigError",
+    "ForwardError",
+    "ModelError",
+    "SinkError",
+    "SourceError",
+    "SourceTimeout",
+    "VpipeError",
+    "refuse",
+]
 
 MOST_PROBLEMS = 10  # named: a file of another kind is wrong in every row
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +13,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.batch import Counts, FoldedBatch, FrameBatch, Segment, SegmentEnd
+from pipeline.batch import Counts, FoldedBatch, FrameBatch, Segment, SegmentEnd, lost_ranges
 from pipeline.contracts import Engine, FilterStage, Handle
+from pipeline.errors import ForwardError
 from pipeline.times import Times
 
 __all__ = ["Filter", "Told", "folded_filter"]
 
+log = logging.getLogger(__name__)
+
+MOST_FAILURES = 3  # forwards in a row without a single score, after which a model is held to be broken
 LONGEST_WAIT_S = 0.5  # of a group for others to share its forward: as long as nobody notices
 
 Owed = Callable[[str], Sequence[int]]
@@ -70,6 +75,9 @@ def folded_filter(
     `owed` says of the frames of a source, by its name, how many pictures each filter is to score; without it one. What
     a frame is owed and did not get is told as `failed`.
 
+    A picture without a score, as its forward failed or gave NaN, has no row, and its frame is named in the segment's
+    end. What a device that is lost fails with is raised, and so is what `MOST_FAILURES` forwards in a row fail with.
+
     For each FrameBatch that went into the groups it yields one batch per filter that sees it, with scores and without
     the rows that the filter's `keep` leaves out. The batches of a filter keep their order; the end of a segment rides
     on its last batch of all.
@@ -110,7 +118,7 @@ def _label(
     def scored() -> Iterator[FrameBatch]:
         for lane in lanes:
             for folded, scores in lane.scored():
-                for batch in _handed_back(folded, scores, lane.filter, tally_of, told):
+                for batch in _handed_back(folded, scores, lane, tally_of, told):
                     if batch.end is not None:
                         del tallies[batch.segment]
                     yield batch
@@ -149,6 +157,15 @@ class _Piece(NamedTuple):
         return int(np.count_nonzero(self.folded.slot[self.first * f : self.stop * f] >= 0))
 
 
+class _Failed(NamedTuple):
+    """A forward that could not even be started."""
+
+    error: ForwardError
+
+    def result(self) -> Scores:
+        raise self.error
+
+
 class _Lane:
     """The forwards of one filter: batches of groups go in, and come out with their scores in the same order."""
 
@@ -160,6 +177,8 @@ class _Lane:
         self._pieces: list[_Piece] = []  # of the next forward
         self._in_flight: tuple[Handle, list[_Piece]] | None = None
         self._scores = np.empty((0, 1, 1), np.float32)  # (groups, f, K), that nobody has taken yet
+        self._failures = 0  # forwards in a row
+        self.why = ""  # the last one failed
 
     def add(self, folded: FoldedBatch, now_s: float) -> None:
         """Takes the groups of a batch, and starts the forwards that they fill."""
@@ -195,7 +214,11 @@ class _Lane:
         pieces, self._pieces = self._pieces, []
         with self._span("submit", pieces):
             frames = pieces[0].frames if len(pieces) == 1 else np.concatenate([piece.frames for piece in pieces])
-            handle = self.filter.engine.submit(frames)
+            handle: Handle
+            try:
+                handle = self.filter.engine.submit(frames)
+            except ForwardError as error:
+                handle = _Failed(error)  # whose turn comes behind the forward under way
         self.collect()
         self._in_flight = handle, pieces
 
@@ -205,8 +228,22 @@ class _Lane:
             return
         (handle, pieces), self._in_flight = self._in_flight, None
         with self._span("result", pieces):
-            scores = handle.result()
+            try:
+                scores = handle.result()
+                self._failures = 0
+            except ForwardError as error:
+                scores = self._without(error)
         self._scores = np.concatenate([self._scores, scores]) if len(self._scores) else scores
+
+    def _without(self, error: ForwardError) -> Scores:
+        """The scores of a forward that did not give all. Raises the error where going on makes no sense."""
+        self._failures = self._failures + 1 if np.isnan(error.scores).all() else 0
+        if error.is_final or self._failures == MOST_FAILURES:
+            raise error
+        if str(error) != self.why:
+            self.why = str(error)
+            log.warning("filter %s: pictures without a score: %s", self.filter.name, error)
+        return error.scores
 
     def _span(self, what: str, pieces: Sequence[_Piece]) -> AbstractContextManager[None]:
         segment = pieces[0].folded.parts[0].segment
@@ -218,26 +255,28 @@ def _is_tick(folded: FoldedBatch) -> bool:
 
 
 def _handed_back(
-    folded: FoldedBatch, scores: Scores, by: Filter, tally_of: Callable[[Segment], _Tally], told: Told | None
+    folded: FoldedBatch, scores: Scores, lane: _Lane, tally_of: Callable[[Segment], _Tally], told: Told | None
 ) -> Iterator[FrameBatch]:
     """Brings the scores (B, f, K) of one batch of groups back to the batches that its pictures came from."""
-    f = folded.frames.shape[1]
+    f, by = folded.frames.shape[1], lane.filter
     real = folded.slot >= 0
     to = folded.slot[real]
     fold_slot = np.empty(len(to), np.int16)
     fold_slot[to] = np.tile(np.arange(f, dtype=np.int16), len(folded.frames))[real]
     ordered = _in_order(scores, real, to)
+    missing: npt.NDArray[np.bool_] = np.logical_or.reduce(np.isnan(ordered), axis=1)
+    there = ~missing
     first = 0
     for part in folded.parts:
         here = slice(first, first + len(part))
         first += len(part)
-        kept = by.keeps(ordered[here])
+        kept = by.keeps(ordered[here]) & there[here]
         tally = tally_of(part.segment)
         labelled, written = tally.labelled, tally.written
-        end = tally.add(by, part, kept)
+        end = tally.add(by, part, kept, there[here], lane.why)
         scored = replace(part, scores=ordered[here], fold_slot=fold_slot[here], filter=by.name, end=end)
         if told is not None:
-            told(scored, tally.labelled - labelled, tally.written - written)
+            told(scored.rows(there[here]), tally.labelled - labelled, tally.written - written)
         yield scored if kept.all() else scored.rows(kept)
 
 
@@ -254,7 +293,8 @@ class _Sums:
     """What one filter did with the pictures of a segment."""
 
     owed: int  # of each frame
-    pictures: int = 0
+    seen: int = 0  # pictures
+    pictures: int = 0  # with a score
     rows: int = 0
     last: int = -1  # frame
     ended: bool = False
@@ -267,17 +307,27 @@ class _Tally:
     by_filter: dict[str, _Sums]
     written: int = 0  # frames of which a row goes on
     open: set[int] = field(default_factory=set)  # more of them, which other filters have not reached yet
+    failed: set[int] = field(default_factory=set)  # frames of which a picture has no score
+    why: str | None = None
 
     @property
     def labelled(self) -> int:
         """Frames of which every filter has given what it owes."""
-        return min((one.pictures // one.owed for one in self.by_filter.values() if one.owed), default=0)
+        reached = min((one.seen // one.owed for one in self.by_filter.values() if one.owed), default=0)
+        return max(0, reached - len(self.failed))
 
-    def add(self, by: Filter, part: FrameBatch, kept: npt.NDArray[np.bool_]) -> SegmentEnd | None:
-        """Counts some rows. Returns the segment's end once all filters are through."""
+    def add(
+        self, by: Filter, part: FrameBatch, kept: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_], why: str
+    ) -> SegmentEnd | None:
+        """Counts some rows, of which some are kept and some are there at all; `why` others are not. Returns the
+        segment's end once all filters are through."""
         sums = self.by_filter[by.name]
-        sums.pictures += len(part)
+        sums.seen += len(part)
+        sums.pictures += int(np.count_nonzero(there))
         sums.rows += int(np.count_nonzero(kept))
+        if not there.all():
+            self.failed.update(np.unique(part.index[~there]).tolist())
+            self.why = self.why or f"filter {by.name}: {why}"
         if len(part):
             sums.last = int(part.index[-1])
             self.open.update(np.unique(part.index[kept]).tolist())
@@ -289,7 +339,7 @@ class _Tally:
         return self._closed(part.end) if all(sums.ended for sums in self.by_filter.values()) else None
 
     def _settle(self, frames: set[int]) -> None:
-        self.written += len(frames)
+        self.written += len(frames - self.failed)
         self.open -= frames
 
     def _closed(self, end: SegmentEnd) -> SegmentEnd:
@@ -303,4 +353,12 @@ class _Tally:
             pictures=sum(one.pictures for one in sums),
         )
         filters: Mapping[str, int] = {name: one.rows for name, one in self.by_filter.items()}
-        return replace(end, counts=end.counts + counts, filters=filters, per_frame=sum(one.owed for one in sums))
+        lost = (*end.lost, *lost_ranges(np.array(sorted(self.failed), np.int64), "failed"))
+        return replace(
+            end,
+            counts=end.counts + counts,
+            lost=tuple(sorted(lost, key=lambda part: part.first)),
+            error=end.error or self.why,
+            filters=filters,
+            per_frame=sum(one.owed for one in sums),
+        )

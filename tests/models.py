@@ -54,6 +54,25 @@ def numbers(scores):
     return word >> (ROWS * COLUMNS - NUMBER_BITS), word >> (ROWS * COLUMNS - NUMBER_BITS - SOURCE_BITS) & 15
 
 
+class Moody(NumberReader):
+    """Fails at each `every`-th forward of a run: it raises, or gives NaN or another shape. Its calls before the run, in
+    which it is tried, do not count."""
+
+    def __init__(self, *, fold: int, input: tuple[int, int], how: str, every: int) -> None:
+        super().__init__(fold=fold, input=input)
+        self.how, self.every = how, every
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        self.calls += bool(x.device.type == "cpu" and x.amax() > 0)
+        if self.calls % self.every or not x.amax() > 0:
+            return scores
+        if self.how == "raise":
+            raise RuntimeError("out of paper")
+        return scores * float("nan") if self.how == "nan" else scores[:, 1:]
+
+
 class Bright(nn.Module):
     """Says person where a picture is bright, in groups of any size; the later in its group, the harder to convince."""
 

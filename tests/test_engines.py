@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from specialized.engines import Dtype, Engine, open_engine
-from specialized.errors import ModelError
+from specialized.engines.scoring import checked
+from specialized.errors import ForwardError, ModelError
 from specialized.modelfile import ModelCard
 from specialized.models import build
 from specialized.subjects import subjects
@@ -218,6 +219,74 @@ def test_nan_scores_are_an_error() -> None:
     engine = open_engine(card(1), module, device="cpu", batch=4)
     with pytest.raises(ModelError, match=r"coral: scores must be numbers, got NaN in .* on cpu"):
         engine.submit(pictures(4, 1)).result()
+
+
+def test_of_a_forward_that_gave_some_scores_those_are_kept() -> None:
+    engine = open_engine(content_card(1, "one_of"), Content(1), device="cpu", batch=8)
+    whole = engine.submit(pictures(4, 1, (4, 6))).result()
+    with_nan = whole.copy()
+    with_nan[2] = np.nan
+    with pytest.raises(ForwardError) as caught:
+        checked(with_nan, engine)
+    np.testing.assert_array_equal(caught.value.scores, with_nan)
+    assert not caught.value.is_final
+
+
+def test_a_forward_that_fails_says_how_many_scores_are_missing() -> None:
+    engine = open_engine(content_card(2, "one_of"), Content(2, k=2), device="cpu", batch=8)
+    with pytest.raises(ForwardError) as caught:
+        engine.submit(pictures(3, 2, (4, 6)))
+    assert caught.value.scores.shape == (3, 2, 3)
+    assert np.isnan(caught.value.scores).all()
+
+
+class Small(Content):
+    """Fits into memory up to so many groups."""
+
+    most = 3
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > self.most and x.device.type == "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return super().forward(x)
+
+
+def test_a_forward_that_does_not_fit_in_memory_is_made_in_parts(caplog: pytest.LogCaptureFixture) -> None:
+    given = pictures(21, 2, (4, 6))
+    engine = open_engine(content_card(2, "one_of"), Small(2), device="cpu", batch=32)
+    wanted = open_engine(content_card(2, "one_of"), Content(2), device="cpu", batch=4)
+    for first in (0, 10):
+        scores = engine.submit(given[first : first + 11]).result()
+        np.testing.assert_allclose(scores[:2], wanted.submit(given[first : first + 2]).result(), rtol=1e-6)
+        np.testing.assert_allclose(scores[9:], wanted.submit(given[first + 9 : first + 11]).result(), rtol=1e-6)
+        assert scores.shape == (11, 2, 3)
+    told = [record.getMessage() for record in caplog.records]
+    assert [text.partition("from now on ")[2].partition(";")[0] for text in told] == [
+        "16 at a time",
+        "8 at a time",
+        "4 at a time",
+    ]
+
+
+def test_of_a_forward_in_parts_the_scores_of_the_others_are_kept() -> None:
+    engine = open_engine(content_card(2, "one_of"), Small(2), device="cpu", batch=32)
+    engine.submit(pictures(5, 2, (4, 6))).result()
+    handle = engine.submit(pictures(5, 2, (4, 6)))
+    with torch.inference_mode():
+        handle._parts[1]._scores[0] = float("nan")
+    with pytest.raises(ForwardError) as caught:
+        handle.result()
+    assert np.isnan(caught.value.scores).all(axis=(1, 2)).tolist() == [False, False, True, False, False]
+
+
+def test_a_group_that_does_not_fit_in_memory_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(content_card(2, "one_of"), Small(2), device="cpu", batch=8)
+    monkeypatch.setattr(Small, "most", 0)
+    with pytest.raises(
+        ForwardError, match=r"must run 4 groups .* got CUDA out of memory.*; try a smaller batch"
+    ) as caught:
+        engine.submit(pictures(4, 2, (4, 6)))
+    assert caught.value.is_final
 
 
 def test_an_output_of_another_shape_is_an_error() -> None:

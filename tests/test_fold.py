@@ -1,11 +1,17 @@
+from typing import NamedTuple
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
+from pipeline import filter as filter_module
+from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
+from pipeline.errors import ForwardError
 from pipeline.filter import Filter, folded_filter
 from pipeline.fold import Grouping, fold
+from pipeline.ledger import Ledger
 from pipeline.testing import MeanEngine, check_fold, numbered_batches, numbers_in
 from specialized.examples import grouped, padded, tracks
 from specialized.orders import WINDOW_GROUPS
@@ -221,6 +227,107 @@ def test_short_segments_share_forwards(lengths, f, groups):
     assert [numbers_in(batch.scores).tolist() for batch in labelled] == [list(range(n)) for n in lengths]
     formed = sum(-(-n // f) for n in lengths)
     assert engine.passes == -(-formed // groups)
+
+
+class Faulty(MeanEngine):
+    """Gives no scores for the groups in which a frame of `frames` is, or fails whole forwards, by their number."""
+
+    def __init__(self, groups, *, frames=(), forwards=(), final=False):
+        super().__init__(groups)
+        self.frames, self.forwards, self.final = set(frames), set(forwards), final
+
+    def submit(self, frames):
+        scores = super().submit(frames).scores
+        bad = np.isin(numbers_in(scores.reshape(-1, 2)), [*self.frames]).reshape(scores.shape[:2]).any(axis=1)
+        if self.passes - 1 in self.forwards:
+            raise ForwardError("out of paper", np.full_like(scores, np.nan), is_final=self.final)
+        scores[bad] = np.nan
+        return Failing(scores) if bad.any() else Scored(scores)
+
+
+class Scored(NamedTuple):
+    scores: np.ndarray
+
+    def result(self):
+        return self.scores
+
+
+class Failing(Scored):
+    def result(self):
+        raise ForwardError("a blot", self.scores)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    f=st.integers(1, 5),
+    order=st.sampled_from(ALONG),
+    segments=st.lists(lengths, min_size=1, max_size=3),
+    groups=st.integers(1, 4),
+    frames=st.lists(st.sets(st.integers(0, 30), max_size=4), min_size=1, max_size=3),
+    keep=st.sampled_from([(), ((0, 5.0),)]),
+)
+def test_pictures_without_a_score_are_named_and_all_others_labelled(f, order, segments, groups, frames, keep):
+    batches = [batch for k, lengths in enumerate(segments) for batch in numbered_batches("a", lengths, segment=k)]
+    filters = [Filter(f"mean{k}", Faulty(groups + k, frames=bad), keep) for k, bad in enumerate(frames)]
+    formed = list(fold(Grouping(f, order))(iter(batches)))
+    with mock.patch.object(filter_module, "MOST_FAILURES", 10**9):
+        labelled = list(folded_filter(filters, clock=lambda: 0.0)(iter(formed)))
+    wanted = {}  # by filter and segment, the frames in whose group none is bad
+    for folded in formed:
+        numbers = np.concatenate([part.index for part in folded.parts])
+        owners = np.concatenate([np.full(len(part), part.segment.number) for part in folded.parts])
+        red, green = np.moveaxis(folded.frames[:, :, 0, 0, :2].astype(int), -1, 0)
+        shown = red + 256 * green  # padding shows one, too
+        for group, seen in zip(folded.slot.reshape(-1, f), shown, strict=True):
+            for k, bad in enumerate(frames):
+                if not bad & set(seen.tolist()):
+                    for slot in group[group >= 0]:
+                        wanted.setdefault((k, int(owners[slot])), set()).add(int(numbers[slot]))
+    for number, lengths_ in enumerate(segments):
+        everyone = set(range(sum(lengths_)))
+        got = [wanted.get((k, number), set()) for k in range(len(frames))]
+        for k, there in enumerate(got):
+            rows = [batch for batch in labelled if batch.segment.number == number and batch.filter == f"mean{k}"]
+            assert np.concatenate([batch.index for batch in rows]).tolist() == sorted(
+                n for n in there if not keep or n >= 5
+            )
+            for batch in rows:
+                np.testing.assert_array_equal(numbers_in(batch.scores), batch.index)
+        whole = set.intersection(*got)
+        (end,) = [batch.end for batch in labelled if batch.end is not None and batch.segment.number == number]
+        assert end.counts.imbalance() is None
+        assert (end.counts.labelled, end.counts.failed) == (len(whole), len(everyone - whole))
+        assert {n for lost in end.lost for n in range(lost.first, lost.last + 1)} == everyone - whole
+        assert (end.error is None) == (whole == everyone)
+        assert Ledger([end]).sources["a"].check() == [] or number
+
+
+def test_a_forward_that_fails_costs_its_own_pictures_alone():
+    engine = Faulty(2, forwards={1, 3, 4})
+    labelled = list(
+        folded_filter([Filter("mean", engine)])(fold(Grouping(2, "consecutive"))(iter(numbered_batches("a", [24]))))
+    )
+    assert np.concatenate([batch.index for batch in labelled]).tolist() == [*range(4), *range(8, 12), *range(20, 24)]
+    end = labelled[-1].end
+    assert end.lost == (Lost(4, 7, "failed"), Lost(12, 19, "failed"))
+    assert end.error == "filter mean: out of paper"
+
+
+@pytest.mark.parametrize(("forwards", "final"), [({3, 4, 5}, False), ({3}, True)])
+def test_a_model_that_goes_on_failing_or_a_lost_device_is_the_end(forwards, final):
+    engine = Faulty(1, forwards=forwards, final=final)
+    stage = folded_filter([Filter("mean", engine)])(
+        fold(Grouping(1, "consecutive"))(iter(numbered_batches("a", [1] * 9)))
+    )
+    labelled = []
+
+    def kept():
+        for batch in stage:
+            labelled.extend(batch.index.tolist())
+
+    with pytest.raises(ForwardError, match="out of paper"):
+        kept()
+    assert labelled == [0, 1, 2]
 
 
 def labelled_as_it_comes(batches, *, now_s=lambda n: 0.0):

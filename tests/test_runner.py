@@ -302,6 +302,32 @@ def test_a_model_that_fails_breaks_the_run_and_keeps_what_is_committed(tmp_path)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "telemetry"))]
 
 
+@pytest.mark.parametrize("how", ["raise", "nan", "shape"])
+def test_a_model_that_fails_now_and_then_costs_those_frames_alone_which_are_named(tmp_path, how):
+    config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}], f=2, batch=4)
+    data = YAML(typ="safe").load(config.path)
+    data["filters"][0] |= {"model": "tests.models:Moody", "args": {"how": how, "every": 7}}
+    with config.path.open("w") as file:
+        YAML(typ="safe").dump(data, file)
+    outcome = runs.run(load_run_config(config.path))
+    assert (outcome.state, outcome.exit_code) == ("partial", 3)
+    lost = [
+        lost
+        for source in json.loads(outcome.folder.ledger.read_text())["sources"].values()
+        for part in source["segments"]
+        for lost in part["lost"]
+    ]
+    failed = {n for one in lost for n in range(one["first"], one["last"] + 1)}
+    assert {one["why"] for one in lost} == {"failed"}
+    assert 0 < len(failed) <= 4 * (FRAMES // 4 // 7 + 1)
+    shown, _ = rows(outcome.folder)
+    assert {frame: number for (_, frame), (number, _) in shown.items()} == {n: n for n in set(range(FRAMES)) - failed}
+    (source,) = outcome.summary["sources"].values()
+    assert source["failed"] == len(failed)
+    assert source["error"].startswith("filter reader: ")
+    assert outcome.summary["problems"] == []
+
+
 def test_a_step_far_from_the_trained_one_is_a_loud_warning(tmp_path, caplog):
     import torch
 

@@ -84,7 +84,8 @@ def tune(
         from pipeline.tunefile import check_place
 
         check_place(out, config, overwrite=overwrite)
-    logging.getLogger("pipeline").addHandler(logging.NullHandler())  # dozens of runs would all say the same
+    for name in ("pipeline", "specialized"):
+        logging.getLogger(name).addHandler(logging.NullHandler())  # dozens of runs would all say the same
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
     interrupt_on_signals()
     from pipeline.tune import tune as measure

@@ -10,13 +10,13 @@ import av
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.batch import CapturedBy, Counts, FrameBatch, Lost, Pixels, Segment, SegmentEnd
+from pipeline.batch import CapturedBy, Counts, FrameBatch, Lost, Pixels, Segment, SegmentEnd, lost_ranges
 from pipeline.sources.cuts import Cut
 from pipeline.sources.index import NOT_ONE_EACH, TIMELESS_DEMUXERS, Index
 from pipeline.sources.scaler import View
 from pipeline.sources.selection import Selection
 
-__all__ = ["Builder", "Counted", "Ranked", "batches_of", "ranges"]
+__all__ = ["Builder", "Counted", "Ranked", "batches_of"]
 
 
 class Ranked:
@@ -53,6 +53,10 @@ class Ranked:
         self._damaged += frame.is_corrupt
         return self._first + at, float(self._times[at])
 
+    def take(self, numbers: npt.NDArray[np.int64]) -> None:
+        """These frames came, and no others will."""
+        self._came[numbers - self._first] = True
+
     def leaves_out(self, pts: int | None) -> bool:
         """Whether a frame that is asked for, and has not come, would be behind its time if this one came next."""
         at = len(self._pts) if pts is None else int(np.searchsorted(self._pts, pts))
@@ -81,7 +85,7 @@ class Ranked:
         missing = self._selected & ~self._came
         skipped = int(np.count_nonzero(~self._selected))
         corrupt = int(np.count_nonzero(missing))
-        lost = ranges(np.flatnonzero(missing) + self._first, "corrupt")
+        lost = lost_ranges(np.flatnonzero(missing) + self._first, "corrupt")
         if self._unread:
             first = self._first + len(self._pts)
             lost = (*lost, Lost(first, first + self._unread - 1, "unread"))
@@ -139,6 +143,15 @@ class Counted:
         self._damaged += frame.is_corrupt
         return number, time_s
 
+    def take(self, numbers: npt.NDArray[np.int64]) -> None:
+        """These frames came, in order, and no others will. Others before the last of them were not asked for."""
+        self._decoded = len(numbers)
+        self._number = int(numbers[-1]) + 1 if len(numbers) else 0
+        if self._selection.takes_all:
+            self._corrupt = np.setdiff1d(np.arange(self._number), numbers).tolist()
+        else:
+            self._skipped = self._number - len(numbers)
+
     def _is_selected(self, frame: av.VideoFrame, number: int, since_s: float) -> bool:
         if self._selection.frames == "key":  # packets cannot be told from each other: all are decoded
             if not frame.key_frame:
@@ -172,7 +185,7 @@ class Counted:
         )
 
     def counts(self) -> tuple[Counts, tuple[Lost, ...]]:
-        lost = ranges(np.array(sorted(self._corrupt), np.int64), "corrupt")
+        lost = lost_ranges(np.array(sorted(self._corrupt), np.int64), "corrupt")
         if self._unread:
             lost = (*lost, Lost(self._number, self._number + self._unread - 1, "unread"))
         counts = Counts(
@@ -184,16 +197,6 @@ class Counted:
             damaged=self._damaged,
         )
         return counts, lost
-
-
-def ranges(numbers: npt.NDArray[np.int64], why: str) -> tuple[Lost, ...]:
-    """Ascending frame numbers as ranges."""
-    if not len(numbers):
-        return ()
-    breaks = np.flatnonzero(np.diff(numbers) > 1)
-    firsts = numbers[np.concatenate(([0], breaks + 1))]
-    lasts = numbers[np.concatenate((breaks, [len(numbers) - 1]))]
-    return tuple(Lost(int(first), int(last), why) for first, last in zip(firsts, lasts, strict=True))
 
 
 class Builder:

@@ -27,6 +27,7 @@ class CompileEngine(TorchEngine):
     """See `Engine`. Opening it takes seconds to a minute; on a CPU it needs a C++ compiler."""
 
     name: str = "compile"
+    _parts: bool = False
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class CompileEngine(TorchEngine):
         except ModelError:
             raise
         except Exception as exc:  # the user's forward may raise anything
-            raise failure(exc, self) from exc
+            raise failure(exc, self, groups) from exc
         try:
             with self._arithmetic():
                 self._forward = compiled(self._forward, pictures)

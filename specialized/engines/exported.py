@@ -99,7 +99,7 @@ class ExportedEngine:
         except ModelError:
             raise
         except Exception as exc:  # the user's forward may raise anything
-            raise failure(exc, self) from exc
+            raise failure(exc, self, groups) from exc
 
         def make(folder: Path) -> None:
             with torch.no_grad(), warnings.catch_warnings():
@@ -149,7 +149,7 @@ class ExportedEngine:
         try:
             return Done(self, self._run(padded(frames, self.groups))[: len(frames)])
         except Exception as exc:  # as above
-            raise failure(exc, self) from exc
+            raise failure(exc, self, len(frames)) from exc
 
 
 def _unlike(shape: tuple[int, ...]) -> Tensor:

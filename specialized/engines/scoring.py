@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from specialized.engines import Dtype, Engine
-from specialized.errors import ModelError
+from specialized.errors import ForwardError, ModelError
 from specialized.folding import Normalize, unfold
 from specialized.modelfile import ModelCard
 
@@ -67,19 +67,27 @@ def padded(frames: NDArray[np.uint8], groups: int) -> NDArray[np.uint8]:
 
 
 def checked(scores: NDArray[np.float32], engine: Engine) -> NDArray[np.float32]:
-    """A copy of the scores. Raises ModelError if one is NaN."""
+    """A copy of the scores. Raises ForwardError if one is NaN."""
     if np.isnan(scores).any():
-        raise ModelError(
+        raise ForwardError(
             f"{engine.card.architecture}: scores must be numbers, got NaN in {engine.dtype} on {engine.device}; "
-            "use dtype float32, or train the model anew"
+            "use dtype float32, or train the model anew",
+            scores.copy(),
         )
     return scores.copy()
 
 
-def failure(exc: Exception, engine: Engine) -> ModelError:
-    """The error of a forward that failed, in one line."""
-    cause = str(exc).partition("\n")[0]
-    return ModelError(
+def failure(exc: Exception, engine: Engine, groups: int) -> ForwardError:
+    """The error of a forward of so many groups that failed, in one line."""
+    nothing = np.full((groups, engine.card.fold, len(engine.card.classes)), np.nan, np.float32)
+    if isinstance(exc, ModelError):  # the output has another shape, say
+        return ForwardError(str(exc), nothing)
+    cause = str(exc).partition("\n")[0] or type(exc).__name__
+    # What a kernel of CUDA fails with spoils the context that all others of the process share.
+    is_final = isinstance(exc, torch.OutOfMemoryError) or (engine.device != "cpu" and "CUDA error" in str(exc))
+    return ForwardError(
         f"{engine.card.architecture}: must run {engine.groups} groups in {engine.dtype} on {engine.device}, "
-        f"got {cause}; try a smaller batch, or dtype float32"
+        f"got {cause}; try a smaller batch, or dtype float32",
+        nothing,
+        is_final=is_final,
     )

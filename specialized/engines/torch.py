@@ -1,8 +1,9 @@
 """The torch engine: any torch module, on CPU and CUDA."""
 
 import copy
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from specialized.cost import Cost, cost
 from specialized.engines import Dtype
 from specialized.engines.scoring import DTYPES, Scoring, check_frames, checked, failure, padded
-from specialized.errors import ModelError
+from specialized.errors import ForwardError, ModelError
 from specialized.modelfile import ModelCard
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -34,14 +37,39 @@ class TorchHandle:
             try:
                 self._done.synchronize()
             except RuntimeError as exc:  # errors of CUDA kernels surface here
-                raise failure(exc, self._engine) from exc
+                raise failure(exc, self._engine, self._groups) from exc
         return checked(self._scores[: self._groups].numpy(), self._engine)
 
 
+@dataclass(frozen=True, slots=True)
+class PartsHandle:
+    """A forward in parts, one behind the other."""
+
+    _parts: Sequence[TorchHandle]
+
+    def result(self) -> NDArray[np.float32]:
+        """Waits for the scores, (b, f, K)."""
+        scores, failed = [], None
+        for part in self._parts:
+            try:
+                scores.append(part.result())
+            except ForwardError as exc:
+                failed = exc
+                scores.append(exc.scores)
+        whole = np.concatenate(scores)
+        if failed is not None:
+            raise ForwardError(str(failed), whole, is_final=failed.is_final) from failed
+        return whole
+
+
 class TorchEngine:
-    """See `Engine`. On CUDA a submit returns at once; any number may be under way."""
+    """See `Engine`. On CUDA a submit returns at once; any number may be under way.
+
+    Where the device's memory does not hold a forward, it is made in halves from then on, or halves of those.
+    """
 
     name: str = "torch"
+    _parts: bool = True  # whether a forward can be made in parts: its shape is fixed by nothing else
 
     def __init__(
         self,
@@ -61,6 +89,7 @@ class TorchEngine:
         self.device_uuid = uuid_of(self._device)
         self.dtype: Dtype = dtype
         self.groups = groups
+        self._at_once = groups  # of a forward
         self.transfer_s = 0.0
         module = copy.deepcopy(module).eval()
         self.cost: Cost = cost(module, fold=card.fold, input=card.input)
@@ -73,22 +102,45 @@ class TorchEngine:
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
             self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which still prepares the weights
 
-    def submit(self, frames: NDArray[np.uint8]) -> TorchHandle:
+    def submit(self, frames: NDArray[np.uint8]) -> TorchHandle | PartsHandle:
         """Starts a forward of (b, f, H, W, 3) RGB pictures, 1 <= b <= B."""
         check_frames(frames, self)
+        while True:
+            n = self._at_once
+            try:
+                with torch.inference_mode():
+                    parts = [self._submit(frames[first : first + n]) for first in range(0, len(frames), n)]
+                return parts[0] if len(parts) == 1 else PartsHandle(parts)
+            except torch.OutOfMemoryError as exc:
+                if n == 1 or not self._parts:
+                    raise failure(exc, self, len(frames)) from exc
+                self._halve()
+            except Exception as exc:  # the user's forward may raise anything
+                raise failure(exc, self, len(frames)) from exc
+
+    def _submit(self, frames: NDArray[np.uint8]) -> TorchHandle:
         b = len(frames)
-        try:
-            with torch.inference_mode():
-                if self._stream is None or self._uploads is None:
-                    return TorchHandle(self, self._scores(torch.from_numpy(padded(frames, self.groups))), b)
-                began = time.perf_counter()
-                pinned = self._pinned(frames)
-                self.transfer_s += time.perf_counter() - began
-                return self._launch(pinned, b, self._uploads, self._stream)
-        except ModelError:
-            raise
-        except Exception as exc:  # the user's forward may raise anything
-            raise failure(exc, self) from exc
+        if self._stream is None or self._uploads is None:
+            return TorchHandle(self, self._scores(torch.from_numpy(padded(frames, self._at_once))), b)
+        began = time.perf_counter()
+        pinned = self._pinned(frames)
+        self.transfer_s += time.perf_counter() - began
+        return self._launch(pinned, b, self._uploads, self._stream)
+
+    def _halve(self) -> None:
+        self._at_once = (self._at_once + 1) // 2
+        pictures = self._at_once * self.card.fold
+        log.warning(
+            "%s: the memory of %s does not hold a forward of %d pictures: from now on %d at a time; `batch: %d` "
+            "says so from the start",
+            self.card.architecture,
+            self.device,
+            self.groups * self.card.fold,
+            pictures,
+            pictures,
+        )
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _launch(self, pinned: Tensor, b: int, uploads: torch.cuda.Stream, stream: torch.cuda.Stream) -> TorchHandle:
         """An upload runs beside the forward before it, which has a stream of its own."""
@@ -106,7 +158,7 @@ class TorchEngine:
 
     def _pinned(self, frames: NDArray[np.uint8]) -> Tensor:
         """The frames at full batch shape in page-locked memory, from which an upload runs beside the CPU."""
-        staging = torch.empty((self.groups, *frames.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        staging = torch.empty((self._at_once, *frames.shape[1:]), dtype=torch.uint8, pin_memory=True)
         pixels = staging.numpy()
         pixels[: len(frames)] = frames
         pixels[len(frames) :] = frames[-1]
