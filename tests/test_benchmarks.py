@@ -209,7 +209,7 @@ def test_cases_of_another_state_are_not_lost_unasked(tmp_path) -> None:
     assert part("e", "one", "two") == ["one", "two"]
 
 
-@pytest.mark.parametrize("part", ["archive", "growth", "startup", "models", "accuracy", "fold_any"])
+@pytest.mark.parametrize("part", ["archive", "growth", "startup", "models", "accuracy", "fold_any", "overhead"])
 def test_a_case_that_does_not_exist_is_refused_with_those_that_do(part, tmp_path) -> None:
     command = importlib.import_module(f"benchmarks.{part}").main
     done = CliRunner().invoke(command, ["--only", "no such case"])
