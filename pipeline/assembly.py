@@ -27,6 +27,7 @@ from pipeline.schema import NamePattern as NamePatternSection
 from pipeline.sinks import open_sink
 from pipeline.sinkschema import CallbackSink, SinkObject, SpooledSection
 from pipeline.sources.camera import Camera
+from pipeline.sources.container import Limits
 from pipeline.sources.file import FileSource, NamePattern, Start
 from pipeline.sources.live import LANE, Cameras
 from pipeline.sources.own import OwnSource
@@ -259,6 +260,7 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
         patterns[PictureFormat.of(card)].append(filter.regions or ())
     fold = 1 if order == "streams" else math.lcm(*(card.fold for card in cards))
     device = config.decode.device
+    limits = Limits(**config.decode.limits.model_dump(exclude={"memory_mb"}))
     if (absent := absent_decoder(config)) is not None:
         log.warning("%s", absent)
         device = "cpu"
@@ -297,6 +299,7 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
                 fast=config.decode.fast,
                 device=device,
                 start=_start(section),
+                limits=limits,
             )
             for name, path in found.videos
         ]

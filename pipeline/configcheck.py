@@ -58,6 +58,9 @@ def check_run_config(config: RunConfig) -> list[str]:
         else:
             check_object(report, ("sources", k), source, SOURCE_OFFERS)
     check_filters(report, config)
+    if config.decode.isolate and config.decode.device != "cpu":
+        text = f"must be false with decode.device: {config.decode.device}, got true"
+        report.problem(("decode", "isolate"), f"{text}; choose one of them")
     if config.decode.fast and config.decode.device != "cpu":
         text = f"must be false with decode.device: {config.decode.device}, got true: a GPU leaves out no loop filter"
         report.problem(("decode", "fast"), f"{text}; choose one of them")

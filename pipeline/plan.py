@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,10 +12,13 @@ from pipeline.assembly import Model, Sources, formats_of, open_sources
 from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
+from pipeline.faults import Fault, FaultyDecoder
 from pipeline.filter import LONGEST_WAIT_S, Filter, Told, folded_filter
 from pipeline.fold import Grouping, fold
+from pipeline.schema import DecodeSection
 from pipeline.sources import pool
 from pipeline.sources.file import FileSource, regions_outside
+from pipeline.sources.isolate import Isolated
 from pipeline.sources.paths import passed_over
 from pipeline.sources.scaler import PictureFormat
 from pipeline.threads import Stop
@@ -42,6 +45,8 @@ class Plan:
     filters: tuple[Filter, ...]
     seed: int
     max_wait_s: float
+    decode_section: DecodeSection
+    faults: tuple[Fault, ...]
     trained_s: tuple[float, ...]
 
     @property
@@ -61,18 +66,6 @@ class Plan:
         found = {grouping.order for grouping in self.groupings}
         return found.pop() if len(found) == 1 else None
 
-    def tasks(self, done: frozenset[tuple[str, int]]) -> Iterator[pool.Task]:
-        """The work for the decoders, without the segments that are committed already."""
-        if self.order == "streams":
-            for bundle in pool.bundles(self.sources.files, self.groupings[0].f):
-                if not all((name, 0) in done for name in bundle.members):
-                    yield bundle
-        else:
-            finished = {name for name, _ in done}
-            for task in pool.segments(self.sources.files):
-                if task.source not in finished or (task.source, task.first_frame) not in done:
-                    yield task
-
     def decode(
         self,
         *,
@@ -91,18 +84,38 @@ class Plan:
         """
         stop = stop if stop is not None else Stop()
         done = frozenset((end.segment.source, end.segment.first_frame) for end in before)
+        units: Iterable[pool.Unit] = self.sources.files
+        if self.order == "streams":
+            bundles = pool.bundles(self.sources.files, self.groupings[0].f)
+            units = (bundle for bundle in bundles if not all((name, 0) in done for name in bundle.members))
         others: list[Iterable[FrameBatch]] = [*self.sources.others]
         if self.sources.cameras is not None:
             last = {end.segment.source: end for end in sorted(before, key=lambda end: end.segment.number)}
             others.append(self.sources.cameras.batches(stop=stop, last=last))
         return pool.decode(
-            self.tasks(done),
+            units,
             workers=0 if self.is_live else workers,
+            decoder=self._decoder(stop),
+            wanted=lambda source, first_frame: (source, first_frame) not in done,
+            limit_s=self.decode_section.limit_s,
             others=others,
             stop=stop,
             grace_s=GRACE_S if self.is_live else 0.0,
             watch=None if times is None else times.watch,
         )
+
+    def _decoder(self, stop: Stop) -> Callable[[], pool.Decoder]:
+        section = self.decode_section
+
+        def decoder() -> pool.Decoder:
+            made: pool.Decoder = pool.Here()
+            if section.isolate:
+                made = Isolated(
+                    limit_s=section.limit_s, tries=section.tries, memory_mb=section.limits.memory_mb, stop=stop
+                )
+            return FaultyDecoder(made, self.faults) if self.faults else made
+
+        return decoder
 
     def fold(self, batches: Iterator[FrameBatch], *, times: Times | None = None) -> Iterator[FoldedBatch]:
         cameras = self.sources.cameras
@@ -138,8 +151,8 @@ class Plan:
             yield batch
 
 
-def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
-    """Finds the sources and settles how their frames are grouped.
+def make_plan(config: RunConfig, models: Sequence[Model], *, faults: Sequence[Fault] = ()) -> Plan:
+    """Finds the sources and settles how their frames are grouped. `faults` happen on the way.
 
     Raises:
         ConfigError: There is nothing to label, two sources have one name, or a region lies outside of a picture.
@@ -186,7 +199,16 @@ def make_plan(config: RunConfig, models: Sequence[Model]) -> Plan:
         if grouping.f > 1 and grouping.order in ("consecutive", "strided")
     }
     trained_s = tuple(sorted(step for step in steps if step is not None))
-    return Plan(sources, groupings, filters, config.fold.seed, config.fold.max_wait_ms / 1000, trained_s)
+    return Plan(
+        sources,
+        groupings,
+        filters,
+        config.fold.seed,
+        config.fold.max_wait_ms / 1000,
+        config.decode,
+        tuple(faults),
+        trained_s,
+    )
 
 
 def _refuse_regions_outside(files: Sequence[FileSource]) -> None:

@@ -19,6 +19,7 @@ from pipeline.config import RunConfig, run_config_from
 from pipeline.configcheck import taken_sinks
 from pipeline.contracts import Watcher
 from pipeline.errors import ConfigError, Interrupted
+from pipeline.faults import Fault
 from pipeline.identity import identity, identity_changes, stamp
 from pipeline.outputs import check_output
 from pipeline.plan import Plan, make_plan
@@ -40,6 +41,8 @@ __all__ = ["Outcome", "Watcher", "label", "run"]
 
 log = logging.getLogger(__name__)
 
+LOGGERS = ("pipeline", "specialized")
+
 
 def run(
     config: RunConfig,
@@ -49,6 +52,7 @@ def run(
     reread: Request | None = None,
     watcher: Watcher | None = None,
     trace: Path | None = None,
+    faults: Sequence[Fault] = (),
 ) -> Outcome:
     """Labels every frame of the configuration's sources.
 
@@ -61,6 +65,7 @@ def run(
         watcher: Told how it goes.
         trace: A new file, `.json`, for a timeline of what every batch spent its time on, see `pipeline.trace`. The mode
             `overwrite` replaces it; resuming makes one of its own.
+        faults: What is to go wrong on purpose.
 
     Raises:
         ConfigError: Nothing was started.
@@ -80,7 +85,7 @@ def run(
         if trace is not None:
             _check_trace(trace, mode)
         models = open_models(config)
-        plan = make_plan(config, models)
+        plan = make_plan(config, models, faults=faults)
         if stop:
             raise Interrupted("stopped before anything was started")
         with disk_errors(place.path), ExitStack() as cleanup:
@@ -111,12 +116,14 @@ def run(
 @contextmanager
 def _kept_log() -> Iterator[MemoryHandler]:
     """Keeps what is logged until it has a target, and passes it on from then on: a run's folder is made late."""
-    logger, handler = logging.getLogger("pipeline"), MemoryHandler(capacity=0)
-    logger.addHandler(handler)
+    loggers, handler = [logging.getLogger(name) for name in LOGGERS], MemoryHandler(capacity=0)
+    for logger in loggers:
+        logger.addHandler(handler)
     try:
         yield handler
     finally:
-        logger.removeHandler(handler)
+        for logger in loggers:
+            logger.removeHandler(handler)
         handler.close()
 
 

@@ -8,6 +8,7 @@ Everything behind `merge` happens in the calling thread.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,8 +20,9 @@ from pipeline.assembly import Model, open_sinks
 from pipeline.batch import Counts, FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import RunConfig
 from pipeline.contracts import Sink, Watcher
-from pipeline.errors import ConfigError, VpipeError
+from pipeline.errors import ConfigError, SinkError, VpipeError
 from pipeline.events import EventRule
+from pipeline.faults import FaultySink
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
 from pipeline.monitor import Monitor
 from pipeline.plan import Plan
@@ -29,7 +31,7 @@ from pipeline.retention import Removed, make_room
 from pipeline.runs import RunFolder, cores, write_json
 from pipeline.sinks.delivery import SpooledSink
 from pipeline.sinks.events import EventsSink, Rules
-from pipeline.sinks.parts import PartsSink, committed, newest
+from pipeline.sinks.parts import PartsSink, committed, discard_damaged, newest, part_path
 from pipeline.telemetry import Telemetry
 from pipeline.threads import Stop, every
 from pipeline.times import TimedSink, Times
@@ -213,9 +215,10 @@ class Running:
         live = labellings if self.plan.is_live else None
         others = open_sinks(self.config, folder=self.folder.path, sources=sources.names, stop=self.stop, live=live)
         self.receivers = [sink for sink in others if isinstance(sink, SpooledSink)]
-        opened: list[tuple[str, Sink]] = [
-            ("parts", PartsSink(self.folder.path, [*labellings.values()], identity=self.sha))
-        ]
+        parts: Sink = PartsSink(self.folder.path, [*labellings.values()], identity=self.sha)
+        if self.plan.faults:
+            parts = FaultySink(parts, *self.plan.faults, damage=self._damage)
+        opened: list[tuple[str, Sink]] = [("parts", parts)]
         if rules := _rules(self.config):
             paths = {source.name: source.path for source in sources.files}
             self.events = EventsSink(
@@ -229,6 +232,12 @@ class Running:
             opened.append(("events", self.events))
         opened += zip((section.type for section in self.config.sinks), others, strict=True)
         return [TimedSink(kind, sink, self.times) for kind, sink in opened]
+
+    def _damage(self, end: SegmentEnd) -> None:
+        """What a disk may do to a part that it was given: a fault made on purpose."""
+        for name in end.filters:
+            path = part_path(self.folder.path, name, end.segment)
+            os.truncate(path, path.stat().st_size // 2)
 
     def _hurry(self) -> None:
         """What is sent has one time for all, not one after the other: a run is to end within seconds."""
@@ -300,7 +309,7 @@ class Running:
         if self.plan.is_live:
             ends = [end for tail in self.tails.values() for end in tail]
         else:
-            ends = [*committed(self.folder.path), *self.dropped]
+            ends = [*self._committed(), *self.dropped]
         ledger = Ledger(ends, sources=self.plan.sources.names, earlier=self.earlier)
         for problem in ledger.check():
             log.error("the ledger does not add up: %s", problem)
@@ -332,6 +341,17 @@ class Running:
         write_json(self.folder.ledger, ledger.as_dict())
         write_json(self.folder.summary, document)
         return Outcome(state, self.folder, document, self.error)
+
+    def _committed(self) -> list[SegmentEnd]:
+        """What is committed. A part that is no longer what it was is removed, and the run is broken."""
+        try:
+            return list(committed(self.folder.path))
+        except SinkError as error:
+            told = str(error).partition(";")[0]
+            self.error = self.error or f"{told}; --resume labels its segment anew"
+            log.error("%s", told)
+            discard_damaged(self.folder.path)
+            return list(committed(self.folder.path))
 
     def _filters(self, seconds: float) -> dict[str, Mapping[str, object]]:
         """What the summary says of each filter."""

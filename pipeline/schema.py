@@ -172,8 +172,23 @@ AnySource = Annotated[
 ]
 
 
+class LimitsSection(Section):
+    """What a video file may ask for: one that asks for more is refused. A video may be made to do harm."""
+
+    pixels: Count = Field(default=1 << 26, description="Of a picture: 67 million are 8192x8192.")
+    streams: Count = Field(default=64, description="Of a file: of pictures, sound, texts.")
+    hours: Annotated[float, Field(gt=0)] = Field(default=1000.0, description="By the times of a file's frames.")
+    frames: Count = Field(default=100_000_000, description="Of a file.")
+    segment_frames: Count = Field(
+        default=20_000_000, description="Of a segment: a file that cannot be cut, or has few keyframes, is one."
+    )
+    memory_mb: Count = Field(
+        default=4096, description="Of a decoder in a process of its own (`isolate`), beyond what that begins with."
+    )
+
+
 class DecodeSection(Section):
-    """Decoding of video files. Labels never depend on `workers`."""
+    """Decoding of video files. Labels never depend on `workers` and `isolate`."""
 
     workers: Count | None = Field(default=None, description="Decoders that work side by side. Default: one per core.")
     segment_frames: Count = Field(
@@ -196,6 +211,21 @@ class DecodeSection(Section):
         "frames are compared with the CPU's; a file that differs, or that it does not decode, is decoded on the CPU, "
         "and so is a segment in which it fails; where the CPU does not fail, so is the file's rest. The log says so.",
     )
+    isolate: bool = Field(
+        default=False,
+        description="Decode in processes of their own: one that crashes, hangs or takes too much memory is ended and "
+        "started anew, and the segment that it was at tried again. On the CPU alone.",
+    )
+    tries: Count = Field(
+        default=3,
+        description="How often a segment is tried with `isolate` before it is given up, with what came of it.",
+    )
+    limit_s: Annotated[float, Field(gt=0)] = Field(
+        default=60.0,
+        description="A decoder that shows no sign of life for so many seconds is given up. Without `isolate` its "
+        "thread stays behind, another goes on with the next segment, and the one that it was at is not committed.",
+    )
+    limits: LimitsSection = Field(default=LimitsSection(), description="What a file may ask for.")
 
 
 class FoldSection(Section):

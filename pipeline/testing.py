@@ -10,9 +10,13 @@ import numpy.typing as npt
 
 from pipeline.batch import Counts, FoldedBatch, FrameBatch, Segment, SegmentEnd
 from pipeline.contracts import Sink, Source
+from pipeline.faults import Fault, FaultySink, FaultySource
 from pipeline.sinks.delivery import Away, Severed
 
 __all__ = [
+    "Fault",
+    "FaultySink",
+    "FaultySource",
     "ListBroker",
     "ListSink",
     "ListSource",

@@ -3,7 +3,8 @@
 A thread owns the iterator that it runs: it alone advances it and it closes it. A consumer that stops early closes the
 channel, the threads notice at their next batch, close their iterators and end. A thread that sits in a native call
 cannot be interrupted; it is given `JOIN_S` seconds and then remembered in `stuck_threads`, so that the program can
-leave by force after its last commit.
+leave by force after its last commit. Who waits for it may have it replaced: a thread that works for long without giving
+anything says `alive` now and then.
 """
 
 from __future__ import annotations
@@ -23,17 +24,21 @@ __all__ = [
     "Exclusive",
     "Lanes",
     "Request",
+    "Shared",
     "Stop",
     "Watch",
     "Worker",
+    "alive",
     "beside",
     "every",
+    "hang",
+    "heard_by",
     "merge",
-    "share",
     "stuck_threads",
     "within",
 ]
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 Activity = Literal["produce", "full", "empty"]
@@ -45,9 +50,23 @@ Watch: TypeAlias = Callable[[Activity, int | None, float, float, T | None], None
 the item that was produced, if any. Called from the thread that it tells of."""
 
 JOIN_S = 2.0
+LOOK_S = 5.0  # between two looks for threads that are late, at most: longer ones count as that
 POLL_S = 0.2  # how long a wait lasts before it looks at `stop`: signal handlers run between two of them
 
 _stuck: list[threading.Thread] = []
+_here = threading.local()  # `heard`: what `alive` calls in this thread
+
+
+def alive() -> None:
+    """This thread is getting on: says so to whoever would give it up otherwise."""
+    heard: Callable[[], None] | None = getattr(_here, "heard", None)
+    if heard is not None:
+        heard()
+
+
+def heard_by(heard: Callable[[], None] | None) -> None:
+    """From now on `alive` calls this, in this thread."""
+    _here.heard = heard
 
 
 class Stop:
@@ -79,36 +98,76 @@ class Request:
         return was
 
 
+@dataclass
+class _Clock:
+    """When a producer was heard of last; inf while nothing is expected of it."""
+
+    heard_s: float
+
+    def hear(self) -> None:
+        self.heard_s = time.monotonic()
+
+
 @dataclass(frozen=True)
 class _Failure:
     error: BaseException
 
 
 class _Channel(Generic[T]):
-    """A bounded queue that either end can close."""
+    """A bounded queue that either end can close. Of a producer that is given up nothing is taken any more."""
 
-    def __init__(self, depth: int, watch: Watch[T] | None) -> None:
+    def __init__(self, depth: int, watch: Watch[T] | None, limit_s: float = math.inf) -> None:
         self._items: deque[T | _Failure] = deque()
         self._depth = depth
         self._condition = threading.Condition()
-        self._producers = 0
         self._closed = False
         self._watch = watch
+        self._limit_s = limit_s
+        self._clocks: dict[int, _Clock] = {}  # of the producers that have not left
+        self._looked_s = time.monotonic()
 
     @contextmanager
     def producer(self, number: int) -> Generator[None]:
         """Counts one producer; the channel ends when the last has left."""
+        heard_by(self._clocks[number].hear)
         try:
             yield
         except BaseException as error:
             self._put(_Failure(error), number)
         finally:
+            heard_by(None)
             with self._condition:
-                self._producers -= 1
+                self._clocks.pop(number, None)
                 self._condition.notify_all()
 
-    def expect_producers(self, n: int) -> None:
-        self._producers = n
+    def expect(self, number: int) -> None:
+        """A producer will come."""
+        with self._condition:
+            self._clocks[number] = _Clock(time.monotonic())
+
+    def give_up(self, number: int) -> bool:
+        """Goes on without a producer; False if it has left meanwhile."""
+        with self._condition:
+            return self._clocks.pop(number, None) is not None
+
+    def forgive(self, number: int) -> None:
+        """Nothing is expected of a producer until it puts something."""
+        with self._condition:
+            if number in self._clocks:
+                self._clocks[number].heard_s = math.inf
+
+    def _late(self) -> list[int]:
+        """Producers that are at work and were not heard of for `limit_s`. Called by the consumer, now and then."""
+        now_s = time.monotonic()
+        if self._limit_s == math.inf or now_s - self._looked_s < POLL_S:
+            return []
+        with self._condition:
+            # While nobody looked, nobody may have been able to work: a process can be stopped as a whole.
+            asleep_s = max(0.0, now_s - self._looked_s - LOOK_S)
+            self._looked_s = now_s
+            for clock in self._clocks.values():
+                clock.heard_s += asleep_s
+            return [number for number, clock in self._clocks.items() if now_s - clock.heard_s > self._limit_s]
 
     def put(self, item: T, number: int, *, since: float) -> bool:
         """Waits for room; False when nobody wants the item any more. The producer worked on it `since` then."""
@@ -123,9 +182,14 @@ class _Channel(Generic[T]):
         began = time.perf_counter()
         with self._condition:
             full = len(self._items) >= self._depth
+            clock = self._clocks.get(number)
+            if clock is not None:
+                clock.heard_s = math.inf  # waiting is no work
             while len(self._items) >= self._depth and not self._closed:
                 self._condition.wait()
-            wanted = not self._closed
+            if clock is not None:
+                clock.hear()
+            wanted = not self._closed and number in self._clocks
             if wanted:
                 self._items.append(item)
                 self._condition.notify_all()
@@ -133,8 +197,9 @@ class _Channel(Generic[T]):
             self.tell("full", number, began)
         return wanted
 
-    def items(self, stop: Stop | None, grace_s: float) -> Iterator[T]:
-        """What the producers put, until all have left, one failed, or after a stop nothing came for so long."""
+    def items(self, stop: Stop | None, grace_s: float, late: Callable[[int], None]) -> Iterator[T]:
+        """What the producers put, until all have left, one failed, or after a stop nothing came for so long. `late` is
+        called for each that is not heard of in time."""
         while True:
             until_s = math.inf
 
@@ -145,18 +210,25 @@ class _Channel(Generic[T]):
                 return time.monotonic() >= until_s
 
             began = time.perf_counter()
+            overdue = self._late()
             with self._condition:
                 empty = not self._items
-                while not self._items and self._producers and not stopped():
+                while not self._items and self._clocks and not stopped() and not overdue:
                     self._condition.wait(POLL_S)
-                over = stopped() or not self._items
-                if not over:
+                    overdue = self._late()
+                over = stopped() or not (self._items or overdue)
+                there = not over and bool(self._items)
+                if there:
                     item = self._items.popleft()
                     self._condition.notify_all()
             if empty:
                 self.tell("empty", None, began)
             if over:
                 return
+            for number in overdue:
+                late(number)
+            if not there:
+                continue
             if isinstance(item, _Failure):
                 raise item.error
             yield item
@@ -175,6 +247,8 @@ def merge(
     stop: Stop | None = None,
     grace_s: float = 0.0,
     watch: Watch[T] | None = None,
+    limit_s: float = math.inf,
+    instead: Callable[[int], Callable[[], Iterable[T]] | None] = lambda number: None,
     name: str = "merge",
 ) -> Generator[T]:
     """Runs each iterable in a thread of its own and yields what they give as it comes.
@@ -188,11 +262,14 @@ def merge(
         stop: Ends the iteration from outside, a signal handler say.
         grace_s: How long it waits for something to come then, from iterables that know of the stop and end themselves.
         watch: Told what each end spends its time on.
+        limit_s: After which a thread that gave nothing, and was not `alive`, is left alone.
+        instead: What makes the iterable that then runs in its place, by its number: that of its own iterable, or of a
+            replacement, which are numbered on as they come. None: it is waited for after all.
         name: Prefix of the threads' names.
     """
     if depth < 1:
         raise ValueError(f"depth must be at least 1, got {depth}")
-    channel: _Channel[T] = _Channel(depth, watch)
+    channel: _Channel[T] = _Channel(depth, watch, limit_s)
 
     def produce(iterable: Iterable[T], number: int) -> None:
         with channel.producer(number):
@@ -209,17 +286,29 @@ def merge(
                     close()
 
     def consume() -> Generator[T]:
-        threads = [
-            threading.Thread(target=produce, args=(iterable, i), name=f"{name}-{i}")
-            for i, iterable in enumerate(iterables)
-        ]
-        channel.expect_producers(len(threads))
-        started = []
+        started: list[threading.Thread] = []
+        n = len(iterables)
+
+        def start(iterable: Iterable[T], number: int) -> None:
+            thread = threading.Thread(target=produce, args=(iterable, number), name=f"{name}-{number}")
+            thread.start()
+            started.append(thread)
+
+        def late(number: int) -> None:
+            nonlocal n
+            if (make := instead(number)) is None:
+                channel.forgive(number)
+            elif channel.give_up(number):
+                channel.expect(n)
+                start(make(), n)
+                n += 1
+
+        for number in range(n):  # all of them first: the channel ends when the last one known has left
+            channel.expect(number)
         try:
-            for thread in threads:
-                thread.start()
-                started.append(thread)
-            yield from channel.items(stop, grace_s)
+            for number, iterable in enumerate(iterables):
+                start(iterable, number)
+            yield from channel.items(stop, grace_s, late)
         finally:
             channel.close()
             _join(started)
@@ -307,19 +396,67 @@ class Lanes(Generic[T]):
             return True
 
 
-def share(iterable: Iterable[T]) -> Iterator[T]:
-    """An iterator that several threads may advance: each item goes to exactly one of them."""
-    return _Shared(iterable)
+class Shared(Generic[S, T]):
+    """Tasks that several threads take, each of them one thread.
 
+    Args:
+        origins: What tasks are made of. Their tasks are taken in order.
+        expand: Makes the tasks of one. Called in the thread that wants a task when there is none, while others that do
+            wait; one at a time.
+    """
 
-class _Shared(Iterator[T]):
-    def __init__(self, iterable: Iterable[T]) -> None:
-        self._iterator = iter(iterable)
-        self._lock = threading.Lock()
+    def __init__(self, origins: Iterable[S], expand: Callable[[S, object], Iterable[T]]) -> None:
+        self._origins = iter(origins)
+        self._expand = expand
+        self._condition = threading.Condition()
+        self._ready: deque[T] = deque()
+        self._expanding: tuple[object, S] | None = None  # by whom, and what
+        self._at: dict[object, T] = {}
+        self._left: set[object] = set()
 
-    def __next__(self) -> T:
-        with self._lock:
-            return next(self._iterator)
+    def take(self, who: object) -> T | None:
+        """The next task for `who`, whose last one is done; None: there is no more."""
+        with self._condition:
+            self._at.pop(who, None)
+            while True:
+                if who in self._left:
+                    return None
+                if self._ready:
+                    self._at[who] = self._ready.popleft()
+                    return self._at[who]
+                if self._expanding is None:
+                    try:
+                        origin = next(self._origins)
+                    except StopIteration:
+                        return None
+                    self._expanding = who, origin
+                    self._expand_apart(who, origin)
+                else:
+                    self._condition.wait(POLL_S)
+                    alive()
+
+    def _expand_apart(self, who: object, origin: S) -> None:
+        """Called with the condition held, which is given back meanwhile."""
+        self._condition.release()
+        made: Sequence[T] = ()
+        try:
+            made = list(self._expand(origin, who))
+        finally:
+            self._condition.acquire()
+            if who not in self._left:
+                self._ready.extend(made)
+                self._expanding = None
+                self._condition.notify_all()
+
+    def leave(self, who: object) -> tuple[S | None, T | None]:
+        """`who` is stuck and gets nothing any more. Returns what it was expanding, or the task that it was at."""
+        with self._condition:
+            self._left.add(who)
+            if self._expanding is not None and self._expanding[0] is who:
+                (_, origin), self._expanding = self._expanding, None
+                self._condition.notify_all()
+                return origin, None
+            return None, self._at.pop(who, None)
 
 
 class Answer(Generic[T]):
@@ -466,6 +603,12 @@ def within(limit_s: float, give_up: Callable[[], None], *, name: str = "within")
     finally:
         timer.cancel()
         _join([timer])
+
+
+def hang() -> None:
+    """Does nothing until the program ends: what a thread in a native call may do, made on purpose."""
+    while threading.main_thread().is_alive():
+        time.sleep(POLL_S)
 
 
 def stuck_threads() -> list[str]:

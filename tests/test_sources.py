@@ -14,7 +14,7 @@ from pipeline.sources.cuts import cut_file
 from pipeline.sources.file import FileSource, NamePattern
 from pipeline.sources.index import index_file
 from pipeline.sources.paths import find_videos
-from pipeline.sources.pool import decode, segments
+from pipeline.sources.pool import decode
 from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.sources.selection import Selection
 from pipeline.testing import check_source
@@ -88,7 +88,7 @@ def test_containers_without_times_get_them_from_the_rate():
 def test_any_number_of_workers_decodes_the_same(workers):
     files = [source(clip(kind, FRAMES), name=kind, segment_frames=1) for kind in CUT[:6]]
     by_source = {}
-    for batch in decode(segments(files), workers=workers):
+    for batch in decode(files, workers=workers):
         by_source.setdefault(batch.source, []).append(batch)
     for file in files:
         assert decoded(by_source[file.name])[0] == decoded(file)[0]

@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline.threads import Answer, Stop, Worker, beside, every, merge, share, stuck_threads
+from pipeline import threads
+from pipeline.threads import Answer, Shared, Stop, Worker, alive, beside, every, merge, stuck_threads, within
 
 
 def names() -> set[str]:
@@ -111,14 +112,120 @@ def test_the_watch_is_told_which_end_was_slower():
     assert held["full"] > 0.04 > held["empty"]
 
 
-def test_shared_iterator_gives_each_item_to_one_thread():
-    shared = share(iter(range(1000)))
-    got = list(merge([shared_part(shared) for _ in range(4)]))
-    assert sorted(got) == list(range(1000))
+def taken(shared, who, seconds=0.0):
+    while (task := shared.take(who)) is not None:
+        time.sleep(seconds)
+        yield task
 
 
-def shared_part(shared):
-    yield from shared
+def test_shared_tasks_go_to_one_thread_each_and_are_made_in_order_when_they_are_needed():
+    made = []
+
+    def expand(origin, who):
+        made.append((origin, who))
+        return [(origin, k) for k in range(origin % 4)]
+
+    shared = Shared(range(300), expand)
+    got = list(merge([taken(shared, who) for who in range(4)]))
+    assert sorted(got) == [(origin, k) for origin in range(300) for k in range(origin % 4)]
+    assert [origin for origin, _ in made] == list(range(300))
+    late = Shared(range(9), expand)
+    made.clear()
+    assert late.take("a") == (1, 0)
+    assert [origin for origin, _ in made] == [0, 1]
+
+
+def test_who_left_gets_nothing_and_what_it_was_at_is_told():
+    gate = threading.Event()
+
+    def expand(origin, who):
+        if origin == "stuck":
+            gate.wait(20)
+        return [origin.upper()]
+
+    shared = Shared(["a", "stuck", "b"], expand)
+    assert shared.take("one") == "A"
+    assert shared.leave("one") == (None, "A")
+    assert shared.take("one") is None
+    with ThreadPoolExecutor() as pool:
+        stuck = pool.submit(shared.take, "two")
+        while shared._expanding is None:
+            time.sleep(0.01)
+        waits = pool.submit(shared.take, "three")
+        assert shared.leave("two") == ("stuck", None)
+        assert waits.result(20) == "B"
+        gate.set()
+        assert stuck.result(20) is None
+    assert shared.take("three") is None
+    assert shared.leave("three") == (None, None)
+
+
+def test_a_thread_that_gives_nothing_is_left_alone_and_another_goes_on():
+    gate = threading.Event()
+
+    def stuck():
+        yield "first"
+        gate.wait(20)
+        yield "too late"
+
+    def lively():
+        for k in range(8):
+            for _ in range(4):
+                time.sleep(0.05)
+                alive()  # else it were late, too
+            yield k
+
+    asked = []
+
+    def instead(number):
+        asked.append(number)
+        return (lambda: ["in its place"]) if number == 0 else None
+
+    stream = merge([stuck(), lively()], limit_s=0.5, instead=instead, name="late")
+    got = list(stream)
+    assert got[0] == "first" or got[1] == "first"
+    assert [item for item in got if isinstance(item, int)] == list(range(8))
+    assert [item for item in got if isinstance(item, str)] == ["first", "in its place"]
+    assert asked == [0]
+    gate.set()
+    while "late-0" in names():
+        time.sleep(0.01)
+
+
+def test_who_waits_for_room_is_not_late_and_neither_is_who_cannot_be_replaced():
+    asked = []
+
+    def slow():
+        time.sleep(1.5)
+        yield "slow"
+
+    def instead(number):
+        asked.append(number)
+
+    got = []
+    for item in merge([range(6), slow()], depth=1, limit_s=0.5, instead=instead):
+        got.append(item)
+        time.sleep(0.3)
+    assert sorted(map(str, got)) == ["0", "1", "2", "3", "4", "5", "slow"]
+    assert asked in ([], [1])
+
+
+def test_a_consumer_that_slept_finds_nobody_late(monkeypatch):
+    monkeypatch.setattr(threads, "LOOK_S", 0.2)
+    asked = []
+    gate = threading.Event()
+
+    def waits():
+        yield 0
+        gate.wait(1.0)  # well within the limit, but for the sleep of the consumer
+        yield 1
+
+    got = []
+    for item in merge([waits()], limit_s=0.8, instead=asked.append):
+        got.append(item)
+        if item == 0:
+            time.sleep(1.0)
+    assert (got, asked) == ([0, 1], [])
 
 
 def test_every_calls_at_the_start_and_at_the_end():
@@ -232,3 +339,14 @@ def test_a_worker_tries_until_the_grace_is_over():
     worker = Worker(lambda: calls.append(1) or 0.01, name="worker")
     assert worker.close(0.2) or worker.close(1)
     assert len(calls) > 3
+
+
+def test_within_gives_up_in_time_and_only_then():
+    given_up = []
+    with within(0.05, lambda: given_up.append(1), name="limit"):
+        while not given_up:
+            time.sleep(0.01)
+    with within(20.0, lambda: given_up.append(2), name="limit"):
+        pass
+    assert given_up == [1]
+    assert "limit" not in names()

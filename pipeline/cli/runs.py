@@ -44,6 +44,13 @@ if TYPE_CHECKING:
 @click.option(
     "--page", type=click.IntRange(0, 65535), metavar="PORT", help="Show how it goes at http://127.0.0.1:PORT."
 )
+@click.option(
+    "--fault",
+    "faults",
+    multiple=True,
+    metavar="KIND@PLACE:NUMBER[:SOURCE]",
+    help="A test tool: make something go wrong, see docs/reliability.md.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no summary.")
 @click.option("-v", "--verbose", is_flag=True, help="Say more on stderr.")
 def run(
@@ -56,6 +63,7 @@ def run(
     limit: int | None,
     trace: Path | None,
     page: int | None,
+    faults: tuple[str, ...],
     quiet: bool,
     verbose: bool,
 ) -> None:
@@ -91,16 +99,21 @@ def run(
     with _signals_stop(stop, reread):
         if not quiet:
             click.echo("loading...", err=True)
+        from pipeline.faults import parse_fault
         from pipeline.progress import RunProgress
         from pipeline.report import report
         from pipeline.runner import run as start
 
+        found = [parse_fault(text) for text in faults]
+
         try:
             if quiet:
-                outcome = start(config, mode=mode, stop=stop, reread=reread, trace=trace)
+                outcome = start(config, mode=mode, stop=stop, reread=reread, trace=trace, faults=found)
             else:
                 with RunProgress() as progress:
-                    outcome = start(config, mode=mode, stop=stop, reread=reread, watcher=progress, trace=trace)
+                    outcome = start(
+                        config, mode=mode, stop=stop, reread=reread, watcher=progress, trace=trace, faults=found
+                    )
         except ModelError as error:  # one that a run meets on its way is part of its outcome
             raise ConfigError([str(error)]) from error
     if not quiet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -14,20 +15,45 @@ import av.video.stream
 from av.codec.hwaccel import HWAccel
 
 from pipeline.errors import SourceError
+from pipeline.threads import alive
 from specialized.objects import one_line
 
-__all__ = ["Packet", "accelerator", "is_io_error", "open_decoder", "open_video", "packets", "reason"]
+__all__ = ["Limits", "Packet", "accelerator", "is_io_error", "open_decoder", "open_video", "packets", "reason"]
 
 Packet: TypeAlias = "av.Packet[av.video.stream.VideoStream]"
 
-# A video is untrusted: nothing in it may make FFmpeg open a network address or another protocol.
-OPEN_OPTIONS = {"protocol_whitelist": "file"}
+# A video is untrusted: nothing in it may make FFmpeg open another file, a network address or a device.
+LISTS = {"concat", "dash", "hls", "imf", "lavfi", "rtp", "rtsp", "sap", "sdp", "vobsub", "webm_dash_manifest"}
+OPEN_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": ",".join(sorted(av.formats_available - LISTS)),
+    "pattern_type": "none",  # of the name of a picture: % counts nothing
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a file may ask for, see `decode.limits` of the configuration."""
+
+    pixels: int = 1 << 26
+    streams: int = 64
+    hours: float = 1000.0
+    frames: int = 100_000_000
+    segment_frames: int = 20_000_000
+
+    def refusal(self, key: str, got: str) -> str:
+        """What is said of a file that asks for more."""
+        most = getattr(self, key)
+        return f"asks for {got}, where {most:,} are let through; if it is to be trusted, raise decode.limits.{key}"
+
+
+NO_MORE = Limits()
 
 av.logging.set_level(av.logging.PANIC)  # what matters is reported through exceptions and the ledger
 
 
 def open_video(
-    path: Path, source: str, *, device: str = "cpu"
+    path: Path, source: str, *, device: str = "cpu", limits: Limits = NO_MORE
 ) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
     """Opens a file and picks its first video stream that is not a cover picture; the other streams are not read.
 
@@ -35,9 +61,11 @@ def open_video(
         path: The file.
         source: Name of the source, for errors.
         device: Where it would be decoded: cpu, cuda, cuda:1.
+        limits: What it may ask for.
 
     Raises:
-        SourceError: The file cannot be opened or holds no video, or the GPU is not there or does not decode it.
+        SourceError: The file cannot be opened, holds no video or asks for too much, or the GPU is not there or does not
+            decode it.
     """
     try:
         hwaccel = None if device == "cpu" else accelerator(device)
@@ -62,6 +90,15 @@ def open_video(
         container.close()
         missing = "no video stream" if chosen is None else "a video stream, but no decoder for its codec"
         raise SourceError(source, f"{path}: holds {missing} (found: {kinds}); give a file with a picture")
+    context = chosen.codec_context
+    too_much = None
+    if len(container.streams) > limits.streams:
+        too_much = limits.refusal("streams", f"{len(container.streams)} streams")
+    elif context.width * context.height > limits.pixels:
+        too_much = limits.refusal("pixels", f"pictures of {context.width}x{context.height} pixels")
+    if too_much is not None:
+        container.close()
+        raise SourceError(source, f"{path}: {too_much}")
     if device != "cpu" and not is_accelerated(chosen):
         container.close()
         raise SourceError(source, f"{path}: cannot be decoded on {device}: it has no decoder for {chosen.codec.name}")
@@ -82,7 +119,13 @@ def is_accelerated(stream: av.video.stream.VideoStream) -> bool:
 
 
 def open_decoder(
-    path: Path, source: str, *, reorder_depth: int = 0, fast: bool = False, device: str = "cpu"
+    path: Path,
+    source: str,
+    *,
+    reorder_depth: int = 0,
+    fast: bool = False,
+    device: str = "cpu",
+    limits: Limits = NO_MORE,
 ) -> tuple[av.container.InputContainer, av.video.stream.VideoStream]:
     """Opens a file for decoding in one thread: vpipe's parallelism is one such decoder per core.
 
@@ -94,15 +137,16 @@ def open_decoder(
         fast: Leave out the loop filter, where the codec has one that its decoder can leave out: other pixels, sooner.
             A GPU does not.
         device: Of the decoder: cpu, cuda, cuda:1.
+        limits: What the file may ask for. Of much larger pictures that come later the decoder makes errors.
     """
-    container, stream = open_video(path, source, device=device)
+    container, stream = open_video(path, source, device=device, limits=limits)
     context = stream.codec_context
     context.thread_type = "NONE"
     context.thread_count = 1  # libdav1d heeds only this one
     if context.codec.name == "h264" and context.reorder_depth < reorder_depth <= 16:
         context.reorder_depth = reorder_depth
-    if fast:
-        context.options = {"skip_loop_filter": "all"}  # heeded only before the first packet
+    # Heeded only before the first packet. Decoders round widths up before they count.
+    context.options = {"max_pixels": str(2 * limits.pixels + (1 << 16))} | ({"skip_loop_filter": "all"} if fast else {})
     return container, stream
 
 
@@ -117,6 +161,7 @@ def packets(
         progress = False
         try:
             for packet in container.demux(stream):
+                alive()
                 if packet.size or packet.pts is not None or packet.dts is not None:
                     progress = True
                     yield packet  # the empty packet that PyAV adds at the end is not a frame
@@ -134,6 +179,8 @@ def is_io_error(error: BaseException) -> bool:
 
 def reason(error: av.error.FFmpegError, path: Path) -> str:
     """What FFmpeg says, in words for a user."""
+    if isinstance(error, av.error.ArgumentError) and _is_list(path):
+        return "it is a list of other files or addresses, of which none is read; give those"
     if not isinstance(error, av.error.InvalidDataError):
         return (error.strerror or str(error)).strip()
     try:
@@ -143,3 +190,12 @@ def reason(error: av.error.FFmpegError, path: Path) -> str:
         pass  # it has gone since; what was read of it was no video
     detail = f" ({str(error.log[-1]).strip()})" if error.log else ""
     return f"its data is damaged or in no known video format{detail}"
+
+
+def _is_list(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+    except OSError:
+        return False
+    return head.startswith((b"#EXTM3U", b"ffconcat", b"v=0")) or b"<MPD" in head

@@ -73,6 +73,11 @@ class SegmentTask:
         start_s, end_s = (*index.seconds(borders).tolist(), None, None)[:2]
         return Segment(self.source, cut.number, cut.first_frame, start_s, end_s, self.bundle, self.slot)
 
+    @property
+    def batch_bytes(self) -> int:
+        """Of the pictures of the largest batch."""
+        return self.batch_frames * max(view.frame_bytes for view in self.views)
+
     def frames(self, reader: Reader) -> Generator[FrameBatch]:
         """Decodes the cut. The last batch carries the segment's end, whatever happened on the way."""
         segment = self.segment
@@ -125,6 +130,26 @@ class SegmentTask:
                 error = error or (None if told is None else f"{self.index.path}: {told}")
         counts, lost = tally.counts()
         yield from builder.take(self._utc_offset_s(tally), SegmentEnd(segment, counts, lost, error, retry))
+
+    def broken(self, came: npt.NDArray[np.int64], why: str, *, retry: bool) -> FrameBatch:
+        """The segment's end where its decoder cannot give one: what did not come is lost.
+
+        Args:
+            came: int64 (N,), numbers of the frames that did, in whatever order and as often as they did.
+            why: In one line.
+            retry: Whether a later run is to try it again.
+        """
+        tally: Ranked | Counted
+        if self.index.numbering == "pts":
+            tally = Ranked(self.index, self.cut, self.selected, self.selection)
+        else:
+            tally = Counted(self.index, self.selection)
+        tally.take(np.unique(came))
+        if self.cut.is_last and not tally.is_satisfied:
+            tally.close(unread=self.index.unread)
+        counts, lost = tally.counts()
+        error = f"{self.index.path}: from frame {self.first_frame} on: {why}"
+        return FrameBatch.tick(self.segment, end=SegmentEnd(self.segment, counts, lost, error, retry))
 
     def _decoded(
         self, reader: Reader, tally: Ranked | Counted, *, fed: npt.NDArray[np.bool_] | None, apart: bool

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.batch import FrameBatch, Segment, SegmentEnd
 from pipeline.errors import SourceError
 from pipeline.regions import Region, outside
-from pipeline.sources.container import open_video
+from pipeline.sources.container import NO_MORE, Limits, open_video
 from pipeline.sources.cuts import cut_file, whole_file
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.hardware import Gpu
@@ -50,9 +50,16 @@ class Refusal:
     slot: int = 0
     first_frame: ClassVar[int] = 0
 
+    @property
+    def segment(self) -> Segment:
+        return Segment(self.source, bundle=self.bundle, slot=self.slot)
+
+    @property
+    def batch(self) -> FrameBatch:
+        return FrameBatch.tick(self.segment, end=SegmentEnd(self.segment, error=self.error, retry=self.retry))
+
     def frames(self, reader: Reader) -> Iterator[FrameBatch]:
-        segment = Segment(self.source, bundle=self.bundle, slot=self.slot)
-        yield FrameBatch.tick(segment, end=SegmentEnd(segment, error=self.error, retry=self.retry))
+        yield self.batch
 
 
 class FileSource:
@@ -71,6 +78,7 @@ class FileSource:
         fast: Decode without the loop filter.
         device: Where to decode: cpu, cuda, cuda:1.
         start: What tells the UTC time of the first frame, or None.
+        limits: What the file may ask for.
     """
 
     def __init__(
@@ -85,6 +93,7 @@ class FileSource:
         fast: bool = False,
         device: str = "cpu",
         start: Start = None,
+        limits: Limits = NO_MORE,
     ) -> None:
         if batch_frames < 1 or segment_frames < 1:
             raise ValueError(f"batch_frames and segment_frames must be positive, got {batch_frames}, {segment_frames}")
@@ -96,6 +105,7 @@ class FileSource:
         self._segment_frames = segment_frames
         self._fast, self._device = fast, device
         self.start = start
+        self._limits = limits
 
     def __iter__(self) -> Iterator[FrameBatch]:
         with Reader() as reader:
@@ -108,14 +118,23 @@ class FileSource:
         A file that cannot be read gives one Refusal, never an exception.
         """
         try:
-            index = index_file(self.path, self.name, disposable=not self.selection.takes_all)
+            index = index_file(self.path, self.name, disposable=not self.selection.takes_all, limits=self._limits)
             tasks = self._tasks(index, whole)
         except SourceError as error:
             yield Refusal(self.name, str(error), retry=isinstance(error.__cause__, OSError))
         except (OSError, ValueError, OverflowError) as error:
-            yield Refusal(self.name, f"{self.path}: {error}", retry=isinstance(error, OSError))
+            yield self.refusal(str(error), retry=isinstance(error, OSError))
         else:
             yield from tasks
+
+    @property
+    def batch_bytes(self) -> int:
+        """Of the pictures of the largest batch."""
+        return self._batch_frames * max(view.frame_bytes for view in self.views)
+
+    def refusal(self, why: str, *, retry: bool, bundle: tuple[str, ...] = (), slot: int = 0) -> Refusal:
+        """Stands for its segments where it cannot be read."""
+        return Refusal(self.name, f"{self.path}: {why}", retry, bundle, slot)
 
     def _tasks(self, index: Index, whole: bool) -> list[SegmentTask]:
         if index.frames == 0 and index.io_error is not None:
@@ -140,6 +159,11 @@ class FileSource:
         gpu = None
         if self._device != "cpu":
             gpu = Gpu(self._device, index=index, source=self.name, picture=self.views[0].picture)
+        cuts = whole_file(index) if whole else cut_file(index, segment_frames=self._segment_frames)
+        longest = max(cut.last_frame - cut.first_frame for cut in cuts)
+        if longest > self._limits.segment_frames:
+            told = self._limits.refusal("segment_frames", f"a segment of {longest:,} frames")
+            raise SourceError(self.name, f"{self.path}: {told}")
         return [
             SegmentTask(
                 source=self.name,
@@ -153,7 +177,7 @@ class FileSource:
                 gpu=gpu,
                 start_utc_s=start_utc_s,
             )
-            for cut in (whole_file(index) if whole else cut_file(index, segment_frames=self._segment_frames))
+            for cut in cuts
         ]
 
 

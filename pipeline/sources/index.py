@@ -22,7 +22,8 @@ import av.video.stream
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.sources.container import is_io_error, open_decoder, open_video, packets, reason
+from pipeline.errors import SourceError
+from pipeline.sources.container import NO_MORE, Limits, is_io_error, open_decoder, open_video, packets, reason
 from pipeline.sources.disposable import TELLING_CODECS, disposable_packets, is_referred_to
 from pipeline.sources.entry import is_clean_entry, nal_length_size
 from pipeline.sources.orientation import UPRIGHT, Orientation, orientation_of
@@ -72,6 +73,7 @@ class Index:
         truncated: The evidence that the end of the file is missing, or None.
         io_error: Reading broke off: what the disk or network said, or None.
         creation_time: The container's own, ISO 8601, or None.
+        limits: What the file may ask for.
     """
 
     path: Path
@@ -98,6 +100,7 @@ class Index:
     truncated: str | None
     io_error: str | None
     creation_time: str | None
+    limits: Limits
 
     @property
     def frames(self) -> int:
@@ -126,23 +129,24 @@ class Index:
         return self.average_rate if self.demuxer in TIMELESS_DEMUXERS else None
 
 
-def index_file(path: Path, source: str, *, disposable: bool = False) -> Index:
+def index_file(path: Path, source: str, *, disposable: bool = False, limits: Limits = NO_MORE) -> Index:
     """Reads all packets of a file's video stream, then decodes the first few to see whether frames match packets.
 
     Args:
         path: The file.
         source: Name of the source, for errors.
         disposable: Find out which pictures no other refers to, too.
+        limits: What the file may ask for.
 
     Raises:
-        SourceError: The file cannot be opened, or holds no video.
+        SourceError: The file cannot be opened, holds no video, or asks for too much.
     """
-    scanned = _scan(path, source, disposable)
+    scanned = _scan(path, source, disposable, limits)
     return _try_head(scanned, source)
 
 
-def _scan(path: Path, source: str, disposable: bool) -> Index:
-    container, stream = open_video(path, source)
+def _scan(path: Path, source: str, disposable: bool, limits: Limits) -> Index:
+    container, stream = open_video(path, source, limits=limits)
     try:
         demuxer = container.format.name.split(",")[0]
         codec = av.codec.Codec(stream.codec_context.codec.name, "r").canonical_name
@@ -161,6 +165,8 @@ def _scan(path: Path, source: str, disposable: bool) -> Index:
                     io_error = reason(packet, path)
                 continue
             place = len(pts)
+            if place == limits.frames:
+                raise SourceError(source, f"{path}: {limits.refusal('frames', 'more frames')}")
             pts.append(NO_PTS if packet.pts is None else packet.pts)
             dts.append(NO_PTS if packet.dts is None else packet.dts)
             size.append(packet.size)
@@ -210,9 +216,12 @@ def _scan(path: Path, source: str, disposable: bool) -> Index:
             truncated=_truncation(container, stream, path, source, last_end),
             io_error=io_error,
             creation_time=container.metadata.get("creation_time"),
+            limits=limits,
         )
     finally:
         container.close()
+    if (hours := _hours(index)) > limits.hours:
+        raise SourceError(source, f"{path}: {limits.refusal('hours', f'{hours:,.1f} hours')}")
     untimed = _why_counted(index)
     return dataclasses.replace(
         index,
@@ -221,6 +230,15 @@ def _scan(path: Path, source: str, disposable: bool) -> Index:
         numbering="counted" if untimed else "pts",
         whole_because=untimed or _why_whole(index, corrupt, parameter_changes),
     )
+
+
+def _hours(index: Index) -> float:
+    """How long it is by its time stamps, but for one in a hundred at either end: damage makes wild ones."""
+    pts = index.pts[index.pts != NO_PTS]
+    if not len(pts):
+        return 0.0
+    first, last = (np.partition(pts, at)[at] for at in (len(pts) // 100, len(pts) - 1 - len(pts) // 100))
+    return float((int(last) - int(first)) * index.time_base / 3600)
 
 
 def _why_counted(index: Index) -> str | None:
@@ -324,7 +342,9 @@ def _try_head(index: Index, source: str) -> Index:
     orientation: Orientation | None = None
     errors = 0
     # Nobody looks at the pixels.
-    container, stream = open_decoder(index.path, source, reorder_depth=index.reorder_depth, fast=True)
+    container, stream = open_decoder(
+        index.path, source, reorder_depth=index.reorder_depth, fast=True, limits=index.limits
+    )
     try:
         for place, packet in enumerate(packets(container, stream)):
             if place >= (stop if timed else TRIAL_PACKETS) or (not timed and orientation is not None):

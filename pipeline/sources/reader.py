@@ -69,7 +69,12 @@ class Reader:
         if self._index is not index or self._device != device or cut.first == 0:
             self.close()
             self._container, self._stream = open_decoder(
-                index.path, source, reorder_depth=index.reorder_depth, fast=fast, device=device
+                index.path,
+                source,
+                reorder_depth=index.reorder_depth,
+                fast=fast,
+                device=device,
+                limits=index.limits,
             )
             self._index, self._device = index, device
         assert self._stream is not None
@@ -120,7 +125,7 @@ class Reader:
             yield packet
         if place == cut.stop:
             return
-        container, video = open_video(index.path, source)
+        container, video = open_video(index.path, source, limits=index.limits)
         try:
             at = 0
             for packet in packets(container, video):

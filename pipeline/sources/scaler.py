@@ -65,6 +65,11 @@ class View:
         """Of its regions; none of a whole frame."""
         return tuple(region.name for region in self.regions or ())
 
+    @property
+    def frame_bytes(self) -> int:
+        """Of what it shows of a frame."""
+        return 3 * self.pictures * self.picture.height * self.picture.width
+
 
 class Scaler:
     """Converts, cuts, resizes and turns pictures into rows of a batch. Belongs to one thread."""

@@ -1,0 +1,337 @@
+"""Decoders in processes of their own: what crashes, hangs or eats up memory there is ended, and the run goes on.
+
+Isolated ──── files, segments ───▶ process: `serve` with a decoder
+         ◀─── batches, ends ──────    pictures in memory that both share, in two halves: one is filled while the
+                                      other is copied
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.batch import FrameBatch
+from pipeline.sources.decode import SegmentTask
+from pipeline.sources.file import FileSource, Refusal
+from pipeline.sources.index import Index
+from pipeline.sources.pool import Decoder, Here
+from pipeline.threads import Stop, alive, heard_by
+
+__all__ = ["Isolated", "serve"]
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+POLL_S = 0.2  # between two looks at `stop`
+END_S = 2.0  # for a process to end by itself
+HALVES = 2
+PROGRAM = "import sys; from pipeline.sources.isolate import serve; serve(*map(int, sys.argv[1:]))"
+
+
+class Died(Exception):  # noqa: N818 (named as what it says of the process)
+    """The process has ended, or was ended as it gave no sign of life."""
+
+
+class Isolated:
+    """See `Decoder`. What its process dies of is tried again in a new one.
+
+    A segment goes on behind the batches that came of it: decoding gives the same ones each time. After so many tries it
+    ends with what came, for good. A file that cannot be indexed is refused likewise.
+
+    Args:
+        limit_s: After which a process that shows no sign of life is ended.
+        tries: Of a segment or a file.
+        memory_mb: What a process may take beyond what it begins with.
+        stop: Ends the wait for a process.
+    """
+
+    def __init__(self, *, limit_s: float, tries: int, memory_mb: int, stop: Stop) -> None:
+        self._limit_s, self._tries, self._memory_mb, self._stop = limit_s, tries, memory_mb, stop
+        self._process: _Process | None = None
+
+    def segments(self, file: FileSource, *, whole: bool = False) -> Sequence[SegmentTask | Refusal]:
+        why = ""
+        for _ in range(self._tries):
+            try:
+                process = self._opened(HALVES * file.batch_bytes)
+                process.send(("segments", file, whole))
+                found: Sequence[SegmentTask | Refusal] = process.answer()
+                return found
+            except Died as death:
+                if self._stop:
+                    self.close()
+                    return []
+                why = self._died(str(death), file.name, "while it was indexed")
+        return [file.refusal(f"cannot be indexed: {self._told(why)}", retry=False)]
+
+    def frames(self, task: SegmentTask | Refusal) -> Iterator[FrameBatch]:
+        if isinstance(task, Refusal):
+            yield task.batch
+            return
+        came: list[npt.NDArray[np.int64]] = []
+        given, why = 0, ""
+        for _ in range(self._tries):
+            try:
+                for number, batch in enumerate(self._frames(task)):
+                    if number >= given:
+                        given += 1
+                        came.append(batch.index)
+                        yield batch
+                return
+            except Died as death:
+                if self._stop:
+                    self.close()
+                    return
+                why = self._died(str(death), task.source, f"at the segment from frame {task.first_frame} on")
+        numbers = np.concatenate(came) if came else np.empty(0, np.int64)
+        yield task.broken(numbers, f"quarantined: {self._told(why)}", retry=False)
+
+    def another(self) -> Decoder:
+        return Isolated(limit_s=self._limit_s, tries=self._tries, memory_mb=self._memory_mb, stop=self._stop)
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.close()
+            self._process = None
+
+    def _told(self, why: str) -> str:
+        return f"its decoder was tried {self._tries} times ({why})"
+
+    def _frames(self, task: SegmentTask) -> Iterator[FrameBatch]:
+        process = self._opened(HALVES * task.batch_bytes)
+        done = False
+        try:
+            process.send(("frames", task, None))
+            while not done:
+                batch = process.batch()
+                done = batch.end is not None
+                yield batch
+        finally:
+            if not done:  # in the middle of a segment, which nobody wants any more
+                process.kill()
+                self.close()
+
+    def _opened(self, least_bytes: int) -> _Process:
+        """The process, with so much memory shared with it."""
+        if self._process is not None and self._process.n_bytes < least_bytes:
+            self.close()
+        if self._process is None:
+            self._process = _Process(least_bytes, self._limit_s, self._memory_mb, self._stop)
+        return self._process
+
+    def _died(self, why: str, source: str, where: str) -> str:
+        self.close()
+        log.warning("%s: a decoder %s %s; a new one is started", source, why, where)
+        return why
+
+
+class _Process:
+    """The parent's end."""
+
+    def __init__(self, n_bytes: int, limit_s: float, memory_mb: int, stop: Stop) -> None:
+        self.n_bytes = n_bytes
+        self._limit_s, self._stop = limit_s, stop
+        self._index: Index | None = None  # the one that both have
+        ours, theirs = Pipe()
+        with contextlib.ExitStack() as cleanup:
+            cleanup.callback(theirs.close)
+            shared = cleanup.enter_context(_shared_file(n_bytes))
+            descriptors = (theirs.fileno(), shared.fileno())
+            self._memory = mmap.mmap(shared.fileno(), n_bytes) if n_bytes else None
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, *map(str, (*descriptors, n_bytes, memory_mb))],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=descriptors,
+            )
+        self._line: Connection[Any, Any] = ours
+
+    def send(self, message: object) -> None:
+        """Sends a message. An index is sent once, and then named: that of a long film has many megabytes."""
+        text = io.BytesIO()
+        pickler = pickle.Pickler(text)
+        pickler.persistent_id = self._name  # type: ignore[method-assign]
+        new = _index_in(message)
+        try:
+            if new is not None and new is not self._index:
+                self._line.send_bytes(pickle.dumps(("index", new, None)))
+                self._index = new
+            pickler.dump(message)
+            self._line.send_bytes(text.getbuffer())
+        except ConnectionError:
+            raise Died(self._end()) from None
+
+    def answer(self) -> Any:
+        """What the process answers. Raises Died."""
+        while True:
+            try:
+                self._wait()
+                kind, content = self._line.recv()
+            except (EOFError, OSError):
+                raise Died(self._end()) from None
+            alive()
+            if kind == "failed":
+                raise RuntimeError(f"a decoder's process failed: {content}")
+            if kind != "alive":
+                return content
+
+    def batch(self) -> FrameBatch:
+        """The next batch. Raises Died."""
+        fields, shape, at = self.answer()
+        frames = np.empty(shape, np.uint8)
+        if frames.size:
+            assert self._memory is not None
+            frames[:] = np.frombuffer(self._memory, np.uint8, frames.size, at).reshape(shape)
+        with contextlib.suppress(ConnectionError):  # what it ended with shows at the next answer
+            self._line.send_bytes(b"")  # that half is free again
+        return FrameBatch(frames=frames, **fields)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        self._line.close()
+        self._end()
+        if self._memory is not None:
+            self._memory.close()
+
+    def _name(self, thing: object) -> str | None:
+        return "index" if thing is self._index and thing is not None else None
+
+    def _wait(self) -> None:
+        ends_s = time.monotonic() + self._limit_s
+        while not self._line.poll(POLL_S):
+            if self._stop:
+                raise Died("was stopped")
+            if time.monotonic() > ends_s:
+                self.kill()
+                raise Died(f"gave no sign of life for {self._limit_s:.0f} s")
+            alive()
+
+    def _end(self) -> str:
+        """Waits for the end of the process, to which nobody listens any more; what it ended with, in words."""
+        try:
+            code = self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        if code >= 0:
+            return f"ended with code {code}"
+        name = signal.Signals(-code).name
+        return f"was ended by {name}" + (", for want of memory perhaps" if name == "SIGKILL" else "")
+
+
+def serve(line: int, shared: int, n_bytes: int, memory_mb: int) -> None:
+    """The process: decodes what it is sent, until nobody listens."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
+    _die_with_parent()
+    link: Connection[Any, Any] = Connection(line)
+    memory = mmap.mmap(shared, n_bytes) if n_bytes else None
+    os.close(shared)
+    decoder = Here()
+    unpickler = _Unpickler
+    last_s = time.monotonic()
+
+    def heartbeat() -> None:
+        nonlocal last_s
+        if (now_s := time.monotonic()) - last_s > HEARTBEAT_S:
+            last_s = now_s
+            link.send(("alive", None))
+
+    heard_by(heartbeat)
+    _limit_memory(memory_mb)
+    index: Index | None = None
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            kind, content, more = unpickler(io.BytesIO(link.recv_bytes()), index).load()
+            if kind == "index":
+                index = content
+                continue
+            try:
+                if kind == "segments":
+                    link.send(("segments", decoder.segments(content, whole=more)))
+                else:
+                    _send_frames(link, memory, n_bytes // HALVES, decoder.frames(content))
+            except (EOFError, ConnectionError):
+                raise
+            except Exception as error:
+                link.send(("failed", f"{type(error).__name__}: {error}"))
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, index: Index | None) -> None:
+        super().__init__(file)
+        self._index = index
+
+    def persistent_load(self, name: str) -> Index | None:
+        return self._index
+
+
+def _send_frames(
+    link: Connection[Any, Any], memory: mmap.mmap | None, half: int, batches: Iterator[FrameBatch]
+) -> None:
+    names = [name for name in FrameBatch.__slots__ if name != "frames"]
+    under_way = 0
+    for number, batch in enumerate(batches):
+        if under_way == HALVES:
+            link.recv_bytes()
+            under_way -= 1
+        at, frames = number % HALVES * half, batch.frames
+        if frames.size:
+            assert memory is not None
+            np.frombuffer(memory, np.uint8, frames.size, at)[:] = frames.reshape(-1)
+        link.send(("batch", ({name: getattr(batch, name) for name in names}, frames.shape, at)))
+        under_way += 1
+    for _ in range(under_way):
+        link.recv_bytes()
+
+
+def _index_in(message: object) -> Index | None:
+    content = message[1] if isinstance(message, tuple) else None
+    return content.index if isinstance(content, SegmentTask) else None
+
+
+def _shared_file(n_bytes: int) -> BinaryIO:
+    """Memory without a name, which ends with those who have it open."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("vpipe")
+    else:
+        with tempfile.TemporaryFile() as made:
+            descriptor = os.dup(made.fileno())
+    file = os.fdopen(descriptor, "r+b")
+    file.truncate(n_bytes)
+    return file
+
+
+def _limit_memory(memory_mb: int) -> None:
+    import resource
+
+    with contextlib.suppress(OSError, ValueError):  # no /proc: then without
+        with open("/proc/self/statm", encoding="ascii") as file:
+            taken = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (taken + memory_mb * 1_000_000,) * 2)
+
+
+def _die_with_parent() -> None:
+    """A decoder that hangs does not outlive a run that is killed."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

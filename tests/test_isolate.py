@@ -1,0 +1,208 @@
+"""Decoders in processes of their own give what those in threads give, and what they die of costs one segment."""
+
+import os
+import signal
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.batch import Counts
+from pipeline.faults import Fault, FaultyDecoder
+from pipeline.ledger import Ledger
+from pipeline.runner import run
+from pipeline.sources import isolate, pool
+from pipeline.sources.file import FileSource
+from pipeline.sources.isolate import Isolated
+from pipeline.sources.scaler import PictureFormat, View
+from pipeline.sources.selection import Selection
+from pipeline.threads import Stop
+from tests import test_runner
+from tests.clips import clip
+
+PICTURE = PictureFormat(24, 36)
+FRAMES = 60
+
+
+def source(name="h264-closed.mp4", n=FRAMES, **options):
+    return FileSource(
+        clip(name, n), name=name, views=[View(PICTURE)], **{"batch_frames": 7, "segment_frames": 1} | options
+    )
+
+
+def isolated(**options):
+    return Isolated(**{"limit_s": 20.0, "tries": 2, "memory_mb": 2000, "stop": Stop()} | options)
+
+
+def decoded(decoder, file):
+    with closing(decoder):
+        return [batch for task in decoder.segments(file) for batch in decoder.frames(task)]
+
+
+def by_frame(batches):
+    return {
+        (batch.source, int(n)): (float(t), picture.tobytes())
+        for batch in batches
+        for n, t, picture in zip(batch.index, batch.pts_s, batch.frames, strict=True)
+    }
+
+
+@pytest.mark.parametrize("kind", ["h264-closed.mp4", "mpeg4-bframes.avi"])
+@pytest.mark.parametrize("selection", [Selection(), Selection(every=3), Selection(limit=10)], ids=str)
+def test_batches_are_those_of_a_thread(kind, selection):
+    here = decoded(pool.Here(), source(kind, selection=selection))
+    there = decoded(isolated(), source(kind, selection=selection))
+    assert len(here) == len(there) > 0
+    for a, b in zip(here, there, strict=True):
+        assert (a.segment, a.end, a.view, a.regions) == (b.segment, b.end, b.view, b.regions)
+        np.testing.assert_array_equal(a.index, b.index)
+        np.testing.assert_array_equal(a.pts_s, b.pts_s)
+        np.testing.assert_array_equal(a.frames, b.frames)
+
+
+def test_a_file_that_is_none_is_refused_as_in_a_thread(tmp_path):
+    path = tmp_path / "none.mp4"
+    path.write_bytes(b"none at all")
+    file = FileSource(path, name="none", views=[View(PICTURE)])
+    (here,), (there,) = decoded(pool.Here(), file), decoded(isolated(), file)
+    assert here.end == there.end
+
+
+@pytest.mark.parametrize("place", ["segment", "frame"])
+def test_a_segment_that_ends_its_process_each_time_is_given_up_with_what_came(place, caplog):
+    file = source()
+    tasks = pool.Here().segments(file)
+    at = 1 if place == "segment" else tasks[1].first_frame + 8  # in its second batch
+    batches = decoded(FaultyDecoder(isolated(), [Fault("kill", place, at)]), file)
+    first, stop = tasks[1].cut.first_frame, tasks[1].cut.last_frame
+    gone = set(range(first if place == "segment" else first + 7, stop))
+    assert {n for _, n in by_frame(batches)} == set(range(FRAMES)) - gone
+    ends = [batch.end for batch in batches if batch.end is not None]
+    assert [end.segment.number for end in ends] == list(range(len(tasks)))
+    assert {n for lost in ends[1].lost for n in range(lost.first, lost.last + 1)} == gone
+    assert "quarantined: its decoder was tried 2 times (was ended by SIGKILL" in ends[1].error
+    assert not ends[1].retry
+    assert all(end.error is None and end.counts.complete for end in ends if end.segment.number != 1)
+    scored = [
+        replace(end, counts=end.counts + Counts(labelled=end.counts.decoded, written=end.counts.decoded))
+        for end in ends
+    ]
+    assert Ledger(scored).check() == []
+    assert [record.getMessage().count("a new one is started") for record in caplog.records] == [1, 1]
+
+
+def test_what_came_before_a_process_ended_comes_once():
+    file = source(segment_frames=1000)
+    whole = decoded(pool.Here(), file)
+    decoder = Dying(isolated())
+    batches = decoded(decoder, file)
+    assert decoder.killed == 1
+    assert [batch.index.tolist() for batch in batches] == [batch.index.tolist() for batch in whole]
+    assert batches[-1].end == whole[-1].end
+
+
+class Dying:
+    """Kills its process once, in the middle of a segment."""
+
+    def __init__(self, decoder):
+        self.decoder, self.killed = decoder, 0
+
+    def segments(self, file):
+        return self.decoder.segments(file)
+
+    def frames(self, task):
+        for number, batch in enumerate(self.decoder.frames(task)):
+            yield batch
+            if number == 2 and not self.killed:
+                self.killed += 1
+                os.kill(self.decoder._process._process.pid, signal.SIGKILL)
+
+    def close(self):
+        self.decoder.close()
+
+
+def test_a_process_that_gives_no_sign_of_life_is_ended(caplog):
+    file = source()
+    batches = decoded(FaultyDecoder(isolated(limit_s=1.0, tries=1), [Fault("hang", "segment", 1)]), file)
+    ends = [batch.end for batch in batches if batch.end is not None]
+    assert "gave no sign of life for 1 s" in ends[1].error
+    assert [end.error is None for end in ends] == [number != 1 for number in range(len(ends))]
+
+
+def test_a_file_whose_index_ends_the_process_is_refused(monkeypatch, caplog):
+    file = source()
+    monkeypatch.setattr(isolate, "PROGRAM", "import sys; sys.exit(7)")
+    (batch,) = decoded(isolated(), file)
+    assert batch.end.error == f"{file.path}: cannot be indexed: its decoder was tried 2 times (ended with code 7)"
+    assert not batch.end.retry
+
+
+def test_a_stop_ends_the_wait_for_a_process():
+    stop = Stop()
+    decoder = FaultyDecoder(isolated(stop=stop, limit_s=60.0), [Fault("hang", "segment", 1)])
+    with closing(decoder):
+        tasks = decoder.segments(source())
+        stop.set()
+        assert list(decoder.frames(tasks[1])) == []
+
+
+@pytest.mark.parametrize("order", ["consecutive", "streams"])
+def test_runs_are_the_same_with_and_without(tmp_path, order):
+    files = [{"path": str(clip(name, FRAMES))} for name in ("h264-closed.mp4", "h264-bframes-opengop.mp4")]
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    plain = run(test_runner.configured(tmp_path / "a", files, f=2, order=order))
+    other = run(test_runner.configured(tmp_path / "b", files, f=2, order=order, decode={"isolate": True}))
+    assert (plain.state, other.state) == ("done", "done")
+    assert test_runner.rows(plain.folder)[0] == test_runner.rows(other.folder)[0]
+
+
+def test_a_poison_segment_costs_itself_alone_and_resuming_does_not_try_it_again(tmp_path):
+    config = test_runner.configured(
+        tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}], decode={"isolate": True}
+    )
+    outcome = run(config, faults=[Fault("kill", "segment", 1)])
+    assert (outcome.state, outcome.exit_code, outcome.summary["problems"]) == ("partial", 3, [])
+    counts = outcome.summary["frames"]
+    assert counts["indexed"] == FRAMES
+    assert counts["corrupt"] > 0
+    assert counts["labelled"] == FRAMES - counts["corrupt"]
+    again = run(config, mode="resume")
+    assert (again.state, again.summary["frames"]) == ("partial", counts)
+
+
+def test_an_index_is_sent_once_to_a_process():
+    with closing(isolated()) as decoder:
+        tasks = decoder.segments(source())
+        sent = Sent(decoder._process._line)
+        decoder._process._line = sent
+        for task in tasks:
+            list(decoder.frames(task))
+        assert sent.kinds == ["index", *["frames"] * len(tasks)]
+
+
+class Sent:
+    """What goes over a line."""
+
+    def __init__(self, line):
+        self.line, self.kinds = line, []
+
+    def send_bytes(self, data):
+        if len(data):
+            self.kinds.append("frames" if b"frames" in bytes(data)[:40] else "index")
+        self.line.send_bytes(data)
+
+    def __getattr__(self, name):
+        return getattr(self.line, name)
+
+
+def test_no_process_is_left(tmp_path):
+    decoder = isolated()
+    frames = decoder.frames(decoder.segments(source(segment_frames=1000))[0])
+    next(frames)
+    pid = decoder._process._process.pid
+    frames.close()
+    decoder.close()
+    assert not Path(f"/proc/{pid}").exists()

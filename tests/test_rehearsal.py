@@ -1,0 +1,213 @@
+"""Faults made on purpose, `vpipe run --fault`: what each place and kind of them does to a run."""
+
+import json
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pipeline import faults
+from pipeline.errors import ConfigError
+from pipeline.faults import Fault, parse_fault
+from pipeline.runner import run
+from pipeline.sources.file import FileSource
+from pipeline.sources.isolate import Isolated
+from pipeline.sources.pool import Here
+from pipeline.sources.scaler import PictureFormat, View
+from pipeline.testing import FaultySink, FaultySource, ListSink, ListSource, check_sink, numbered_batches
+from pipeline.threads import Stop, stuck_threads
+from tests import test_runner
+from tests.clips import clip
+from tests.spooled import until
+
+FRAMES = 60
+
+
+def configured(tmp_path, **sections):
+    return test_runner.configured(
+        tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES)), "name": "gate"}], **sections
+    )
+
+
+@pytest.fixture
+def hung(monkeypatch):
+    """What hangs, until the test is over."""
+    gate = threading.Event()
+    monkeypatch.setattr(faults, "hang", gate.wait)
+    yield gate.wait
+    gate.set()
+    until(lambda: not stuck_threads())
+
+
+def labelled(outcome):
+    return {frame for _, frame in test_runner.rows(outcome.folder)[0]}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "raise", "raise@frame", "raise@frame:x", "melt@frame:1", "raise@moon:1", "raise@frame:-1"]
+)
+def test_a_fault_that_cannot_be_read_is_refused_with_an_example(text):
+    with pytest.raises(ConfigError, match=r"--fault: must be KIND@PLACE:NUMBER\[:SOURCE\].*hang@frame:1200, say"):
+        parse_fault(text)
+
+
+def test_a_fault_is_read():
+    assert parse_fault("kill@write:17") == Fault("kill", "write", 17)
+    assert parse_fault("slow@segment:0:yard/a b.mp4") == Fault("slow", "segment", 0, "yard/a b.mp4")
+    assert str(parse_fault("slow@segment:0:yard/a b.mp4")) == "slow@segment:0:yard/a b.mp4"
+
+
+def test_without_faults_nothing_changes(tmp_path):
+    outcome = run(configured(tmp_path), faults=[Fault("raise", "frame", 3, "another")])
+    assert (outcome.state, labelled(outcome)) == ("done", set(range(FRAMES)))
+
+
+@pytest.mark.parametrize("place", [Fault("raise", "segment", 1), Fault("raise", "frame", 13)], ids=str)
+def test_an_error_of_the_disk_costs_its_segment_until_the_run_is_resumed(tmp_path, place):
+    config = configured(tmp_path)
+    outcome = run(config, faults=[place])
+    assert (outcome.state, outcome.exit_code) == ("partial", 3)
+    assert labelled(outcome) == set(range(FRAMES)) - set(range(12, 24))
+    assert "an error made on purpose" in outcome.summary["sources"]["gate"]["error"]
+    again = run(config, mode="resume")
+    assert (again.state, labelled(again)) == ("done", set(range(FRAMES)))
+
+
+@pytest.mark.parametrize(
+    ("place", "gone"), [(Fault("corrupt", "segment", 1), range(12, 24)), (Fault("corrupt", "frame", 13), [13])], ids=str
+)
+def test_damaged_frames_are_named_and_others_labelled(tmp_path, place, gone):
+    outcome = run(configured(tmp_path), faults=[place])
+    assert (outcome.state, labelled(outcome)) == ("partial", set(range(FRAMES)) - set(gone))
+    (source,) = json.loads(outcome.folder.ledger.read_text())["sources"].values()
+    assert source["segments"][1]["lost"] == [{"first": min(gone), "last": max(gone), "why": "corrupt"}]
+    assert outcome.summary["problems"] == []
+
+
+def test_a_decoder_that_hangs_costs_its_segment_and_others_go_on(tmp_path, hung):
+    config = configured(tmp_path, decode={"limit_s": 0.5, "workers": 1})
+    outcome = run(config, faults=[Fault("hang", "segment", 1)])
+    assert (outcome.state, outcome.exit_code) == ("partial", 3)
+    assert labelled(outcome) == set(range(FRAMES)) - set(range(12, 24))
+    assert "its decoder gave nothing for 0 s and is left alone" in outcome.summary["sources"]["gate"]["error"].replace(
+        "0.5", "0"
+    )
+    assert outcome.summary["problems"] == []
+    assert [name for name in stuck_threads() if name.startswith("decode")]
+    again = run(config, mode="resume")
+    assert (again.state, labelled(again)) == ("done", set(range(FRAMES)))
+
+
+def test_a_file_whose_index_hangs_is_left_out_until_the_run_is_resumed(tmp_path, monkeypatch, hung):
+    files = [{"path": str(clip(kind, FRAMES)), "name": kind} for kind in ("h264-closed.mp4", "vp9.webm")]
+    config = test_runner.configured(tmp_path, files, decode={"limit_s": 0.5, "workers": 2})
+    real = FileSource.segments
+
+    def segments(self, *, whole=False):
+        if self.name == "h264-closed.mp4":
+            hung()
+        return real(self, whole=whole)
+
+    monkeypatch.setattr(FileSource, "segments", segments)
+    outcome = run(config)
+    assert (outcome.state, outcome.exit_code) == ("partial", 3)
+    assert "h264-closed.mp4: its decoder gave nothing" in outcome.summary["sources"]["h264-closed.mp4"]["error"]
+    assert outcome.summary["sources"]["vp9.webm"]["labelled"] == FRAMES
+    monkeypatch.setattr(FileSource, "segments", real)
+    again = run(config, mode="resume")
+    assert (again.state, again.summary["frames"]["labelled"]) == ("done", 2 * FRAMES)
+
+
+def test_a_bundle_that_hangs_ends_all_of_its_files(tmp_path, hung):
+    files = [{"path": str(clip(kind, FRAMES)), "name": kind} for kind in ("h264-closed.mp4", "vp9.webm", "mjpeg.avi")]
+    config = test_runner.configured(tmp_path, files, f=2, order="streams", decode={"limit_s": 0.5, "workers": 1})
+    outcome = run(config, faults=[Fault("hang", "frame", 40, "vp9.webm")])
+    assert (outcome.state, outcome.summary["problems"]) == ("partial", [])
+    assert {name: source["labelled"] for name, source in outcome.summary["sources"].items()}["mjpeg.avi"] == FRAMES
+    again = run(config, mode="resume")
+    assert (again.state, again.summary["frames"]["labelled"]) == ("done", 3 * FRAMES)
+
+
+def test_a_disk_that_does_not_take_a_write_ends_the_run_and_what_is_committed_stays(tmp_path):
+    config = configured(tmp_path, decode={"workers": 1})
+    outcome = run(config, faults=[Fault("raise", "write", 3)])
+    assert (outcome.state, outcome.exit_code) == ("failed", 1)
+    assert "an error made on purpose" in outcome.error
+    assert labelled(outcome) == set(range(24))
+    again = run(config, mode="resume")
+    assert (again.state, labelled(again)) == ("done", set(range(FRAMES)))
+
+
+def test_a_part_that_is_damaged_behind_its_commit_is_told_and_made_anew(tmp_path):
+    config = configured(tmp_path, decode={"workers": 1})
+    outcome = run(config, faults=[Fault("corrupt", "write", 2)])
+    assert outcome.exit_code == 1
+    assert "000000000012.parquet: must be a readable part of the run" in outcome.error
+    assert labelled(outcome) == set(range(FRAMES)) - set(range(12, 24))
+    again = run(config, mode="resume")
+    assert (again.state, labelled(again)) == ("done", set(range(FRAMES)))
+
+
+@pytest.mark.parametrize("keep", [0, 0.3, 0.6])
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_file_that_is_cut_short_while_it_is_read_is_to_be_tried_again(tmp_path, isolated, keep):
+    path = tmp_path / "clip.ts"
+    whole = clip("h264-bframes-opengop.ts", FRAMES).read_bytes()
+    path.write_bytes(whole)
+    file = FileSource(path, name="gate", views=[View(PictureFormat(24, 36))], segment_frames=1)
+    decoder = Isolated(limit_s=20, tries=2, memory_mb=2000, stop=Stop()) if isolated else Here()
+    with closing(decoder):
+        tasks = decoder.segments(file)
+        path.write_bytes(whole[: int(keep * len(whole))])
+        batches = [batch for task in tasks for batch in decoder.frames(task)]
+    ends = [batch.end for batch in batches if batch.end is not None]
+    came = {int(n) for batch in batches for n in batch.index}
+    lost = {n for end in ends for part in end.lost for n in range(part.first, part.last + 1)}
+    assert (len(ends), len(tasks) > 2) == (len(tasks), True)
+    assert came | lost == set(range(FRAMES))
+    assert not came & lost
+    assert ends[-1].retry
+    assert all(end.retry and str(path) in end.error for end in ends if end.counts.corrupt)
+
+
+def test_slow_decoders_and_sinks_lose_nothing(tmp_path):
+    config = configured(tmp_path, decode={"workers": 1})
+    outcome = run(config, faults=[Fault("slow", "frame", 50), Fault("slow", "write", 5)])
+    assert (outcome.state, labelled(outcome)) == ("done", set(range(FRAMES)))
+    assert outcome.summary["seconds"] > 1.0
+
+
+def test_a_command_that_is_killed_goes_on(tmp_path):
+    config = configured(tmp_path, decode={"workers": 1})
+
+    def command(*more):
+        return subprocess.run(
+            [sys.executable, "-c", "from pipeline.cli import main; main()", "run", "-q", str(config.path), *more],
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+        )
+
+    assert command("--fault", "kill@write:4").returncode == -9
+    assert command("--fault", "melt@write:4", "--resume").returncode == 2
+    done = command("--resume")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr
+
+
+def test_sources_and_sinks_of_ones_own_can_be_made_faulty():
+    source = ListSource("a", numbered_batches("a", [4, 4, 4]))
+    assert [len(batch) for batch in FaultySource(source, Fault("corrupt", "frame", 5))] == [4, 3, 4]
+    got = []
+
+    def take():
+        for batch in FaultySource(source, Fault("raise", "frame", 9)):
+            got.extend(batch.index.tolist())
+
+    with pytest.raises(OSError, match="raise@frame:9: an error made on purpose"):
+        take()
+    assert got == list(range(8))
+    check_sink(lambda: FaultySink(ListSink(), Fault("slow", "write", 100)))
