@@ -82,7 +82,7 @@ def test_a_segment_that_ends_its_process_each_time_is_given_up_with_what_came(pl
     ends = [batch.end for batch in batches if batch.end is not None]
     assert [end.segment.number for end in ends] == list(range(len(tasks)))
     assert {n for lost in ends[1].lost for n in range(lost.first, lost.last + 1)} == gone
-    assert "quarantined: its decoder was tried 2 times (was ended by SIGKILL" in ends[1].error
+    assert "quarantined: its decoder was tried 2 times and was ended by SIGKILL" in ends[1].error
     assert not ends[1].retry
     assert all(end.error is None and end.counts.complete for end in ends if end.segment.number != 1)
     scored = [
@@ -135,7 +135,7 @@ def test_a_file_whose_index_ends_the_process_is_refused(monkeypatch, caplog):
     file = source()
     monkeypatch.setattr(isolate, "PROGRAM", "import sys; sys.exit(7)")
     (batch,) = decoded(isolated(), file)
-    assert batch.end.error == f"{file.path}: cannot be indexed: its decoder was tried 2 times (ended with code 7)"
+    assert batch.end.error == f"{file.path}: cannot be indexed: its decoder was tried 2 times and ended with code 7"
     assert not batch.end.retry
 
 

@@ -110,7 +110,7 @@ class Isolated:
             self._process = None
 
     def _told(self, why: str) -> str:
-        return f"its decoder was tried {self._tries} times ({why})"
+        return f"its decoder was tried {self._tries} times and {why}"
 
     def _frames(self, task: SegmentTask) -> Iterator[FrameBatch]:
         process = self._opened(HALVES * task.batch_bytes)
@@ -235,7 +235,7 @@ class _Process:
         if code >= 0:
             return f"ended with code {code}"
         name = signal.Signals(-code).name
-        return f"was ended by {name}" + (", for want of memory perhaps" if name == "SIGKILL" else "")
+        return f"was ended by {name}" + (" (for want of memory?)" if name == "SIGKILL" else "")
 
 
 def serve(line: int, shared: int, n_bytes: int, memory_mb: int) -> None:
