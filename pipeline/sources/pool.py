@@ -6,7 +6,6 @@ they would fight with the pool.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -22,8 +21,6 @@ from pipeline.sources.reader import Reader
 from pipeline.threads import Shared, Stop, Watch, merge
 
 __all__ = ["Bundle", "Decoder", "Here", "Task", "Unit", "bundles", "decode"]
-
-log = logging.getLogger(__name__)
 
 Numbers = npt.NDArray[np.int64]
 
@@ -232,8 +229,6 @@ class _Work:
             ends += task.left(self._came, why)
         elif task is not None:
             ends += _left(task, self._came, why)
-        for batch in ends:
-            log.warning("%s: %s", batch.source, why)
         return ends
 
 
