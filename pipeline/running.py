@@ -31,7 +31,7 @@ from pipeline.retention import Removed, make_room
 from pipeline.runs import RunFolder, cores, write_json
 from pipeline.sinks.delivery import SpooledSink
 from pipeline.sinks.events import EventsSink, Rules
-from pipeline.sinks.parts import PartsSink, committed, discard_damaged, newest, part_path
+from pipeline.sinks.parts import PartsSink, committed, discard_damaged, disk_errors, newest, part_path
 from pipeline.telemetry import Telemetry
 from pipeline.threads import Stop, every
 from pipeline.times import TimedSink, Times
@@ -338,8 +338,14 @@ class Running:
             document["removed"] = self.removed._asdict()
         if self.error is not None:
             document["error"] = self.error
-        write_json(self.folder.ledger, ledger.as_dict())
-        write_json(self.folder.summary, document)
+        try:
+            for path, told in ((self.folder.ledger, ledger.as_dict()), (self.folder.summary, document)):
+                with disk_errors(path):
+                    write_json(path, told)
+        except SinkError as error:
+            if self.error is None:
+                raise
+            log.error("%s", error)  # what broke the run counts
         return Outcome(state, self.folder, document, self.error)
 
     def _committed(self) -> list[SegmentEnd]:

@@ -1,6 +1,8 @@
 """Faults made on purpose, `vpipe run --fault`: what each place and kind of them does to a run."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -9,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import faults
-from pipeline.errors import ConfigError
+from pipeline import faults, running
+from pipeline.errors import ConfigError, SinkError
 from pipeline.faults import Fault, parse_fault
 from pipeline.runner import run
 from pipeline.sources.file import FileSource
@@ -139,6 +141,22 @@ def test_a_disk_that_does_not_take_a_write_ends_the_run_and_what_is_committed_st
     assert labelled(outcome) == set(range(24))
     again = run(config, mode="resume")
     assert (again.state, labelled(again)) == ("done", set(range(FRAMES)))
+
+
+def test_what_broke_a_run_is_told_though_its_ledger_cannot_be_written_either(tmp_path, monkeypatch, caplog):
+    def full(path, document):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    config = configured(tmp_path, decode={"workers": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(running, "write_json", full)
+        with pytest.raises(SinkError, match=r"ledger\.json: must be writable, got No space left on device; make room"):
+            run(config)
+        outcome = run(config, mode="overwrite", faults=[Fault("raise", "write", 3)])
+    assert (outcome.state, outcome.exit_code) == ("failed", 1)
+    assert "an error made on purpose" in outcome.error
+    assert "ledger.json: must be writable" in caplog.text
+    assert run(config, mode="resume").state == "done"
 
 
 def test_a_part_that_is_damaged_behind_its_commit_is_told_and_made_anew(tmp_path):
