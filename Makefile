@@ -3,6 +3,7 @@
 # make check   formatting, lint and types
 # make bench   how fast this machine labels, beside what else one would use: 70 minutes, goes on if stopped
 # make bench-check   whether speed fell against the results that are committed: ten minutes
+# make soak    whether memory stays flat over a million frames: eight minutes
 # make system-deps  programs that some tests talk to, by apt-get; without them those tests are skipped
 # make clean   removes what the others made; runs/ stays
 
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench bench-check system-deps clean setup
+.PHONY: demo test check bench bench-check soak system-deps clean setup
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -35,6 +36,9 @@ bench: setup
 
 bench-check: setup
 	$(BIN)/python -m benchmarks.suite --check
+
+soak: setup
+	$(BIN)/python -m benchmarks.soak
 
 # Programs that tests/system talks to; vpipe itself needs none.
 system-deps:

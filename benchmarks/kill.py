@@ -1,34 +1,48 @@
-"""Kills one run over and over at random moments, and holds what it comes to against a run that nobody disturbed.
+"""Disturbs one run over and over at random moments, and holds what it comes to against a run that nobody disturbed.
 
     python -m benchmarks.kill                        a hundred times SIGKILL, five minutes on two cores
-    python -m benchmarks.kill --signal TERM --kills 40
+    python -m benchmarks.kill --by term --times 40   SIGTERM
+    python -m benchmarks.kill --by disk              its disk is full until it has broken off; needs root, for a tmpfs
+    python -m benchmarks.kill --by receiver          a receiver of its rows goes and comes, and SIGKILL
 
-Eight files of 7,200 frames in 576 segments are labelled by `lobby-person-f4`. The run is killed, `--resume` goes on
-with it, and so on. Nine in ten kills wait for a commit of the process that they hit, and then for a random moment, so
-long that the run is about done at the last of them; the others hit it at any moment, its start included. Afterwards all
-of this must hold: a part that was committed is the same file with the same time for ever after; no temporary file is
-left; the rows, sorted, are byte for byte those of the undisturbed run.
+Eight files of 7,200 frames in 576 segments are labelled by `lobby-person-f4`. The run is disturbed, `--resume` goes on
+with it, and so on. Nine in ten moments wait for a commit of the process that they hit, and then for a random time, so
+long that the run is about done at the last of them; the others are any moment, its start included. Afterwards all of
+this must hold: a part that was committed is the same file with the same time for ever after; no temporary file is left;
+the rows, sorted, are byte for byte those of the undisturbed run.
+
+*disk*: the run must break off by itself, with exit code 1 and a message that names a file, and without a traceback; a
+sink with a spool and a csv file are on that disk, too. *receiver*: each row must arrive at least once, but for those of
+the segment that a SIGKILL found committed last, which may not have reached the spool.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import click
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from benchmarks.archive import F4
 from benchmarks.facts import ROOT, facts
 from benchmarks.footage import clip, joined
+from benchmarks.live import Receiver
 from benchmarks.measuring import VPIPE, Failed
 from benchmarks.part import RESULTS, say
 from pipeline.runs import make_folder, write_json
@@ -36,91 +50,282 @@ from pipeline.runs import make_folder, write_json
 FILES, REPEATS, SEGMENT = 8, 8, 100
 LIMIT_S = 120.0  # of a process
 POLL_S = 0.002
-ANY_MOMENT = 0.1  # the share of kills that wait for no commit
+FILL_S = 0.05  # between two looks at what became free
+ANY_MOMENT = 0.1  # the share of moments that wait for no commit
+DISK_MB = 64  # several times what the run leaves
+LEFT_BYTES = 1 << 16  # of room that a filled disk may have left, so that it runs out in different places
+KILLED_OF = 3  # one in so many moments of the receiver is a SIGKILL, too
 
 Parts = dict[Path, tuple[int, int]]  # of each file its inode and its time of change
+Found = dict[str, object]
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
-@click.option("--kills", type=click.IntRange(min=1), default=100, show_default=True)
-@click.option("--signal", "name", type=click.Choice(["KILL", "TERM"]), default="KILL", show_default=True)
+@click.option("--by", type=click.Choice(["kill", "term", "disk", "receiver"]), default="kill", show_default=True)
+@click.option("--times", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the moments.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder for the result.")
-def main(kills: int, name: str, seed: int, out: Path) -> None:
+def main(by: str, times: int, seed: int, out: Path) -> None:
     chance = random.Random(seed)
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        write_config(place)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as cleanup:
+        place, receiver = Path(folder), None
+        if by == "disk":
+            place = cleanup.enter_context(small_disk(place / "disk"))
+        if by == "receiver":
+            receiver = Receiver(place)
+            receiver.start()
+            cleanup.callback(receiver.stop)
+        for name in ("undisturbed", "killed"):
+            write_config(place, name, sinks(by, Path(folder), name, receiver))
         began_s = time.monotonic()
         if code := start(place, "undisturbed").wait(10 * LIMIT_S):
             raise Failed(f"the undisturbed run must end with 0, got {code}")
         say(f"kill: undisturbed, {time.monotonic() - began_s:.1f} s")
-        wanted = parts(place, "undisturbed")
-        found = killed(place, kills, signal.Signals[f"SIG{name}"], len(wanted), chance)
-        process = start(place, "killed", "--resume")
-        code = process.wait(10 * LIMIT_S)
-        after = parts(place, "killed")
+        segments = len(parts(place, "undisturbed"))
+        run = Disturbed(place, times, segments, chance)
+        if by == "disk":
+            found = filled(run)
+        elif receiver is not None:
+            found = left_alone(run, receiver)
+        else:
+            found = killed(run, signal.Signals[f"SIG{by.upper()}"])
+        code = start(place, "killed", "--resume").wait(10 * LIMIT_S)
+        run.look()
         found |= {
             "last_exit_code": code,
-            "segments": len(wanted),
+            "when": dict(run.when),
+            "segments": segments,
             "rows": rows(place, "killed").num_rows,
             "same_rows": digest(rows(place, "killed")) == digest(rows(place, "undisturbed")),
-            "parts_done_again": found["parts_done_again"] + changed(found.pop("parts"), after),
+            "parts_done_again": run.again,
             "temporary_files": sum(path.name.startswith(".") for path in (place / "killed").rglob("*")),
         }
-    document = {
-        "command": f"python -m benchmarks.kill --kills {kills} --signal {name} --seed {seed}",
-        **facts(),
-        "result": found,
-    }
+        if receiver is not None:
+            found |= arrivals(place, Path(folder) / "received", run.last)
+    document = {"command": f"python -m benchmarks.kill --by {by} --times {times} --seed {seed}", **facts()}
     make_folder(out)
-    write_json(out / f"kill-{name.lower()}.json", document)
+    write_json(out / f"kill-{by}.json", {**document, "result": found})
     for key, value in found.items():
         click.echo(f"{key}: {value}")
-    sound = found["same_rows"] and not (found["parts_done_again"] or found["temporary_files"] or code)
-    sys.exit(0 if sound else 1)
+    sys.exit(0 if is_sound(found) else 1)
 
 
-def write_config(place: Path) -> None:
+def is_sound(found: Found) -> bool:
+    """Whether all holds that must."""
+    wrong = ("last_exit_code", "parts_done_again", "temporary_files", "not_broken_off_well", "rows_lost")
+    return bool(found["same_rows"]) and not any(found.get(key) for key in wrong)
+
+
+def sinks(by: str, folder: Path, name: str, receiver: Receiver | None) -> list[str]:
+    """Those that the run has beside its parts."""
+    if receiver is not None:
+        return [f"{{type: webhook, url: '{receiver.url}', rows: true}}"]
+    if by == "disk":  # the database lies elsewhere: its own full disk it waits out
+        csv = folder / "disk" / f"{name}.csv"
+        return [f"{{type: csv, path: {csv}}}", f"{{type: sqlite, path: {folder / name}.sqlite, rows: true}}"]
+    return []
+
+
+def write_config(place: Path, name: str, sinks: list[str]) -> None:
     video = joined(clip("lobby-person"), REPEATS)
     sources = [f"  - {{name: s{k}, path: {video}}}" for k in range(FILES)]
     lines = ["sources:", *sources, f"decode: {{segment_frames: {SEGMENT}}}", f"filter: {{model: {F4}}}"]
-    (place / "run.yaml").write_text("\n".join(lines))
+    lines += ["telemetry: {interval_s: 0.5}", *(["sinks:"] if sinks else []), *(f"  - {sink}" for sink in sinks)]
+    (place / f"{name}.yaml").write_text("\n".join(lines))
 
 
-def start(place: Path, name: str, *more: str) -> subprocess.Popen[bytes]:
+def start(place: Path, name: str, *more: str, err: int | None = None) -> subprocess.Popen[bytes]:
     settings = ["--name", name, "--set", f"run.dir={place}"]
-    return subprocess.Popen([*VPIPE, "run", "-q", str(place / "run.yaml"), *settings, *more], cwd=ROOT)
+    command = [*VPIPE, "run", "-q", str(place / f"{name}.yaml"), *settings, *more]
+    return subprocess.Popen(command, cwd=ROOT, stderr=err)
 
 
-def killed(place: Path, kills: int, number: signal.Signals, segments: int, chance: random.Random) -> dict[str, object]:
+class Disturbed:
+    """The run, and what was seen of it at each moment.
+
+    Attributes:
+        before: What was committed when it was looked at last.
+        again: Parts that were not what they had been.
+        when: How far it was, counted.
+        last: Of each SIGKILL the part that was committed last.
+    """
+
+    def __init__(self, place: Path, times: int, segments: int, chance: random.Random) -> None:
+        self.place, self.times, self.segments, self.chance = place, times, segments, chance
+        self.before: Parts = {}
+        self.again = 0
+        self.when: Counter[str] = Counter()
+        self.last: set[Path] = set()
+
+    def start(self, err: int | None = None) -> subprocess.Popen[bytes]:
+        begun = (self.place / "killed" / "run.json").exists()
+        return start(self.place, "killed", *(["--resume"] if begun else []), err=err)
+
+    def wait(self, process: subprocess.Popen[bytes], k: int) -> None:
+        """Waits for the k-th moment."""
+        ends_s = time.monotonic() + LIMIT_S
+        if self.chance.random() < ANY_MOMENT or len(self.before) == self.segments:
+            time.sleep(self.chance.uniform(0, 3))
+            return
+        while len(parts(self.place, "killed")) <= len(self.before) and process.poll() is None:
+            if time.monotonic() > ends_s:
+                raise Failed(f"a segment must be committed within {LIMIT_S:g} s, got none")
+            time.sleep(POLL_S)
+        # As many segments as are left, over the moments that are left: at some 50 a second.
+        share = (self.segments - len(self.before)) / (self.times - k)
+        time.sleep(self.chance.uniform(0, 2 * share / 50))
+
+    def look(self, k: int | None = None) -> Parts:
+        """Compares what is committed with what was; k: after the k-th moment."""
+        now = parts(self.place, "killed")
+        self.again += changed(self.before, now)
+        self.before = now
+        if k is not None:
+            whole = len(now) == self.segments
+            self.when["before the first commit" if not now else "after the last" if whole else "between"] += 1
+            if k % 10 == 9:
+                say(f"kill: {k + 1}, {len(now)} of {self.segments} segments")
+        return now
+
+
+def killed(run: Disturbed, number: signal.Signals) -> Found:
     """Kills the run so many times."""
-    before: Parts = {}
-    when: Counter[str] = Counter()
     codes: Counter[int] = Counter()
-    again = 0
-    for k in range(kills):
-        begun = (place / "killed" / "run.json").exists()
-        process = start(place, "killed", *(["--resume"] if begun else []))
-        began_s = time.monotonic()
-        if chance.random() < ANY_MOMENT:
-            time.sleep(chance.uniform(0, 3))
-        else:
-            ends_s = began_s + LIMIT_S
-            while len(parts(place, "killed")) <= len(before) and process.poll() is None and time.monotonic() < ends_s:
-                time.sleep(POLL_S)
-            # As many segments as are left, over the kills that are left: at some 50 a second.
-            share = (segments - len(before)) / (kills - k)
-            time.sleep(chance.uniform(0, 2 * share / 50))
+    for k in range(run.times):
+        process = run.start()
+        run.wait(process, k)
         process.send_signal(number)
         codes[process.wait(LIMIT_S)] += 1
-        now = parts(place, "killed")
-        again += changed(before, now)
-        when["before the first commit" if not now else "after the last" if len(now) == segments else "between"] += 1
-        before = now
-        if k % 10 == 9:
-            say(f"kill: {k + 1}, {len(now)} of {segments} segments")
-    return {"kills": dict(when), "exit_codes": dict(codes), "parts_done_again": again, "parts": before}
+        run.look(k)
+    return {"exit_codes": dict(codes)}
+
+
+# ------------------------------------------------------------------------------------------ a full disk
+
+
+@contextmanager
+def small_disk(place: Path) -> Iterator[Path]:
+    """A small file system at this place."""
+    make_folder(place)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "vpipe-kill", str(place)]
+    done = subprocess.run(mount, capture_output=True, text=True) if shutil.which("mount") else None
+    if done is None or done.returncode:
+        why = "no program mount" if done is None else done.stderr.strip()
+        raise Failed(f"--by disk: must be able to mount a tmpfs, got {why}; run it on Linux as root")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def filled(run: Disturbed) -> Found:
+    """Fills the disk so many times, and makes room once the run has broken off."""
+    codes: Counter[int] = Counter()
+    where: Counter[str] = Counter()
+    filler, wrong = run.place / "filler", []
+    for k in range(run.times):
+        with tempfile.TemporaryFile() as told:
+            process = run.start(told.fileno())
+            run.wait(process, k)
+            fill(filler, left=run.chance.randrange(LEFT_BYTES))
+            ends_s = time.monotonic() + LIMIT_S
+            while process.poll() is None:
+                if time.monotonic() > ends_s:
+                    process.kill()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(FILL_S)
+                fill(filler)  # what the run freed meanwhile
+            told.seek(0)
+            said = told.read().decode(errors="replace")
+        filler.unlink()
+        codes[process.returncode] += 1
+        where[at := broke_at(said, run.place) if process.returncode else "nowhere: it was done"] += 1
+        if process.returncode not in (0, 1) or not at or "Traceback" in said or "Error in" in said:
+            wrong.append(f"exit code {process.returncode}: {said[-2000:]}")
+        run.look(k)
+    return {"exit_codes": dict(codes), "broke_at": dict(where), "not_broken_off_well": wrong}
+
+
+def fill(filler: Path, left: int = 0) -> None:
+    """Takes the room of a disk but for so many bytes."""
+    with open(filler, "ab") as file, suppress(OSError):  # the run takes some at the same time
+        size = os.fstat(file.fileno()).st_size
+        disk = os.statvfs(filler.parent)
+        if (more := disk.f_bavail * disk.f_frsize - left) > 0:
+            os.posix_fallocate(file.fileno(), size, more)
+
+
+def broke_at(said: str, place: Path) -> str:
+    """The kind of file that the last message names; empty if it names none."""
+    paths = re.findall(rf"{re.escape(str(place))}/(\S+?):? ", said + " ")
+    if not paths:
+        return ""
+    path = Path(paths[-1].removeprefix("killed").lstrip("/"))
+    return "a part" if path.parts[:1] == ("frames",) else "the run's folder" if path == Path() else str(path)
+
+
+# ------------------------------------------------------------------------------------------ a receiver
+
+
+def left_alone(run: Disturbed, receiver: Receiver) -> Found:
+    """Stops and starts the receiver so many times in all, and every few times kills the run."""
+    codes: Counter[int] = Counter()
+    process = run.start()
+    is_there = True
+    for k in range(run.times):
+        run.wait(process, k)
+        (receiver.stop if is_there else receiver.start)()
+        is_there = not is_there
+        if k % KILLED_OF == KILLED_OF - 1:
+            process.kill()
+        if k % KILLED_OF == KILLED_OF - 1 or process.poll() is not None:
+            codes[process.wait()] += 1
+            if process.returncode < 0 and (now := parts(run.place, "killed")):
+                run.last.add(max(now, key=lambda path: now[path][1]))
+            process = run.start()
+        run.look(k)
+    if not is_there:
+        receiver.start()
+    codes[process.wait(LIMIT_S)] += 1
+    return {"exit_codes": dict(codes)}
+
+
+def arrivals(place: Path, received: Path, last: set[Path]) -> Found:
+    """What came of the rows of the run.
+
+    Args:
+        place: Of the run.
+        received: What the receiver wrote.
+        last: Parts whose rows a SIGKILL may have kept from the spool.
+    """
+    came = Counter((row["source"], row["frame"]) for row in arrived(received, "killed"))
+    wanted = ids(rows(place, "killed"))
+    excused = {row for path in last for row in ids(pq.read_table(place / path, partitioning=None))}
+    missing = wanted - set(came)
+    return {
+        "rows_arrived": len(wanted & set(came)),
+        "rows_repeated": came.total() - len(came),
+        "rows_unknown": len(set(came) - wanted),
+        "rows_between_commit_and_spool": len(missing & excused),
+        "segments_between_commit_and_spool": sum(bool(missing & ids(pq.read_table(place / path))) for path in last),
+        "rows_lost": len(missing - excused),
+    }
+
+
+def arrived(received: Path, run: str) -> Iterator[dict[str, object]]:
+    """The rows that came of a run. A line that the end of the receiver cut off stands before the next one."""
+    for line in received.read_text().splitlines():
+        with suppress(ValueError):
+            body = json.loads(line[line.rfind('{"answer": ') :])["body"]
+            if body["run"] == run:
+                yield from body.get("rows", ())
+
+
+def ids(table: pa.Table) -> set[tuple[object, object]]:
+    return set(zip(table["source"].to_pylist(), table["frame"].to_pylist(), strict=True))
+
+
+# ------------------------------------------------------------------------------------------ what is committed
 
 
 def parts(place: Path, name: str) -> Parts:
@@ -129,9 +334,8 @@ def parts(place: Path, name: str) -> Parts:
     return {path.relative_to(place): (facts.st_ino, facts.st_mtime_ns) for path in found for facts in [path.stat()]}
 
 
-def changed(before: object, after: Parts) -> int:
+def changed(before: Parts, after: Parts) -> int:
     """How many parts are not what they were."""
-    assert isinstance(before, dict)
     return sum(after.get(path) != facts for path, facts in before.items())
 
 

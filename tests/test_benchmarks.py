@@ -8,10 +8,11 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import suite
+from benchmarks import kill, soak, suite
 from benchmarks.archive import CASES, EVERY, program, reason_to_leave_out
 from benchmarks.check import compared, told
 from benchmarks.footage import clip, enlarge, frames, joined, rung
+from benchmarks.live import Sampled
 from benchmarks.measuring import Failed, Program, Ran, Rate, alternate, files_of, ran, rates, ratio, result
 from benchmarks.models import case, keys
 from benchmarks.part import are_alike, read, run_part, table
@@ -328,3 +329,42 @@ def test_a_competitor_without_its_library_is_left_out_with_the_reason() -> None:
     reason = reason_to_leave_out("nothing")
     assert reason is not None
     assert reason.endswith("No module named benchmarks.competitors.nothing")
+
+
+# ------------------------------------------------------------------------------------------ reliability
+
+
+def test_the_file_of_the_last_message_is_where_a_run_broke(tmp_path) -> None:
+    said = f"{tmp_path}/killed/frames/person/s0/0.parquet: must be writable, got No space left on device; make room"
+    assert kill.broke_at(said, tmp_path) == "a part"
+    assert kill.broke_at(f"{said}\nError: {tmp_path}/killed/summary.json: must be", tmp_path) == "summary.json"
+    assert kill.broke_at(f"{tmp_path}/killed: must be writable", tmp_path) == "the run's folder"
+    assert kill.broke_at("No space left on device", tmp_path) == ""
+
+
+def test_a_part_that_is_another_file_or_gone_was_changed(tmp_path) -> None:
+    before = {tmp_path / "a": (1, 1), tmp_path / "b": (2, 2), tmp_path / "c": (3, 3)}
+    assert kill.changed(before, before | {tmp_path / "d": (4, 4)}) == 0
+    assert kill.changed(before, {tmp_path / "a": (1, 1), tmp_path / "b": (2, 5)}) == 2
+
+
+def test_rows_count_that_came_whole_from_the_run_that_is_asked_for(tmp_path) -> None:
+    request = {name: json.dumps({"answer": "204", "body": {"run": name, "rows": [{"frame": 1}]}}) for name in "ab"}
+    (tmp_path / "received").write_text(f"{request['a']}\n{request['a'][:30]}{request['a']}\n{request['b']}\n")
+    assert list(kill.arrived(tmp_path / "received", "a")) == [{"frame": 1}] * 2
+
+
+@pytest.mark.parametrize("wrong", ["last_exit_code", "parts_done_again", "temporary_files", "rows_lost"])
+def test_a_run_is_sound_only_if_all_holds(wrong) -> None:
+    assert kill.is_sound({"same_rows": True, "rows_between_commit_and_spool": 100})
+    assert not kill.is_sound({"same_rows": False})
+    assert not kill.is_sound({"same_rows": True, wrong: 1})
+
+
+@pytest.mark.parametrize(("last", "is_flat"), [(104, True), (106, False)])
+def test_memory_is_flat_if_no_tenth_holds_much_more_than_the_first(last, is_flat) -> None:
+    sampled = Sampled(0, rss_bytes=[100_000_000] * 10 + [last * 1_000_000] * 10, threads=[5] * 20, files=[9] * 20)
+    found = soak.judged(sampled, [*range(0, 1000, 50), 1000], 1000)
+    assert (found["rss_mb"]["10 %"], found["rss_mb"]["100 %"], found["is_flat"]) == (100, last, is_flat)
+    with pytest.raises(Failed, match="each tenth of the frames must have a sample"):
+        soak.judged(sampled, [0] * 21, 1000)

@@ -1,0 +1,147 @@
+"""A million frames through one run: its memory must stay flat, and its files and threads with it.
+
+    python -m benchmarks.soak                        eight minutes on two cores
+    python -m benchmarks.soak --frames 60000
+
+Eight files of one length are labelled by `lobby-person-f4`, with events, a csv file, JSON lines of events and a
+database of rows. Each second the process is looked at from outside, and the rows of the parts that it has committed are
+counted, which tells how far it is. Memory is the median of each tenth of the frames. The exit code is 1 if the run
+fails, if a frame has no row, or if a tenth holds over 5 % more than the first.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import pyarrow.parquet as pq
+
+from benchmarks.archive import F4
+from benchmarks.facts import ROOT, facts
+from benchmarks.footage import clip, frames, joined
+from benchmarks.live import Sampled
+from benchmarks.measuring import VPIPE, Failed
+from benchmarks.part import RESULTS, say
+from pipeline.runs import make_folder, write_json
+
+CLIP, FILES = "lobby-person", 8
+SAMPLE_S = 1.0
+TENTHS = 10
+MOST_GROWTH = 0.05
+Result = dict[str, object]
+
+
+@click.command(help=(__doc__ or "").partition("\n")[0])
+@click.option("--frames", "least", type=click.IntRange(min=1), default=1_000_000, show_default=True, help="At least.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder for the result.")
+def main(least: int, out: Path) -> None:
+    repeats = math.ceil(least / (FILES * frames(clip(CLIP))))
+    video = joined(clip(CLIP), repeats)
+    total = FILES * frames(video)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_config(folder, video)
+        process = subprocess.Popen([*VPIPE, "run", "-q", str(folder / "run.yaml")], cwd=ROOT)
+        try:
+            sampled, done, seconds = watched(process, folder / "runs" / "run" / "frames", total)
+        finally:
+            process.kill()
+            process.wait()
+    found = judged(sampled, done, total) | {"seconds": round(seconds, 1), "exit_code": process.returncode}
+    make_folder(out)
+    write_json(
+        out / "soak.json", {"command": f"python -m benchmarks.soak --frames {least}", **facts(), "result": found}
+    )
+    for key, value in found.items():
+        click.echo(f"{key}: {value}")
+    sound = found["is_flat"] and found["rows"] == total and not process.returncode
+    sys.exit(0 if sound else 1)
+
+
+def write_config(folder: Path, video: Path) -> None:
+    lines = [
+        f"run: {{dir: {folder / 'runs'}}}",
+        "sources:",
+        *(f"  - {{name: s{k}, path: {video}}}" for k in range(FILES)),
+        f"filter: {{model: {F4}, events: {{person: {{on: 0.6, off: 0.4}}}}}}",
+        "sinks:",
+        f"  - {{type: csv, path: {folder / 'rows.csv'}}}",
+        f"  - {{type: jsonl, path: {folder / 'events.jsonl'}, events: true}}",
+        f"  - {{type: sqlite, path: {folder / 'rows.sqlite'}, rows: true}}",
+    ]
+    (folder / "run.yaml").write_text("\n".join(lines))
+
+
+def watched(process: subprocess.Popen[bytes], parts: Path, total: int) -> tuple[Sampled, list[int], float]:
+    """Samples the process until it ends; how many frames were committed at each sample, and its seconds in all."""
+    sampled, done = Sampled(process.pid), list[int]()
+    rows: dict[Path, int] = {}
+    began_s = time.monotonic()
+    while process.poll() is None:
+        try:
+            sampled.sample()
+        except (OSError, KeyError):  # it ends
+            process.wait()
+            break
+        done.append(committed(parts, rows))
+        if len(done) % 60 == 0:
+            say(f"soak: {done[-1]:,} of {total:,} frames, {sampled.rss_bytes[-1] / 1e6:.0f} MB")
+        time.sleep(SAMPLE_S)
+    seconds = time.monotonic() - began_s
+    if process.returncode:
+        raise Failed(f"vpipe run: exit code {process.returncode}")
+    done.append(committed(parts, rows))  # after the last sample
+    return sampled, done, seconds
+
+
+def committed(parts: Path, rows: dict[Path, int]) -> int:
+    """Rows in all parts; `rows` remembers those of each."""
+    for path in parts.rglob("*.parquet"):
+        if path not in rows and not path.name.startswith("."):
+            rows[path] = pq.read_metadata(path).num_rows
+    return sum(rows.values())
+
+
+def judged(sampled: Sampled, done: Sequence[int], total: int) -> Result:
+    """Memory, files and threads by tenths of the frames, and whether memory is flat.
+
+    Args:
+        sampled: The samples.
+        done: Frames at each, and in the end.
+        total: Frames that there are.
+    """
+    tenths: dict[int, list[int]] = {}
+    for sample, n in zip(range(len(sampled.rss_bytes)), done, strict=False):
+        tenths.setdefault(min(TENTHS, 1 + TENTHS * n // total), []).append(sample)
+    if set(tenths) != set(range(1, TENTHS + 1)):
+        raise Failed(f"each tenth of the frames must have a sample, got some of {sorted(tenths)}; raise --frames")
+    rss = np.array(sampled.rss_bytes) / 1e6
+    medians = {tenth: statistics.median(rss[of].tolist()) for tenth, of in sorted(tenths.items())}
+    half = [sample for tenth, of in tenths.items() if tenth > TENTHS // 2 for sample in of]
+    slope = float(np.polyfit(np.array(done)[half] / 1e5, rss[half], 1)[0]) if len(half) > 1 else 0.0
+    growth = max(medians.values()) / medians[1] - 1
+    return {
+        "frames": total,
+        "rows": done[-1],
+        "samples": len(rss),
+        "rss_mb": {f"{10 * tenth} %": round(value, 1) for tenth, value in medians.items()},
+        "rss_mb_highest": round(float(rss.max()), 1),
+        "rss_mb_per_100000_frames_in_the_second_half": round(slope, 3),
+        "files": {f"{10 * tenth} %": max(sampled.files[k] for k in of) for tenth, of in sorted(tenths.items())},
+        "threads": {f"{10 * tenth} %": max(sampled.threads[k] for k in of) for tenth, of in sorted(tenths.items())},
+        "growth": round(growth, 4),
+        "most_growth": MOST_GROWTH,
+        "is_flat": growth <= MOST_GROWTH,
+    }
+
+
+if __name__ == "__main__":
+    main()
