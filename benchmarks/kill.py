@@ -54,6 +54,7 @@ FILL_S = 0.05  # between two looks at what became free
 ANY_MOMENT = 0.1  # the share of moments that wait for no commit
 DISK_MB = 64  # several times what the run leaves
 LEFT_BYTES = 1 << 16  # of room that a filled disk may have left, so that it runs out in different places
+FOLDER = "the run's folder"
 KILLED_OF = 3  # one in so many moments of the receiver is a SIGKILL, too
 
 Parts = dict[Path, tuple[int, int]]  # of each file its inode and its time of change
@@ -222,6 +223,7 @@ def filled(run: Disturbed) -> Found:
     """Fills the disk so many times, and makes room once the run has broken off."""
     codes: Counter[int] = Counter()
     where: Counter[str] = Counter()
+    ended: Counter[str] = Counter()  # with a message that names this
     filler, wrong = run.place / "filler", []
     for k in range(run.times):
         with tempfile.TemporaryFile() as told:
@@ -240,10 +242,21 @@ def filled(run: Disturbed) -> Found:
         filler.unlink()
         codes[process.returncode] += 1
         where[at := broke_at(said, run.place) if process.returncode else "nowhere: it was done"] += 1
-        if process.returncode not in (0, 1) or not at or "Traceback" in said or "Error in" in said:
+        ended.update(named(said, run.place)[-1:] if process.returncode else [])
+        if (
+            process.returncode not in (0, 1)
+            or (process.returncode and not at)
+            or "Traceback" in said
+            or "Error in" in said
+        ):
             wrong.append(f"exit code {process.returncode}: {said[-2000:]}")
         run.look(k)
-    return {"exit_codes": dict(codes), "broke_at": dict(where), "not_broken_off_well": wrong}
+    return {
+        "exit_codes": dict(codes),
+        "broke_at": dict(where),
+        "last_message_names": dict(ended),
+        "not_broken_off_well": wrong,
+    }
 
 
 def fill(filler: Path, left: int = 0) -> None:
@@ -255,13 +268,17 @@ def fill(filler: Path, left: int = 0) -> None:
             os.posix_fallocate(file.fileno(), size, more)
 
 
+def named(said: str, place: Path) -> list[str]:
+    """The kinds of files that messages say must be writable, in order."""
+    paths = re.findall(rf"{re.escape(str(place))}/(\S+): must be", said)
+    kinds = [Path(path).relative_to("killed") if Path(path).parts[0] == "killed" else Path(path) for path in paths]
+    return ["a part" if kind.parts[:1] == ("frames",) else str(kind) if kind.parts else FOLDER for kind in kinds]
+
+
 def broke_at(said: str, place: Path) -> str:
-    """The kind of file that the last message names; empty if it names none."""
-    paths = re.findall(rf"{re.escape(str(place))}/(\S+?):? ", said + " ")
-    if not paths:
-        return ""
-    path = Path(paths[-1].removeprefix("killed").lstrip("/"))
-    return "a part" if path.parts[:1] == ("frames",) else "the run's folder" if path == Path() else str(path)
+    """The first file that does not take what the run needs, so not its telemetry; empty if none is named."""
+    of = [kind for kind in named(said, place) if not kind.startswith("telemetry")]
+    return next((kind for kind in of if kind != FOLDER), FOLDER if of else "")
 
 
 # ------------------------------------------------------------------------------------------ a receiver

@@ -334,10 +334,12 @@ def test_a_competitor_without_its_library_is_left_out_with_the_reason() -> None:
 # ------------------------------------------------------------------------------------------ reliability
 
 
-def test_the_file_of_the_last_message_is_where_a_run_broke(tmp_path) -> None:
-    said = f"{tmp_path}/killed/frames/person/s0/0.parquet: must be writable, got No space left on device; make room"
+def test_the_first_file_that_the_run_needs_is_where_a_run_broke(tmp_path) -> None:
+    telemetry = f"{tmp_path}/killed/telemetry.parquet: must be writable"
+    said = f"{telemetry}\n{tmp_path}/killed/frames/person/s0/0.parquet: must be writable, got No space left"
     assert kill.broke_at(said, tmp_path) == "a part"
-    assert kill.broke_at(f"{said}\nError: {tmp_path}/killed/summary.json: must be", tmp_path) == "summary.json"
+    assert kill.broke_at(f"{said}\nError: {tmp_path}/killed/summary.json: must be", tmp_path) == "a part"
+    assert kill.broke_at(f"{telemetry}\n{tmp_path}/killed/summary.json: must be", tmp_path) == "summary.json"
     assert kill.broke_at(f"{tmp_path}/killed: must be writable", tmp_path) == "the run's folder"
     assert kill.broke_at("No space left on device", tmp_path) == ""
 
