@@ -49,7 +49,7 @@ def draw_sheet(found: Found, out: Path) -> None:
     from matplotlib.patches import Patch
 
     marked = chosen(found)
-    stills = read_stills(found.clip, marked, width=PICTURE_WIDTH)
+    stills = dict(read_stills(found.clip, marked, width=PICTURE_WIDTH))
     shape: tuple[int, ...] = next(iter(stills.values())).shape
     tall = CELL * shape[0] / shape[1] + CAPTION
     height = HEAD + -(-len(stills) // COLUMNS) * (tall + GAP) + EDGE

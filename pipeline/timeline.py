@@ -219,7 +219,7 @@ def _pictures(timeline: Timeline, stamp: object) -> str | None:
         return f"{path}: has changed since the run"
     cell_of = {frame: cell for cell, (frame, _) in timeline.chosen.items()}
     try:
-        stills = read_stills(path, cell_of, width=PICTURE_WIDTH)
+        stills = dict(read_stills(path, cell_of, width=PICTURE_WIDTH))
     except SourceError as exc:
         return str(exc)
     timeline.pictures = {cell_of[frame]: picture for frame, picture in stills.items()}

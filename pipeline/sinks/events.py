@@ -41,7 +41,7 @@ Rules = Mapping[str, Mapping[str, EventRule]]
 log = logging.getLogger(__name__)
 
 WIDTH = 320  # of a thumbnail, in pixels
-AT_ONCE = 64  # pictures in memory
+AT_ONCE = 64  # events that are told and written together
 
 SCHEMA = pa.schema(
     [
@@ -121,15 +121,19 @@ class EventsSink(Sink):
                 self._tell(replace(event, thumbnail=self._thumbnail(key)) for event in events)
             self.commit(SegmentEnd(Segment("")))
             return
-        for source, path in self._sources.items():
-            found: list[Event] = []
-            for end in committed(self._folder, source):
-                for filter in self._rules:
-                    for rows in _of_part(part_path(self._folder, filter, end.segment), source, filter):
-                        found += [event for _, events in self._found(rows) for event in events]
-            found += [event for _, events in self._closed() for event in events]
-            self._tell(_with_thumbnails(found, path))
-        self._save(self._folder / "events.parquet")
+        path = self._folder / "events.parquet"
+        with disk_errors(path), whole_file(path) as file, pq.ParquetWriter(file, SCHEMA) as writer:
+            for source, video in self._sources.items():
+                found: list[Event] = []
+                for end in committed(self._folder, source):
+                    for filter in self._rules:
+                        for rows in _of_part(part_path(self._folder, filter, end.segment), source, filter):
+                            found += [event for _, events in self._found(rows) for event in events]
+                found += [event for _, events in self._closed() for event in events]
+                for some in _with_thumbnails(found, video):
+                    self._tell(some)
+                    if self._over:
+                        writer.write_table(self._told())
 
     def _found(self, rows: _Rows) -> Iterator[tuple[_Key, list[Event]]]:
         """What some rows tell, track by track."""
@@ -170,27 +174,29 @@ class EventsSink(Sink):
                 self._over.append(event)
 
     def _save(self, path: Path) -> None:
-        rows = pa.Table.from_pylist([event.told() for event in self._over], SCHEMA)
-        self._over = []
         with disk_errors(path):
             make_folder(path.parent)
             with whole_file(path) as file:
-                pq.write_table(rows, file)
+                pq.write_table(self._told(), file)
+
+    def _told(self) -> pa.Table:
+        """Of what is over, a row each; once."""
+        over, self._over = self._over, []
+        return pa.Table.from_pylist([event.told() for event in over], SCHEMA)
 
 
-def _with_thumbnails(events: Sequence[Event], path: Path | None) -> Iterator[Event]:
-    """The same with pictures of a file; without, where it does not give them any more, or there is none."""
+def _with_thumbnails(events: Sequence[Event], path: Path | None) -> Iterator[list[Event]]:
+    """The same, a few at a time, with pictures of a file; without, where it does not give them any more, or there is
+    none."""
+    jpegs: dict[int, bytes] = {}
+    if path is not None and events:
+        try:
+            for number, still in read_stills(path, {event.best_frame for event in events}, width=WIDTH):
+                jpegs[number] = as_jpeg(still)
+        except SourceError as error:
+            log.warning("%s; its events have no thumbnails", error)
     for first in range(0, len(events), AT_ONCE):
-        some = events[first : first + AT_ONCE]
-        stills: Mapping[int, Pixels] = {}
-        if path is not None:
-            try:
-                stills = read_stills(path, {event.best_frame for event in some}, width=WIDTH)
-            except SourceError as error:
-                log.warning("%s; its events have no thumbnails", error)
-        for event in some:
-            still = stills.get(event.best_frame)
-            yield event if still is None else replace(event, thumbnail=as_jpeg(still))
+        yield [replace(event, thumbnail=jpegs.get(event.best_frame)) for event in events[first : first + AT_ONCE]]
 
 
 def _of_batch(batch: FrameBatch) -> _Rows:

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from av.codec.context import CodecContext
 from av.video.frame import VideoFrame
 
@@ -52,7 +53,7 @@ def read_still(path: Path, *, from_s: float | None = None) -> Pixels:
     raise SourceError(path.name, f"{path}: must hold a frame from {from_s or 0:g} s on, got none that can be decoded")
 
 
-def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int, Pixels]:
+def read_stills(path: Path, numbers: Collection[int], *, width: int) -> Iterator[tuple[int, Pixels]]:
     """Decodes some frames, and no more than the groups of pictures that hold them.
 
     Args:
@@ -60,27 +61,33 @@ def read_stills(path: Path, numbers: Collection[int], *, width: int) -> dict[int
         numbers: Of frames, in presentation order from 0.
         width: Of the pictures, in pixels; the height keeps the proportions of the frames.
 
-    Returns:
-        By number, uint8 (H, W, 3) RGB; without those that are lost to damage.
+    Yields:
+        Number and picture, uint8 (H, W, 3) RGB, in order; without those that are lost to damage.
 
     Raises:
         SourceError: The file cannot be read, or none of the frames.
     """
-    stills: dict[int, Pixels] = {}
+    left = set(numbers)
+    selected: npt.NDArray[np.bool_] | None = None
     with Reader() as reader:
         for task in _tasks(path):
+            if selected is None:
+                selected = np.isin(np.arange(len(task.selected)), list(left))
+            # Where frames are counted as they come, nothing is selected beforehand, and all of them are decoded.
+            is_known = task.index.numbering == "pts"
+            if is_known and not selected[task.cut.first_frame : task.cut.last_frame].any():
+                continue
             height, of_width = task.index.shown_size
             view = View(PictureFormat(max(1, round(width * height / of_width)), width))
-            # Where frames are counted as they come, nothing is selected beforehand, and all of them are decoded.
-            selected = np.isin(np.arange(len(task.selected)), list(numbers))
             for batch in replace(task, selected=selected, views=(view,), batch_frames=1).frames(reader):
-                decoded = zip(batch.index.tolist(), batch.frames, strict=True)
-                stills |= {number: still for number, still in decoded if number in numbers}
-            if len(stills) == len(numbers):
+                for number, still in zip(batch.index.tolist(), batch.frames, strict=True):
+                    if number in left:
+                        left.remove(number)
+                        yield number, still
+            if not left:
                 break
-    if numbers and not stills:
+    if numbers and len(left) == len(set(numbers)):
         raise SourceError(path.name, f"{path}: none of its frames can be decoded")
-    return stills
 
 
 def as_jpeg(picture: Pixels) -> bytes:
