@@ -313,8 +313,10 @@ class _Tally:
     @property
     def labelled(self) -> int:
         """Frames of which every filter has given what it owes."""
-        reached = min((one.seen // one.owed for one in self.by_filter.values() if one.owed), default=0)
-        return max(0, reached - len(self.failed))
+        asked = [one for one in self.by_filter.values() if one.owed]
+        reached = min((one.seen // one.owed for one in asked), default=0)
+        last = min((one.last for one in asked), default=-1)
+        return max(0, reached - sum(frame <= last for frame in self.failed))
 
     def add(
         self, by: Filter, part: FrameBatch, kept: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_], why: str

@@ -70,7 +70,9 @@ class SourceLedger:
         is_live = first.window_utc_s is not None  # early windows of a camera may have been removed
         if (first.number, first.first_frame) != (0, 0) and not is_live:
             problems.append(f"{_where(self.ends[0])}: must follow on segment 0 from frame 0, got none before it")
-        for before, end in pairwise(self.ends):
+        there = {end.segment.number for end in self.ends if not end.retry}
+        is_refused = any(end.retry and end.segment.number in there for end in self.ends)  # what is missing, it says
+        for before, end in () if is_refused else pairwise(self.ends):
             number = before.segment.number + 1
             frame = before.segment.first_frame + before.counts.indexed
             if (end.segment.number, end.segment.first_frame) != (number, frame) and not before.retry:

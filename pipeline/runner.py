@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
@@ -95,7 +95,7 @@ def run(
             folder, sha = _open_folder(config, place, models, plan, mode)
             handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-            cleanup.callback(handler.close)
+            cleanup.callback(_closed, handler)
             kept.setTarget(handler)
             cleanup.callback(kept.setTarget, None)
             kept.flush()
@@ -124,6 +124,11 @@ def _kept_log() -> Iterator[MemoryHandler]:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
+        handler.close()
+
+
+def _closed(handler: logging.Handler) -> None:
+    with suppress(OSError):  # what the disk did not take of the log breaks no run
         handler.close()
 
 

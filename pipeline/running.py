@@ -24,6 +24,7 @@ from pipeline.errors import ConfigError, SinkError, VpipeError
 from pipeline.events import EventRule
 from pipeline.faults import FaultySink
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
+from pipeline.memory import give_back
 from pipeline.monitor import Monitor
 from pipeline.plan import Plan
 from pipeline.rereading import Rereading
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 
 ROOM_S = 600.0  # between looks at what is old
 LAG_S = 10.0  # of a camera, unless `metrics` says another
+TRIM_S = 10.0  # between two times that freed memory is given back
 KEPT_ENDS = 100  # of a camera's segments, for the ledger: nearly a day at ten minutes each
 
 
@@ -189,11 +191,17 @@ class Running:
                 groups = self.plan.fold(self._watched(batches), times=self.times)
                 told = self.monitor.scored if self.plan.is_live else None
                 labelled = self.plan.label(self._counted(groups), times=self.times, told=told)
+                trimmed_s = time.monotonic()
                 for batch in labelled:
+                    if (now_s := time.monotonic()) - trimmed_s > TRIM_S:
+                        trimmed_s = now_s
+                        give_back()
                     if self.rereading is not None:
                         self.rereading.look()
-                    # Of a bundle or a source of the user's own, what is committed comes again on resuming.
-                    if (batch.source, batch.segment.first_frame) not in done:
+                    # Of a bundle or a source of the user's own, what is committed comes again on resuming. A file that
+                    # cannot be read any more says so, whatever is committed of it.
+                    is_retry = batch.end is not None and batch.end.retry
+                    if is_retry or (batch.source, batch.segment.first_frame) not in done:
                         self._write(sinks, batch, order)
                 if not self.stop or self.plan.is_live:
                     self._commit(sinks, order.rest())

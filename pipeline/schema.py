@@ -175,7 +175,9 @@ AnySource = Annotated[
 class LimitsSection(Section):
     """What a video file may ask for: one that asks for more is refused. A video may be made to do harm."""
 
-    pixels: Count = Field(default=1 << 26, description="Of a picture: 67 million are 8192x8192.")
+    pixels: Annotated[int, Field(ge=1, le=1 << 30)] = Field(
+        default=1 << 26, description="Of a picture: 67 million are 8192x8192."
+    )
     streams: Count = Field(default=64, description="Of a file: of pictures, sound, texts.")
     hours: Annotated[float, Field(gt=0)] = Field(default=1000.0, description="By the times of a file's frames.")
     frames: Count = Field(default=100_000_000, description="Of a file.")

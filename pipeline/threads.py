@@ -146,9 +146,13 @@ class _Channel(Generic[T]):
             self._clocks[number] = _Clock(time.monotonic())
 
     def give_up(self, number: int) -> bool:
-        """Goes on without a producer; False if it has left meanwhile."""
+        """Goes on without a producer; False if it has left meanwhile, or was heard of."""
         with self._condition:
-            return self._clocks.pop(number, None) is not None
+            clock = self._clocks.get(number)
+            if clock is None or time.monotonic() - clock.heard_s <= self._limit_s:
+                return False
+            del self._clocks[number]
+            return True
 
     def forgive(self, number: int) -> None:
         """Nothing is expected of a producer until it puts something."""
@@ -163,7 +167,7 @@ class _Channel(Generic[T]):
             return []
         with self._condition:
             # While nobody looked, nobody may have been able to work: a process can be stopped as a whole.
-            asleep_s = max(0.0, now_s - self._looked_s - LOOK_S)
+            asleep_s = max(0.0, now_s - self._looked_s - min(LOOK_S, self._limit_s / 2))
             self._looked_s = now_s
             for clock in self._clocks.values():
                 clock.heard_s += asleep_s
@@ -299,6 +303,7 @@ def merge(
             if (make := instead(number)) is None:
                 channel.forgive(number)
             elif channel.give_up(number):
+                _stuck.append(started[number])
                 channel.expect(n)
                 start(make(), n)
                 n += 1
@@ -311,7 +316,7 @@ def merge(
             yield from channel.items(stop, grace_s, late)
         finally:
             channel.close()
-            _join(started)
+            _join([thread for thread in started if thread not in _stuck])
 
     return consume()
 
@@ -620,4 +625,4 @@ def _join(threads: Sequence[threading.Thread], grace_s: float = JOIN_S) -> None:
     deadline = time.monotonic() + grace_s
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    _stuck.extend(thread for thread in threads if thread.is_alive())
+    _stuck.extend(thread for thread in threads if thread.is_alive() and thread not in _stuck)

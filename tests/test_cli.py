@@ -69,8 +69,8 @@ def test_every_odd_file_is_labelled_in_full_or_its_loss_is_named(name, model, tm
     else:
         assert code == 0
         assert frames["labelled"] == frames["indexed"] == FRAMES.get(name, 96)
-    parts = ds.dataset(tmp_path / "odd" / "frames").to_table()
-    assert len(parts) == frames["labelled"]
+    parts = tmp_path / "odd" / "frames"  # a file that cannot be read at all has none
+    assert (len(ds.dataset(parts).to_table()) if name not in REFUSED else parts.exists()) == frames["labelled"]
 
 
 def test_a_folder_of_good_and_broken_files_labels_the_good_ones(model, tmp_path):

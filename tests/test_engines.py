@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from specialized.engines import Dtype, Engine, open_engine
-from specialized.engines.scoring import checked
+from specialized.engines.scoring import checked, failure
 from specialized.errors import ForwardError, ModelError
 from specialized.modelfile import ModelCard
 from specialized.models import build
@@ -238,6 +238,21 @@ def test_a_forward_that_fails_says_how_many_scores_are_missing() -> None:
         engine.submit(pictures(3, 2, (4, 6)))
     assert caught.value.scores.shape == (3, 2, 3)
     assert np.isnan(caught.value.scores).all()
+
+
+@pytest.mark.parametrize(
+    ("error", "device", "is_final"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "cuda:0", True),
+        (RuntimeError("The size of tensor a must match"), "cuda:0", False),
+        (torch.OutOfMemoryError("CUDA out of memory."), "cuda:0", True),
+        (RuntimeError("CUDA error in a model of one's own"), "cpu", False),
+    ],
+)
+def test_what_a_device_is_lost_with_is_the_end(error: Exception, device: str, is_final: bool) -> None:
+    engine = open_engine(content_card(1, "one_of"), Content(1), device="cpu", batch=8)
+    engine.device = device
+    assert failure(error, engine, 2).is_final is is_final
 
 
 class Small(Content):

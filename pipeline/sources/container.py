@@ -146,7 +146,9 @@ def open_decoder(
     if context.codec.name == "h264" and context.reorder_depth < reorder_depth <= 16:
         context.reorder_depth = reorder_depth
     # Heeded only before the first packet. Decoders round widths up before they count.
-    context.options = {"max_pixels": str(2 * limits.pixels + (1 << 16))} | ({"skip_loop_filter": "all"} if fast else {})
+    context.options = {"max_pixels": str(min(2 * limits.pixels + (1 << 16), 2**31 - 1))} | (
+        {"skip_loop_filter": "all"} if fast else {}
+    )
     return container, stream
 
 
@@ -173,8 +175,8 @@ def packets(
 
 
 def is_io_error(error: BaseException) -> bool:
-    """Whether reading failed, rather than what was read being damaged."""
-    return isinstance(error, OSError) and not isinstance(error, EOFError)
+    """Whether reading failed, for the disk or for want of memory, rather than what was read being damaged."""
+    return isinstance(error, OSError | av.error.MemoryError) and not isinstance(error, EOFError)
 
 
 def reason(error: av.error.FFmpegError, path: Path) -> str:

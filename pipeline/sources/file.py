@@ -41,11 +41,11 @@ Start = Literal["creation_time", "mtime"] | NamePattern | datetime | None
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Stands for the segments of a file that cannot be read at all."""
+    """Stands for the segments of a file that cannot be read at all. It is never committed: looking again is cheap, and
+    what was wrong may be over, or a limit raised."""
 
     source: str
     error: str
-    retry: bool
     bundle: tuple[str, ...] = ()
     slot: int = 0
     first_frame: ClassVar[int] = 0
@@ -56,7 +56,7 @@ class Refusal:
 
     @property
     def batch(self) -> FrameBatch:
-        return FrameBatch.tick(self.segment, end=SegmentEnd(self.segment, error=self.error, retry=self.retry))
+        return FrameBatch.tick(self.segment, end=SegmentEnd(self.segment, error=self.error, retry=True))
 
     def frames(self, reader: Reader) -> Iterator[FrameBatch]:
         yield self.batch
@@ -121,9 +121,9 @@ class FileSource:
             index = index_file(self.path, self.name, disposable=not self.selection.takes_all, limits=self._limits)
             tasks = self._tasks(index, whole)
         except SourceError as error:
-            yield Refusal(self.name, str(error), retry=isinstance(error.__cause__, OSError))
+            yield Refusal(self.name, str(error))
         except (OSError, ValueError, OverflowError) as error:
-            yield self.refusal(str(error), retry=isinstance(error, OSError))
+            yield self.refusal(str(error))
         else:
             yield from tasks
 
@@ -132,9 +132,9 @@ class FileSource:
         """Of the pictures of the largest batch."""
         return self._batch_frames * max(view.frame_bytes for view in self.views)
 
-    def refusal(self, why: str, *, retry: bool, bundle: tuple[str, ...] = (), slot: int = 0) -> Refusal:
+    def refusal(self, why: str, *, bundle: tuple[str, ...] = (), slot: int = 0) -> Refusal:
         """Stands for its segments where it cannot be read."""
-        return Refusal(self.name, f"{self.path}: {why}", retry, bundle, slot)
+        return Refusal(self.name, f"{self.path}: {why}", bundle, slot)
 
     def _tasks(self, index: Index, whole: bool) -> list[SegmentTask]:
         if index.frames == 0 and index.io_error is not None:

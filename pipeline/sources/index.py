@@ -27,6 +27,7 @@ from pipeline.sources.container import NO_MORE, Limits, is_io_error, open_decode
 from pipeline.sources.disposable import TELLING_CODECS, disposable_packets, is_referred_to
 from pipeline.sources.entry import is_clean_entry, nal_length_size
 from pipeline.sources.orientation import UPRIGHT, Orientation, orientation_of
+from pipeline.threads import alive
 
 __all__ = ["NO_PTS", "Index", "index_file"]
 
@@ -213,7 +214,7 @@ def _scan(path: Path, source: str, disposable: bool, limits: Limits) -> Index:
             whole_because=None,
             orientation=UPRIGHT,
             unread=max(0, promised - int(np.count_nonzero(~is_silent))),
-            truncated=_truncation(container, stream, path, source, last_end),
+            truncated=_truncation(container, stream, path, source, last_end, limits),
             io_error=io_error,
             creation_time=container.metadata.get("creation_time"),
             limits=limits,
@@ -286,6 +287,7 @@ def _truncation(
     path: Path,
     source: str,
     last_end: int,
+    limits: Limits,
 ) -> str | None:
     """Compares the duration in the header with the last packet; the other streams are read only if it looks short."""
     if stream.time_base is None:
@@ -300,21 +302,22 @@ def _truncation(
     if promised_s - last_s <= TRUNCATION_S:
         return None
     if stream.duration is None:
-        last_s = max(last_s, _last_packet_s(path, source))
+        last_s = max(last_s, _last_packet_s(path, source, limits))
         if promised_s - last_s <= TRUNCATION_S:
             return None
     return f"the header promises {promised_s:.1f} s, but the data ends at {last_s:.1f} s: its end is missing"
 
 
-def _last_packet_s(path: Path, source: str) -> float:
+def _last_packet_s(path: Path, source: str, limits: Limits) -> float:
     """Time of the last packet of all streams, in seconds from the container's start."""
-    container, _ = open_video(path, source)
+    container, _ = open_video(path, source, limits=limits)
     start_s = (container.start_time or 0) / av.time_base
     last_s = 0.0
     try:
         for stream in container.streams:
             stream.discard = av.stream.Discard.default
         for packet in container.demux():
+            alive()
             if packet.pts is not None and packet.time_base is not None:
                 last_s = max(last_s, float((packet.pts + (packet.duration or 0)) * packet.time_base) - start_s)
     except av.error.FFmpegError:

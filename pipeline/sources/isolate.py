@@ -40,18 +40,27 @@ HEARTBEAT_S = 1.0
 POLL_S = 0.2  # between two looks at `stop`
 END_S = 2.0  # for a process to end by itself
 HALVES = 2
+ROOM, PICTURES = 1 << 24, 8  # bytes and pictures that a decoder must have room for
 PROGRAM = "import sys; from pipeline.sources.isolate import serve; serve(*map(int, sys.argv[1:]))"
 
 
 class Died(Exception):  # noqa: N818 (named as what it says of the process)
-    """The process has ended, or was ended as it gave no sign of life."""
+    """The process gave nothing, and has ended.
+
+    Attributes:
+        is_crash: It ended by itself. Else what was wrong may be over the next time: its disk stood still, say.
+    """
+
+    def __init__(self, why: str, *, is_crash: bool) -> None:
+        super().__init__(why)
+        self.is_crash = is_crash
 
 
 class Isolated:
     """See `Decoder`. What its process dies of is tried again in a new one.
 
     A segment goes on behind the batches that came of it: decoding gives the same ones each time. After so many tries it
-    ends with what came, for good. A file that cannot be indexed is refused likewise.
+    ends with what came, for good if its process crashed. A file that cannot be indexed is refused.
 
     Args:
         limit_s: After which a process that shows no sign of life is ended.
@@ -65,41 +74,45 @@ class Isolated:
         self._process: _Process | None = None
 
     def segments(self, file: FileSource, *, whole: bool = False) -> Sequence[SegmentTask | Refusal]:
-        why = ""
-        for _ in range(self._tries):
+        for attempt in range(self._tries):
             try:
                 process = self._opened(HALVES * file.batch_bytes)
                 process.send(("segments", file, whole))
                 found: Sequence[SegmentTask | Refusal] = process.answer()
                 return found
             except Died as death:
+                self.close()
                 if self._stop:
-                    self.close()
                     return []
-                why = self._died(str(death), file.name, "while it was indexed")
-        return [file.refusal(f"cannot be indexed: {self._told(why)}", retry=False)]
+                self._tell(death, file.name, "while it was indexed", attempt)
+                why = death
+        return [file.refusal(f"cannot be indexed: {self._told(why)}")]
 
     def frames(self, task: SegmentTask | Refusal) -> Iterator[FrameBatch]:
         if isinstance(task, Refusal):
             yield task.batch
             return
         came: list[npt.NDArray[np.int64]] = []
-        given, why = 0, ""
-        for _ in range(self._tries):
+        for attempt in range(self._tries):
             try:
-                for number, batch in enumerate(self._frames(task)):
-                    if number >= given:
-                        given += 1
+                batches = self._frames(task)
+                for number, batch in enumerate(batches if len(task.views) == 1 else _in_full(batches)):
+                    if number >= len(came):
                         came.append(batch.index)
                         yield batch
+                    elif batch.end is not None or not np.array_equal(batch.index, came[number]):
+                        self.close()
+                        error = None if batch.end is None else batch.end.error
+                        yield task.broken(_numbers(came), error or "it gave other frames the second time", retry=True)
+                        return
                 return
             except Died as death:
+                self.close()
                 if self._stop:
-                    self.close()
                     return
-                why = self._died(str(death), task.source, f"at the segment from frame {task.first_frame} on")
-        numbers = np.concatenate(came) if came else np.empty(0, np.int64)
-        yield task.broken(numbers, f"quarantined: {self._told(why)}", retry=False)
+                self._tell(death, task.source, f"at the segment from frame {task.first_frame} on", attempt)
+                why = death
+        yield task.broken(_numbers(came), f"quarantined: {self._told(why)}", retry=not why.is_crash)
 
     def another(self) -> Decoder:
         return Isolated(limit_s=self._limit_s, tries=self._tries, memory_mb=self._memory_mb, stop=self._stop)
@@ -109,7 +122,7 @@ class Isolated:
             self._process.close()
             self._process = None
 
-    def _told(self, why: str) -> str:
+    def _told(self, why: Died) -> str:
         return f"its decoder was tried {self._tries} times and {why}"
 
     def _frames(self, task: SegmentTask) -> Iterator[FrameBatch]:
@@ -123,7 +136,6 @@ class Isolated:
                 yield batch
         finally:
             if not done:  # in the middle of a segment, which nobody wants any more
-                process.kill()
                 self.close()
 
     def _opened(self, least_bytes: int) -> _Process:
@@ -134,10 +146,26 @@ class Isolated:
             self._process = _Process(least_bytes, self._limit_s, self._memory_mb, self._stop)
         return self._process
 
-    def _died(self, why: str, source: str, where: str) -> str:
-        self.close()
-        log.warning("%s: a decoder %s %s; a new one is started", source, why, where)
-        return why
+    def _tell(self, why: Died, source: str, where: str, attempt: int) -> None:
+        if attempt + 1 < self._tries:
+            log.warning("%s: a decoder %s %s; a new one is started", source, why, where)
+
+
+def _in_full(batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+    """The same, but of frames that are shown in several views all batches or none."""
+    held: list[FrameBatch] = []
+    for batch in batches:
+        if held and not np.array_equal(batch.index, held[0].index):
+            yield from held
+            held.clear()
+        held.append(batch)
+        if batch.end is not None:
+            yield from held
+            return
+
+
+def _numbers(index: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    return np.concatenate([np.empty(0, np.int64), *index])
 
 
 class _Process:
@@ -153,14 +181,20 @@ class _Process:
             shared = cleanup.enter_context(_shared_file(n_bytes))
             descriptors = (theirs.fileno(), shared.fileno())
             self._memory = mmap.mmap(shared.fileno(), n_bytes) if n_bytes else None
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, *map(str, (*descriptors, n_bytes, memory_mb))],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=descriptors,
-            )
+            self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-c", PROGRAM, *map(str, (*descriptors, n_bytes, memory_mb))],
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._said,
+                    pass_fds=descriptors,
+                )
+            except OSError as error:
+                ours.close()
+                self._said.close()
+                raise Died(f"could not be started ({error.strerror or error})", is_crash=False) from None
         self._line: Connection[Any, Any] = ours
 
     def send(self, message: object) -> None:
@@ -176,7 +210,7 @@ class _Process:
             pickler.dump(message)
             self._line.send_bytes(text.getbuffer())
         except ConnectionError:
-            raise Died(self._end()) from None
+            raise self._death() from None
 
     def answer(self) -> Any:
         """What the process answers. Raises Died."""
@@ -185,10 +219,10 @@ class _Process:
                 self._wait()
                 kind, content = self._line.recv()
             except (EOFError, OSError):
-                raise Died(self._end()) from None
+                raise self._death() from None
             alive()
             if kind == "failed":
-                raise RuntimeError(f"a decoder's process failed: {content}")
+                raise Died(f"failed ({content})", is_crash=False)
             if kind != "alive":
                 return content
 
@@ -203,12 +237,11 @@ class _Process:
             self._line.send_bytes(b"")  # that half is free again
         return FrameBatch(frames=frames, **fields)
 
-    def kill(self) -> None:
-        self._process.kill()
-
     def close(self) -> None:
         self._line.close()
-        self._end()
+        self._process.kill()  # it has nothing to save
+        self._process.wait()
+        self._said.close()
         if self._memory is not None:
             self._memory.close()
 
@@ -216,31 +249,33 @@ class _Process:
         return "index" if thing is self._index and thing is not None else None
 
     def _wait(self) -> None:
-        ends_s = time.monotonic() + self._limit_s
+        polls = 0  # and not seconds of a clock: while this process was stopped, so was the other
         while not self._line.poll(POLL_S):
+            polls += 1
             if self._stop:
-                raise Died("was stopped")
-            if time.monotonic() > ends_s:
-                self.kill()
-                raise Died(f"gave no sign of life for {self._limit_s:.0f} s")
+                raise Died("was stopped", is_crash=False)
+            if polls * POLL_S > self._limit_s:
+                raise Died(f"gave no sign of life for {self._limit_s:g} s", is_crash=False)
             alive()
 
-    def _end(self) -> str:
-        """Waits for the end of the process, to which nobody listens any more; what it ended with, in words."""
+    def _death(self) -> Died:
+        """What the process has ended with, of which nothing comes any more."""
         try:
             code = self._process.wait(END_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            code = self._process.wait()
-        if code >= 0:
-            return f"ended with code {code}"
-        name = signal.Signals(-code).name
-        return f"was ended by {name}" + (" (for want of memory?)" if name == "SIGKILL" else "")
+            return Died("gave nothing more", is_crash=False)
+        if code < 0:
+            name = signal.Signals(-code).name
+            return Died(f"was ended by {name}" + (" (for want of memory?)" if name == "SIGKILL" else ""), is_crash=True)
+        self._said.seek(0)
+        last = self._said.read().decode(errors="replace").strip().rpartition("\n")[2]
+        return Died(f"ended with code {code}" + (f" ({last})" if last else ""), is_crash=True)
 
 
 def serve(line: int, shared: int, n_bytes: int, memory_mb: int) -> None:
     """The process: decodes what it is sent, until nobody listens."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started it ends it
+    for number in (signal.SIGINT, signal.SIGTERM):  # which a whole group may get: who started it ends it
+        signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
     link: Connection[Any, Any] = Connection(line)
     memory = mmap.mmap(shared, n_bytes) if n_bytes else None
@@ -268,7 +303,7 @@ def serve(line: int, shared: int, n_bytes: int, memory_mb: int) -> None:
                 if kind == "segments":
                     link.send(("segments", decoder.segments(content, whole=more)))
                 else:
-                    _send_frames(link, memory, n_bytes // HALVES, decoder.frames(content))
+                    _send_frames(link, memory, n_bytes // HALVES, _with_room(content, decoder.frames(content)))
             except (EOFError, ConnectionError):
                 raise
             except Exception as error:
@@ -282,6 +317,15 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, name: str) -> Index | None:
         return self._index
+
+
+def _with_room(task: SegmentTask, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
+    """The same. Raises MemoryError where pictures are missing and there is no room for any: decoders that get no memory
+    say that the data is damaged."""
+    for batch in batches:
+        if batch.end is not None and batch.end.counts.corrupt:
+            bytearray(ROOM + PICTURES * 4 * task.index.width * task.index.height)
+        yield batch
 
 
 def _send_frames(

@@ -15,14 +15,17 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.batch import FrameBatch, Segment
+from pipeline.errors import SourceError
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.reader import Reader
-from pipeline.threads import Shared, Stop, Watch, merge
+from pipeline.threads import Shared, Stop, Watch, merge, stuck_threads
 
 __all__ = ["Bundle", "Decoder", "Here", "Task", "Unit", "bundles", "decode"]
 
 Numbers = npt.NDArray[np.int64]
+
+MOST_STUCK = 16  # threads that were given up and have not ended: each holds a decoder, and pictures
 
 
 class Decoder(Protocol):
@@ -79,7 +82,7 @@ class Bundle:
             for slot, (source, own) in enumerate(zip(self._sources, decoders, strict=True)):
                 for task in own.segments(source, whole=True):  # one, unless it was stopped
                     self._tasks.append(replace(task, bundle=self.members, slot=slot))
-            streams = [own.frames(task) for own, task in zip(decoders, self._tasks, strict=True)]
+            streams = [own.frames(task) for own, task in zip(decoders, self._tasks, strict=False)]
             while streams:
                 going = []
                 for stream in streams:
@@ -98,7 +101,7 @@ class Bundle:
         """The ends of its files when it was given up."""
         tasks = {task.source: task for task in self._tasks}
         for slot, source in enumerate(self._sources):
-            task = tasks.get(source.name) or source.refusal(why, retry=True, bundle=self.members, slot=slot)
+            task = tasks.get(source.name) or source.refusal(why, bundle=self.members, slot=slot)
             yield from _left(task, came, why)
 
 
@@ -138,7 +141,7 @@ def decode(
         decoder: Makes one.
         wanted: Whether a segment is, by the name of its source and its first frame.
         limit_s: After which a decoder that shows no sign of life is given up: its segment ends with what came, to be
-            tried again, and another decoder goes on in its place.
+            tried again, and another decoder goes on in its place. Where too many are, SourceError is raised.
         others: Other sources.
         stop: Ends it.
         grace_s: How long others have to come to an end then.
@@ -151,7 +154,8 @@ def decode(
         assert isinstance(work, _Work)
         if not isinstance(unit, FileSource):
             return [unit]
-        return [task for task in work.decoder.segments(unit) if wanted(task.source, task.first_frame)]
+        found = work.decoder.segments(unit)
+        return [task for task in found if isinstance(task, Refusal) or wanted(task.source, task.first_frame)]
 
     shared: Shared[Unit, Task] = Shared(units, tasks)
     works: list[_Work | None] = [*(_Work(shared, decoder, stop) for _ in range(workers)), *(None for _ in others)]
@@ -161,6 +165,9 @@ def decode(
 
         def another() -> _Work:
             assert work is not None
+            if len(stuck := stuck_threads()) > MOST_STUCK:
+                told = f"{len(stuck)} decoders gave nothing for {limit_s:g} s each and are still at it"
+                raise SourceError("", f"{told}; see whether the footage can be read, and --resume")
             made = _Work(shared, decoder, stop, first=work.left(limit_s))
             works.append(made)
             return made
@@ -221,10 +228,10 @@ class _Work:
     def left(self, limit_s: float) -> Sequence[FrameBatch]:
         """It is stuck: the ends of what it was at."""
         file, task = self._tasks.leave(self)
-        why = f"its decoder gave nothing for {limit_s:.0f} s and is left alone; `decode.isolate: true` ends such ones"
+        why = f"its decoder gave nothing for {limit_s:g} s and is left alone; `decode.isolate: true` ends such ones"
         ends: list[FrameBatch] = []
         if isinstance(file, FileSource):
-            ends.append(file.refusal(why, retry=True).batch)
+            ends.append(file.refusal(why).batch)
         elif isinstance(task, Bundle):
             ends += task.left(self._came, why)
         elif task is not None:
