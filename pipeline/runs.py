@@ -100,8 +100,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     try:
         yield file.file
         file.commit()
-    except BaseException:
+    except BaseException as error:
         file.discard()
+        if isinstance(error, OSError) and error.filename is None:  # a disk that is full names no file
+            error.filename = str(path)
         raise
 
 
@@ -122,8 +124,8 @@ def _locked(path: Path) -> TextIO:
         # Who held it before may have removed it between the two lines above.
         if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-            file.flush()
+            with suppress(OSError):  # who holds it is told to others; what a full disk means, by the run's own files
+                os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return file
         file.close()
 

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -123,6 +124,17 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path):
 def test_an_empty_folder_can_be_used(tmp_path):
     (tmp_path / "lobby").mkdir()
     assert RunFolder.create(tmp_path, "lobby").path == tmp_path / "lobby"
+
+
+def test_a_full_disk_keeps_no_run_from_its_folder_lest_it_be_told_otherwise_than_by_its_files(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with RunFolder(tmp_path / "lobby").held():
+            assert (tmp_path / "lobby" / ".lock").read_text() == ""
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b"])

@@ -19,9 +19,10 @@ from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
 from pipeline.errors import ConfigError, SinkError
 from pipeline.events import Event
 from pipeline.rows import Labelling, labelling_of, schema, table
+from pipeline.runs import write_json
 from pipeline.sinks import open_sink, parts, text
 from pipeline.sinks.lines import Jsonl
-from pipeline.sinks.parts import PartsSink, committed, part_path, read_end
+from pipeline.sinks.parts import PartsSink, committed, disk_errors, part_path, read_end
 from pipeline.threads import Stop
 
 PERSON = Labelling("person", ("person", "none"))
@@ -189,6 +190,20 @@ def test_a_disk_that_takes_no_more_is_named_and_leaves_no_part(tmp_path):
         with pytest.raises(SinkError, match=r"000000000000\.parquet: must be writable, got File too large; .*--resume"):
             sink.commit(ended(Segment("a"), 60_000))
         sink.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert files(tmp_path) == []
+
+
+def test_a_full_disk_is_told_by_the_file_of_the_folder_that_it_does_not_take(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with (
+            pytest.raises(SinkError, match=r"/ledger\.json: must be writable, got File too large"),
+            disk_errors(tmp_path),
+        ):
+            write_json(tmp_path / "ledger.json", "x" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert files(tmp_path) == []

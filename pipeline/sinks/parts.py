@@ -264,11 +264,17 @@ def _is_committed(folder: Path, end: SegmentEnd) -> bool:
 
 @contextmanager
 def disk_errors(path: Path) -> Generator[None]:
-    """Says of a disk's error which file it hit and what to do."""
+    """Says of a disk's error which file it hit and what to do.
+
+    Args:
+        path: The file; or a folder, where the error itself may name one in it.
+    """
     try:
         yield
     except (OSError, pa.ArrowException) as exc:
         cause = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
+        if isinstance(exc, OSError) and isinstance(exc.filename, str) and Path(exc.filename).is_relative_to(path):
+            path = Path(exc.filename)
         raise SinkError(
             f"{path}: must be writable, got {cause}; make room or choose another place, then --resume"
         ) from exc
