@@ -102,6 +102,7 @@ def _arms(subject: Subject, key: Key, device: str) -> Iterator[Arm[Key]]:
                 batch=pictures,
                 dtype="auto" if dtype == EIGHT_BITS else cast("Dtype", dtype),
                 engine=cast("EngineName", name),
+                in_parts=False,
             )
         except ModelError as exc:
             refused = exc

@@ -258,6 +258,7 @@ def _opener(model: Model, section: FilterSection) -> Opener:
             dtype=choice.dtype,
             engine=choice.engine,
             threads=choice.torch_threads,
+            in_parts=False,
         )
 
     return opened

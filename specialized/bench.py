@@ -252,6 +252,7 @@ class Bench:
             dtype=setting.dtype,
             engine=self._engine,
             threads=self._threads,
+            in_parts=False,
         )
         return engine_loop(engine)
 

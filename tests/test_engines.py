@@ -283,6 +283,12 @@ def test_a_forward_that_does_not_fit_in_memory_is_made_in_parts(caplog: pytest.L
     ]
 
 
+def test_where_its_size_is_asked_for_a_forward_is_not_made_in_parts() -> None:
+    engine = open_engine(content_card(2, "one_of"), Small(2), device="cpu", batch=32, in_parts=False)
+    with pytest.raises(ForwardError, match=r"got CUDA out of memory"):
+        engine.submit(pictures(16, 2, (4, 6)))
+
+
 def test_of_a_forward_in_parts_the_scores_of_the_others_are_kept() -> None:
     engine = open_engine(content_card(2, "one_of"), Small(2), device="cpu", batch=32)
     engine.submit(pictures(5, 2, (4, 6))).result()

@@ -37,7 +37,13 @@ class Handle(Protocol):
 
 
 class Engine(Protocol):
-    """Runs one model on one device. Used from one thread at a time."""
+    """Runs one model on one device. Used from one thread at a time.
+
+    Attributes:
+        in_parts: Whether a forward for which the device has no memory is made in parts from then on.
+    """
+
+    in_parts: bool
 
     @property
     def name(self) -> str: ...
@@ -88,6 +94,7 @@ def open_engine(
     dtype: Dtype | Literal["auto"] = "auto",
     engine: EngineName = "auto",
     threads: int | None = None,
+    in_parts: bool = True,
 ) -> Engine:
     """Opens an engine: `open_engine(*load_model(path))`, or with a card and a module of one's own.
 
@@ -104,6 +111,7 @@ def open_engine(
         threads: CPU threads of the whole process for forwards; None leaves torch's number, one per core. Where others
             want the cores too, two or more pay only with OMP_WAIT_POLICY=passive in the environment before torch is
             loaded: threads that wait for each other spin otherwise.
+        in_parts: whether the torch engine halves a forward that does not fit in memory, rather than fail.
 
     Raises:
         ModelError: the device is not there, the engine's packages are not, or the model does not run so.
@@ -119,7 +127,7 @@ def open_engine(
     if card.ranges and engine != "openvino":
         dtype = "float32"
     try:
-        return _factory(engine)(
+        made = _factory(engine)(
             card,
             module,
             device=device,
@@ -127,6 +135,8 @@ def open_engine(
             dtype=auto_dtype(engine, device) if dtype == "auto" else dtype,
             threads=threads,
         )
+        made.in_parts = made.in_parts and in_parts
+        return made
     except ImportError as exc:
         raise ModelError(f"engine {engine}: packages must load, got {exc}; install them anew") from exc
 

@@ -27,7 +27,7 @@ class CompileEngine(TorchEngine):
     """See `Engine`. Opening it takes seconds to a minute; on a CPU it needs a C++ compiler."""
 
     name: str = "compile"
-    _parts: bool = False
+    in_parts: bool = False
 
     def __init__(
         self,

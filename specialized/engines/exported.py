@@ -68,6 +68,7 @@ class ExportedEngine:
     device = "cpu"
     device_uuid = None
     transfer_s = 0.0
+    in_parts = False
 
     def __init__(
         self,

@@ -69,7 +69,7 @@ class TorchEngine:
     """
 
     name: str = "torch"
-    _parts: bool = True  # whether a forward can be made in parts: its shape is fixed by nothing else
+    in_parts: bool = True
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class TorchEngine:
                     parts = [self._submit(frames[first : first + n]) for first in range(0, len(frames), n)]
                 return parts[0] if len(parts) == 1 else PartsHandle(parts)
             except torch.OutOfMemoryError as exc:
-                if n == 1 or not self._parts:
+                if n == 1 or not self.in_parts:
                     raise failure(exc, self, len(frames)) from exc
                 self._halve()
             except Exception as exc:  # the user's forward may raise anything
