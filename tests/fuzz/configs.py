@@ -36,7 +36,7 @@ sources:
     to: 60
     every: 2
     regions: {desk: [0.1, 0.2, 0.3, 0.4], door: {polygon: [[0, 0], [0.5, 0], [0.5, 0.5]]}}
-  - {path: ../videos/parking-*.mp4, fps: 5, limit: 100}
+  - {path: ../videos/parking-*.mp4, fps: 5}
   - {path: ../videos/table-bottles.mp4, regions_px: {shelf: {grid: [2, 3, 0, 0, 120, 60]}}, start: mtime}
 decode: {workers: 2, fast: false, isolate: true, tries: 2, limit_s: 20, segment_frames: 500, limits: {streams: 9}}
 fold: {frames: 4, order: consecutive}
