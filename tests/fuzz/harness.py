@@ -16,7 +16,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 KINDS = ("videos", "configs", "labels", "models")
 RESTART = 300  # cases of a process
+KEEP = 250  # cases between two results
 POLL_S = 0.05
 READY_S = 300.0  # for a process to load what it needs
 END_S = 5.0
@@ -98,8 +99,23 @@ def module_of(kind: str) -> Any:
     return importlib.import_module(f"tests.fuzz.{kind}")
 
 
-def fuzz(kind: str, numbers: Iterable[int], *, seed: int = 0, seconds: float | None = None) -> Found:
-    """Tries the cases of these numbers, one after the other."""
+def fuzz(
+    kind: str,
+    numbers: Iterable[int],
+    *,
+    seed: int = 0,
+    seconds: float | None = None,
+    keep: Callable[[Found], None] | None = None,
+) -> Found:
+    """Tries the cases of these numbers, one after the other.
+
+    Args:
+        kind: One of `KINDS`.
+        numbers: Of the cases.
+        seed: Of all of them.
+        seconds: After which no other is begun.
+        keep: Given now and then what was found so far.
+    """
     found, began_s = Found(), time.monotonic()
     with tempfile.TemporaryDirectory(prefix="vpipe-fuzz-") as folder:
         stock = Path(folder) / "stock"
@@ -111,8 +127,10 @@ def fuzz(kind: str, numbers: Iterable[int], *, seed: int = 0, seconds: float | N
                 if seconds is not None and time.monotonic() - began_s > seconds:
                     break
                 process.one(number, found)
-                if k % 500 == 0:
+                if k % KEEP == 0:
                     say(f"{kind}: {k} cases, {time.monotonic() - began_s:.0f} s, {len(found.findings)} findings")
+                    if keep is not None:
+                        keep(found)
         finally:
             process.close()
     return found
