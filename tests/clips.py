@@ -170,7 +170,9 @@ def _encoder_options(codec: str, keyframe_every: int | None, open_gop: bool, bfr
 
     match codec:
         case "libx264":
-            return {"preset": "veryfast", "crf": "23", "x264-params": joined(**{"b-pyramid": "normal"})}
+            # Without mbtree, whose arithmetic may round otherwise the next time: the same bytes each time.
+            exact: dict[str, str | int] = {"b-pyramid": "normal", "mbtree": 0}
+            return {"preset": "veryfast", "crf": "23", "x264-params": joined(**exact)}
         case "libx265":
             quiet: dict[str, str | int] = {"log-level": "none", "pools": 1, "frame-threads": 1}
             return {"preset": "veryfast", "crf": "23", "x265-params": joined(**quiet)}
