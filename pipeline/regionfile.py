@@ -166,7 +166,7 @@ def _table(path: Path, problems: list[str], lines: dict[str, int]) -> Mapping[st
                 if all(map(NUMBER.fullmatch, values)):
                     spec[name] = [float(value) for value in values]
                 else:
-                    problems.append(f"{where}: x, y, w and h must be numbers, got {', '.join(values)}")
+                    problems.append(f"{where}: x, y, w and h must be numbers, got {', '.join(map(shown, values))}")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         reason = "text that is not UTF-8" if isinstance(error, UnicodeDecodeError) else reason

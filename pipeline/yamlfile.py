@@ -180,6 +180,9 @@ def parse(
     except (YAMLError, ValueError, NotImplementedError) as exc:  # characters and escapes that YAML does not know
         problems.append(f"{file}: must be valid YAML, got {' '.join(str(exc).split())}")
         return None
+    except (KeyError, AssertionError) as exc:  # how ruamel says that a directive names a version that there is not
+        problems.append(f"{file}: must be YAML 1.1 or 1.2, got a directive for another: {exc}; remove it")
+        return None
     if root is None:
         return Node(None, f"{file}:1", "")
     return _Builder(file, problems, what=what, most=most).node(root, "", root)

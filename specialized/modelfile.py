@@ -10,16 +10,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 
 from specialized.errors import ModelError
-from specialized.models import build
+from specialized.models import MODELS, build
 from specialized.objects import search_beside
 from specialized.orders import ORDERS, Order
 
@@ -34,6 +35,7 @@ Ranges = Mapping[str, tuple[float, float]]
 _CARD_KEY = "vpipe-model-v1"
 _ANY_CARD_KEY = re.compile(r"vpipe-model-v\d+")
 _MAX_CARD_BYTES = 16 << 20  # each class has its figures in it
+_FEW_VALUES = 10_000_000  # of weights: 40 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +236,9 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ModelCard, "nn.Module"]:
     card = read_card(path)
     search_beside(path, card.architecture)
     try:
-        module = network(card)
+        # A class of one's own may take what it likes while it is made.
+        with _at_most(_values(path)) if card.architecture in MODELS else nullcontext():
+            module = network(card)
     except ModelError as exc:
         raise ModelError(f"{path}: {exc}") from exc
     load_weights(module, path)
@@ -246,6 +250,40 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ModelCard, "nn.Module"]:
         return card, quantized(module, card.ranges)
     except ModelError as exc:
         raise ModelError(f"{path}: {exc}") from exc
+
+
+def _values(path: str | os.PathLike[str]) -> int:
+    """How many the tensors of a file hold, by its header."""
+    with safe_open(path, framework="numpy") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
+@contextmanager
+def _at_most(values: int) -> Iterator[None]:
+    """Lets a network be made only as large as a file of so many values may fill: its card may ask for any size."""
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    most = max(_FEW_VALUES, 2 * values)  # of a few too many, the weights that do not fit are named
+    made = 0
+
+    class Counting(TorchFunctionMode):
+        def __torch_function__(
+            self,
+            func: Callable[..., object],
+            types: Iterable[type],
+            args: tuple[Any, ...] = (),
+            kwargs: Mapping[str, object] | None = None,
+        ) -> object:
+            nonlocal made
+            if func is torch.empty and args:  # what layers make their weights of
+                made += math.prod(args[0] if isinstance(args[0], tuple | list) else args)
+                if made > most:
+                    raise ValueError(f"the file holds {values:,} values, and the network {made:,} or more")
+            return func(*args, **(kwargs or {}))
+
+    with Counting():
+        yield
 
 
 def load_weights(module: "nn.Module", path: str | os.PathLike[str]) -> None:

@@ -231,6 +231,8 @@ def test_a_key_given_twice_is_named_with_both_lines(folder):
         (b"a: 1\nb: [1\nc: 2\n", "cam.yaml:3:2: must be valid YAML, got: while parsing a flow sequence"),
         (b"a: 1\n\tb: 2\n", "cam.yaml:2:1: must be valid YAML, got: while scanning"),
         (b"a: 1\n---\nb: 2\n", "cam.yaml:2:1: must be valid YAML, got: expected a single document"),
+        (b"a: 1\n%YAML 9.9\n---\n", "cam.yaml: must be YAML 1.1 or 1.2, got a directive for another"),
+        (b"%YAML 1.9\n---\na: 1\n", "cam.yaml: must be YAML 1.1 or 1.2, got a directive for another"),
         (b"a: \x01\n", "cam.yaml: must be valid YAML, got unacceptable character #x0001"),
         (b"a: 1\nb: \xff\xfe\n", "cam.yaml:2: the configuration must be UTF-8 text, got byte 0xff"),
         (b"a: " + b"[" * 5000, "cam.yaml: must be nested at most 50 deep, got more"),
@@ -447,11 +449,11 @@ def test_regions_come_from_files_too(folder):
     written = load(VALID + "regions_px: {bay-1: [0, 0, 10, 12], bay-2: [11, 0, 10, 12]}\n")
     for name in ("bays.csv", "bays.json"):
         assert regions_of(load(VALID + f"regions_px: {name}\n")) == regions_of(written)
-    (folder / "bays.csv").write_text("name,x,y,w,h\nbay-1,0,0,10\nbay-1,0,0,a,1\n")
+    (folder / "bays.csv").write_text("name,x,y,w,h\nbay-1,0,0,10\nbay-1,0,0,a\0,1\n")
     got = problems(VALID + "regions_px: bays.csv\n")
     assert [line.partition("bays.csv")[2] for line in got] == [
         ":2: must have 5 values, got 4",
-        ":3: x, y, w and h must be numbers, got 0, 0, a, 1",
+        ":3: x, y, w and h must be numbers, got '0', '0', 'a\\x00', '1'",
     ]
 
 

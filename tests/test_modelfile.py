@@ -244,6 +244,23 @@ def test_a_stored_architecture_that_cannot_be_built_names_the_file(tmp_path: Pat
         load_model(path)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"args": {"filters": 8000}},
+        {"args": {"dense": 10**7}},
+        {"args": {"classes": 10**7}},
+        {"fold": 10**6},
+        {"multiple_of": 10**5},
+        {"input": (8000, 8000)},
+    ],
+)
+def test_a_network_larger_than_its_file_is_refused_before_it_takes_memory(tmp_path: Path, changes) -> None:
+    path = with_card(tmp_path / "m.safetensors", **changes)
+    with pytest.raises(ModelError, match=r"m\.safetensors: coral: .*the file holds 1 values, and the network"):
+        load_model(path)
+
+
 def test_a_class_of_ones_own_is_found_beside_the_model_file_but_last(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "configs")])
     card = dataclasses.replace(CARD, architecture="net_beside:Net", args={}, fold=1, input=(2, 2))
