@@ -4,6 +4,7 @@
 # make bench   how fast this machine labels, beside what else one would use: 70 minutes, goes on if stopped
 # make bench-check   whether speed fell against the results that are committed: ten minutes
 # make soak    whether memory stays flat over a million frames: eight minutes
+# make fuzz    damaged clips, configurations, labels and models: none may end in more than a refusal; five minutes
 # make system-deps  programs that some tests talk to, by apt-get; without them those tests are skipped
 # make clean   removes what the others made; runs/ stays
 
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench bench-check soak system-deps clean setup
+.PHONY: demo test check bench bench-check soak fuzz system-deps clean setup
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -39,6 +40,13 @@ bench-check: setup
 
 soak: setup
 	$(BIN)/python -m benchmarks.soak
+
+# Two at a time.
+fuzz: setup
+	@$(BIN)/python -m tests.fuzz videos --count 10000 --seconds 270 & videos=$$!; failed=0; \
+	for kind in configs labels models; do \
+	$(BIN)/python -m tests.fuzz $$kind --count 5000 --seconds 85 || failed=1; done; \
+	wait $$videos && exit $$failed
 
 # Programs that tests/system talks to; vpipe itself needs none.
 system-deps:

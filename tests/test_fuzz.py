@@ -1,0 +1,105 @@
+"""The harness of tests/fuzz, on a few dozen damaged files of each kind. `make fuzz` tries many."""
+
+import json
+import random
+
+import pytest
+from click.testing import CliRunner
+
+from pipeline.batch import Counts, Segment, SegmentEnd
+from tests.clips import clip
+from tests.fuzz import configs, labels, models, videos
+from tests.fuzz.__main__ import main
+from tests.fuzz.harness import Case, Found, Tried, fuzz, wrong_report
+from tests.fuzz.mutate import BYTES, damaged
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Where a stock and what a process writes go."""
+    for name in ("stock", "own"):
+        (tmp_path / name).mkdir()
+    return tmp_path / "stock", tmp_path / "own"
+
+
+def findings(kind: str, case: Case, numbers: range) -> list[Tried]:
+    """What must not be, of cases that are tried in this process."""
+    found = []
+    for number in numbers:
+        chance = random.Random(f"{kind} 0 {number}")
+        mutation = case.prepared(number, chance)
+        if (tried := case.tried(number, chance)).finding is not None:
+            found.append(Tried(f"{number}: {tried.outcome}", mutation, tried.finding))
+    return found
+
+
+def test_damaged_clips_are_labelled_as_far_as_they_go(places):
+    for kind in ("h264-closed.mp4", "h264-bframes-opengop.mkv", "vp9.webm"):
+        (places[0] / kind).write_bytes(clip(kind, videos.FRAMES).read_bytes())
+    assert findings("videos", videos.Videos(*places), range(1, 40)) == []
+
+
+def test_damaged_configurations_are_taken_or_refused(places):
+    configs.stock(places[0])
+    for path in (places[0] / "configs").glob("*.yaml"):
+        if path.name not in ("lobby.yaml", "run.yaml", "train-cifar.yaml"):
+            path.unlink()
+    assert findings("configs", configs.Configs(*places), range(1, 50)) == []
+
+
+def test_damaged_labels_are_taken_or_refused(places):
+    assert findings("labels", labels.Labels(*places), range(100)) == []
+
+
+def test_damaged_models_are_taken_or_refused(places):
+    models.stock(places[0])
+    assert findings("models", models.Models(*places), range(60)) == []
+
+
+@pytest.mark.parametrize("way", BYTES)
+def test_the_same_chance_does_the_same_damage(way):
+    data = bytes(range(256)) * 8
+    once, again = (way(data, random.Random(3)) for _ in range(2))
+    assert once == again
+    assert any(way(data, random.Random(seed))[0] != data for seed in range(5))
+    assert damaged(b"", random.Random(1))[1]
+
+
+def test_what_crashes_hangs_grows_or_is_wrong_is_told_by_its_number_and_the_rest_goes_on():
+    found = fuzz("faulty", range(6))
+    assert found.outcomes.items() >= {"crashed with -6": 1, "took over 0.5 s": 1}.items()
+    assert found.outcomes["done"] == 3
+    assert [one["number"] for one in found.findings] == [1, 2, 3, 4]
+    assert [one["mutation"] for one in found.findings] == [f"case {number}" for number in range(1, 5)]
+
+
+def test_the_command_writes_its_result_and_fails_at_findings(tmp_path, monkeypatch):
+    told = CliRunner().invoke(main, ["labels", "--count", "3", "--out", str(tmp_path)])
+    assert told.exit_code == 0, told.output
+    document = json.loads((tmp_path / "fuzz-labels.json").read_text())
+    assert document["command"] == "python -m tests.fuzz labels --count 3 --seed 0"
+    assert document["result"]["cases"] == 3
+    assert document["machine"]
+    found = Found(findings=[{"number": 7, "finding": "that", "mutation": "this"}])
+    monkeypatch.setattr("tests.fuzz.__main__.fuzz", lambda *_, **__: found)
+    told = CliRunner().invoke(main, ["labels", "--only", "7"])
+    assert (told.exit_code, told.stdout) == (1, "--only 7: that (this)\n")
+
+
+def test_a_refusal_must_name_the_file_in_one_line(tmp_path):
+    assert wrong_report([f"{tmp_path}:1: no"], tmp_path) is None
+    assert "does not name" in (wrong_report(["no"], tmp_path) or "")
+    assert "not one" in (wrong_report([f"{tmp_path}: a\nb"], tmp_path) or "")
+    assert wrong_report([], tmp_path)
+
+
+def test_what_does_not_add_up_or_is_wrongly_complete_is_found(tmp_path):
+    path = clip("h264-closed.mp4", videos.FRAMES)
+    whole = [SegmentEnd(Segment("c"), Counts(indexed=48, decoded=48))]
+    numbers = list(range(48))
+    assert videos.judged(path, numbers, whole, by_model=False) == ("complete", None)
+    assert videos.judged(path, numbers[1:], whole, by_model=False)[0] == "wrong ledger"
+    short = [SegmentEnd(Segment("c"), Counts(indexed=47, decoded=47))]
+    assert "47 frames of 48 packets" in (videos.judged(path, numbers[:47], short, by_model=False)[1] or "")
+    wrong = [SegmentEnd(Segment("c"), Counts(indexed=48, decoded=47))]
+    assert "must hold" in (videos.judged(path, numbers[:47], wrong, by_model=False)[1] or "")
