@@ -382,3 +382,15 @@ def test_coco_says_where_boxes_are(tmp_path):
     del document["images"][0]["width"]
     path.write_text(json.dumps(document))
     assert np.isnan(read_labels(path).corners).all()
+
+
+@pytest.mark.parametrize("box", [[20, 10, 1e308, 1e308], [0, 0, float("inf"), 1]])
+def test_corners_that_are_out_of_range_are_unknown(tmp_path, box):
+    path = tmp_path / "clip.json"
+    document = {
+        "images": [{"id": 5, "frame_id": 0, "width": 0.5, "height": 100}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [{"image_id": 5, "category_id": 1, "bbox": box}],
+    }
+    path.write_text(json.dumps(document))
+    assert np.isnan(read_labels(path).corners).all()

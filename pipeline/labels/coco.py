@@ -182,7 +182,8 @@ def _corners(one: Entry, image: Entry) -> list[float]:
         return [math.nan] * 4
     if not (width > 0 and height > 0):
         return [math.nan] * 4
-    return [x / width, y / height, (x + w) / width, (y + h) / height]
+    corners = [x / width, y / height, (x + w) / width, (y + h) / height]
+    return corners if all(map(math.isfinite, corners)) else [math.nan] * 4
 
 
 def _is_ignored(one: Entry) -> bool:
