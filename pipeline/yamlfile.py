@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, ScalarNode, SequenceNode
 from ruamel.yaml.nodes import Node as YamlNode
+from ruamel.yaml.scanner import RoundTripScanner
 
 Scalar = str | int | float | bool | None
 Plain = Scalar | list["Plain"] | dict[str, "Plain"]
@@ -167,7 +169,9 @@ def parse(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of anchors used twice: allowed in YAML 1.2, the last one counts
-            root: YamlNode | None = YAML(typ="rt").compose(text)
+            yaml = YAML(typ="rt")
+            yaml.Scanner = _Scanner
+            root: YamlNode | None = yaml.compose(text)
     except MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line = f":{mark.line + 1}:{mark.column + 1}" if mark is not None else ""
@@ -186,6 +190,15 @@ def parse(
     if root is None:
         return Node(None, f"{file}:1", "")
     return _Builder(file, problems, what=what, most=most).node(root, "", root)
+
+
+class _Scanner(RoundTripScanner):
+    """Gives up where brackets are nested too deep: each may begin a key, which took it seconds to rule out."""
+
+    def fetch_flow_collection_start(self, *args: Any, **kwargs: Any) -> None:
+        if self.flow_level > MAX_DEPTH:
+            raise RecursionError
+        super().fetch_flow_collection_start(*args, **kwargs)
 
 
 class _Builder:

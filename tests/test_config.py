@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,12 @@ def test_no_stays_a_string_and_numbers_are_those_of_yaml_1_2(folder):
     assert len(got) == 7
     config = load(text.replace("collections:ChainMap", "builtins:dict"))
     assert config.sinks[0].arguments == {"a": "no", "b": 12, "c": "1:30", "d": 15, "e": None, "f": 1000.0, "g": "5"}
+
+
+def test_brackets_that_do_not_end_are_refused_soon(folder):
+    began_s = time.process_time()
+    assert problems("a: " + "[" * 10_000)[0].endswith("must be nested at most 50 deep, got more")
+    assert time.process_time() - began_s < 1
 
 
 def test_a_yaml_1_1_directive_changes_nothing(folder):

@@ -26,6 +26,7 @@ KINDS = ("videos", "configs", "labels", "models")
 RESTART = 300  # cases of a process
 KEEP = 250  # cases between two results
 POLL_S = 0.05
+STALL_S = 30.0  # by the clock
 READY_S = 300.0  # for a process to load what it needs
 END_S = 5.0
 
@@ -58,7 +59,7 @@ class Case(Protocol):
 
     @staticmethod
     def limit_s(number: int) -> float:
-        """How long it may take."""
+        """How long it may compute; below `STALL_S` the time of a clock is not held against it: others compute too."""
 
     def prepared(self, number: int, chance: random.Random) -> str:
         """Writes the damaged file; what was done to which."""
@@ -159,7 +160,7 @@ class Process:
             self.close()
             self._open()
         self._done += 1
-        mutation, before_mb = "", 0
+        mutation, before_mb, before_s = "", 0, 0.0
         self._line.send(("try", number))
         began_s = time.monotonic()
         tried: Tried | None = None
@@ -171,6 +172,7 @@ class Process:
                     kind, content, grown_mb = self._line.recv()
                     if kind == "prepared":
                         mutation, before_mb, began_s = content, grown_mb, time.monotonic()
+                        before_s = cpu_s(self._process.pid)
                     else:
                         tried = content
                     continue
@@ -179,8 +181,10 @@ class Process:
                 why = f"crashed with {self._process.exitcode}"
                 continue
             grown_mb = resident_mb(self._process.pid) - before_mb if mutation else 0
-            if time.monotonic() - began_s > self._limits.limit_s(number):
-                why = f"took over {self._limits.limit_s(number):g} s"
+            limit_s = self._limits.limit_s(number)
+            computed_s = cpu_s(self._process.pid) - before_s if mutation else 0.0
+            if computed_s > limit_s or time.monotonic() - began_s > max(limit_s, STALL_S):
+                why = f"took over {limit_s:g} s"
             elif grown_mb > self._limits.limit_mb:
                 why = f"grew by over {self._limits.limit_mb} MB"
         found.longest_s = max(found.longest_s, time.monotonic() - began_s)
@@ -259,6 +263,15 @@ def resident_mb(process: int | None = None, key: str = "VmRSS") -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) >> 10 for line in text.splitlines() if line.startswith(key)), 0)
+
+
+def cpu_s(process: int | None) -> float:
+    """What a process has computed for; 0 if it is gone."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def told(error: BaseException) -> str:
