@@ -11,6 +11,9 @@ decoding gives as many: packets that hold two pictures.
 
 *Its end.* Where the container is one whose header says how long it is, that must not be over a second more than the
 last packet of all streams has.
+
+*Errors.* Where reading gave errors, a plain decoding must not give fewer frames than came. That alone does not see what
+an error hides from vpipe and from the plain reading alike.
 """
 
 from __future__ import annotations
