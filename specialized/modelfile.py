@@ -199,7 +199,8 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
         return _CARD.validate_json(document)
     except ValidationError as exc:
         first = exc.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "card"
+        keys = [str(key) if str(key).isprintable() else repr(key) for key in first["loc"]]
+        where = ".".join(keys) or "card"
         # A check of our own says itself what it got; its input is all that was checked, the whole card mostly.
         own = first["type"] == "value_error"
         told = str(first["ctx"]["error"]) if own else f"{first['msg']}, got {_short(first['input'])}"

@@ -244,6 +244,11 @@ def test_a_stored_architecture_that_cannot_be_built_names_the_file(tmp_path: Pat
         load_model(path)
 
 
+def test_a_key_of_any_signs_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"m\.safetensors: 'a\\x00b': Unexpected keyword argument"):
+        read_card(with_card(tmp_path / "m.safetensors", **{"a\0b": 1}))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
