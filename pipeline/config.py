@@ -281,8 +281,9 @@ def _known_keys(kind: type[BaseModel], loc: Sequence[Step]) -> list[str]:
         if str(step).startswith("<"):
             sections = [section for section in sections if f"<{section.__name__}>" == step]
         elif isinstance(step, str):
-            field = next(field for name, field in sections[0].model_fields.items() if (field.alias or name) == step)
-            sections = sections_in(field.annotation)
+            fields = {field.alias or name: field for name, field in sections[0].model_fields.items()}
+            if step in fields:  # else a key of a mapping of sections
+                sections = sections_in(fields[step].annotation)
     return [field.alias or name for name, field in sections[0].model_fields.items()]
 
 

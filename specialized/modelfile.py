@@ -183,7 +183,8 @@ def read_card(path: str | os.PathLike[str]) -> ModelCard:
         with safe_open(path, framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
     except (SafetensorError, OSError) as exc:
-        raise ModelError(f"{path}: must be a safetensors file, got {exc}; use a file that vpipe wrote") from exc
+        told = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in str(exc))
+        raise ModelError(f"{path}: must be a safetensors file, got {told}; use a file that vpipe wrote") from exc
     document = metadata.get(_CARD_KEY)
     if document is None:
         newer = next(filter(_ANY_CARD_KEY.fullmatch, metadata), None)

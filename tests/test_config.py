@@ -892,3 +892,8 @@ def test_what_a_run_records_of_a_receiver_holds_no_secrets(folder):
     record = str(config.resolved())
     assert "hunter" not in record
     assert "${KEY}" in record
+
+
+def test_an_unknown_key_of_the_events_of_a_class_is_told(folder):
+    got = problems(VALID + EVENTS.replace("on: 0.6", "on: 0.6, gap: 1"))
+    assert any("events.person.gap: unknown key" in line for line in got), got
