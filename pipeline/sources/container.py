@@ -48,6 +48,7 @@ class Limits:
 
 
 NO_MORE = Limits()
+INVALID_DATA = 1094995529  # FFmpeg's number of an error
 
 av.logging.set_level(av.logging.PANIC)  # what matters is reported through exceptions and the ledger
 
@@ -172,11 +173,16 @@ def packets(
             yield error
             if not progress or is_io_error(error):
                 return
+        except IndexError:  # of PyAV, at a packet of a stream that the file did not begin with
+            yield av.error.InvalidDataError(INVALID_DATA, "a packet of a stream that is not known")
+            if not progress:
+                return
 
 
 def is_io_error(error: BaseException) -> bool:
     """Whether reading failed, for the disk or for want of memory, rather than what was read being damaged."""
-    return isinstance(error, OSError | av.error.MemoryError) and not isinstance(error, EOFError)
+    is_damage = isinstance(error, EOFError | BlockingIOError)  # the decoder wants other data
+    return isinstance(error, OSError | av.error.MemoryError) and not is_damage
 
 
 def reason(error: av.error.FFmpegError, path: Path) -> str:

@@ -126,10 +126,16 @@ class SegmentTask:
                 retry, error = True, f"{self.index.path}: {self.index.io_error}"
             if not tally.is_satisfied:
                 missing = tally.close(unread=self.index.unread)
-                told = self.index.truncated or missing
+                told = self.index.truncated or missing or self._unreadable
                 error = error or (None if told is None else f"{self.index.path}: {told}")
         counts, lost = tally.counts()
         yield from builder.take(self._utc_offset_s(tally), SegmentEnd(segment, counts, lost, error, retry))
+
+    @property
+    def _unreadable(self) -> str | None:
+        """What is said of a file whose packets could not all be read."""
+        places = self.index.unreadable
+        return f"{places} damaged places between its packets, where frames may be missing" if places else None
 
     def broken(self, came: npt.NDArray[np.int64], why: str, *, retry: bool) -> FrameBatch:
         """The segment's end where its decoder cannot give one: what did not come is lost.

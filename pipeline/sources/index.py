@@ -73,6 +73,7 @@ class Index:
         unread: Frames that the container's own index lists beyond the data.
         truncated: The evidence that the end of the file is missing, or None.
         io_error: Reading broke off: what the disk or network said, or None.
+        unreadable: Damaged places between packets.
         creation_time: The container's own, ISO 8601, or None.
         limits: What the file may ask for.
     """
@@ -100,6 +101,7 @@ class Index:
     unread: int
     truncated: str | None
     io_error: str | None
+    unreadable: int
     creation_time: str | None
     limits: Limits
 
@@ -111,7 +113,7 @@ class Index:
     @property
     def is_sound(self) -> bool:
         """Whether decoding the file is to give the frames that the index lists, each at its time."""
-        damage = self.unread or self.truncated or self.io_error
+        damage = self.unread or self.truncated or self.io_error or self.unreadable
         return self.numbering == "pts" and self.whole_because is None and not damage
 
     @property
@@ -156,14 +158,15 @@ def _scan(path: Path, source: str, disposable: bool, limits: Limits) -> Index:
         silent: list[int] = []
         marks: list[tuple[bool, int]] | None = [] if disposable and codec in TELLING_CODECS else None
         entries: list[int] = []
-        keys = corrupt = parameter_changes = 0
+        keys = corrupt = unreadable = parameter_changes = 0
         last_end = 0  # in units of the time base
         io_error = None
         for packet in packets(container, stream):
             if isinstance(packet, av.error.FFmpegError):
-                corrupt += 1
                 if is_io_error(packet):
                     io_error = reason(packet, path)
+                else:
+                    unreadable += 1
                 continue
             place = len(pts)
             if place == limits.frames:
@@ -216,6 +219,7 @@ def _scan(path: Path, source: str, disposable: bool, limits: Limits) -> Index:
             unread=max(0, promised - int(np.count_nonzero(~is_silent))),
             truncated=_truncation(container, stream, path, source, last_end, limits),
             io_error=io_error,
+            unreadable=unreadable,
             creation_time=container.metadata.get("creation_time"),
             limits=limits,
         )
@@ -229,7 +233,7 @@ def _scan(path: Path, source: str, disposable: bool, limits: Limits) -> Index:
         shown=np.empty(0, np.int64) if untimed else np.sort(index.pts[~index.silent]),
         reorder_depth=0 if untimed else _reorder_depth(index.pts),
         numbering="counted" if untimed else "pts",
-        whole_because=untimed or _why_whole(index, corrupt, parameter_changes),
+        whole_because=untimed or _why_whole(index, corrupt + unreadable, parameter_changes),
     )
 
 

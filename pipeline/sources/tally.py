@@ -118,6 +118,8 @@ class Counted:
         self._choose: Callable[[int, float], bool] | None = None if selection.takes_all else selection.chooser()
         # What the packets promise; unknown where they are known not to give one frame each.
         self._expected = None if index.whole_because == NOT_ONE_EACH else index.frames
+        self._packets = index.frames
+        self._codec = index.codec
         self._corrupt: list[int] = []
         self._skipped = self._decoded = self._damaged = self._unread = 0
         self._number = 0
@@ -177,12 +179,23 @@ class Counted:
         self._corrupt += range(self._number, self._number + missing)
         self._number += missing
         self._unread = unread
+        if self._expected is None and not self._is_usual():
+            frames = self._number - len(self._corrupt)
+            return f"{self._packets} packets gave {frames} frames, and nothing tells whether any is missing"
         if not (missing or unread):
             return None
         return (
             f"{missing + unread} of {self._number + unread} frames gave no picture, and nothing tells which: frames "
             "behind a loss are numbered too low"
         )
+
+    def _is_usual(self) -> bool:
+        """Whether so many frames come of so many packets where nothing is missing: one of each, of each pair (a field
+        each), or of MPEG-4 one less (two frames in a packet, and a last one without a picture)."""
+        frames = self._number - len(self._corrupt)
+        less = int(self._codec == "mpeg4")
+        is_each = frames in (self._packets, self._packets - less)
+        return frames > 0 and (is_each or abs(2 * frames - self._packets) <= 1)
 
     def counts(self) -> tuple[Counts, tuple[Lost, ...]]:
         lost = lost_ranges(np.array(sorted(self._corrupt), np.int64), "corrupt")
