@@ -43,6 +43,11 @@ class SourceLedger:
         return next((end.error for end in self.ends if end.error is not None), None)
 
     @property
+    def again(self) -> Counts:
+        """What is known of the segments that are to be tried again."""
+        return sum((end.counts for end in self.ends if end.retry), Counts())
+
+    @property
     def complete(self) -> bool:
         """Whether every frame that was asked for has a label, for good."""
         return self.counts.complete and not any(end.error is not None or end.retry for end in self.ends)
@@ -224,6 +229,10 @@ def summary(
         "gpu": None if gpu is None else dict(gpu),
         "gpu_absent": gpu_absent,
         "process": dict(process),
+        "again": {
+            "segments": sum(end.retry for source in ledger.sources.values() for end in source.ends),
+            "frames": sum(source.again.indexed - source.again.skipped for source in ledger.sources.values()),
+        },
         "problems": ledger.check(),
     }
 

@@ -29,6 +29,7 @@ __all__ = ["Plan", "make_plan"]
 
 log = logging.getLogger(__name__)
 
+MOST_NAMED = 8  # sources in a message
 GRACE_S = 3.0  # for cameras to end their windows when the run is stopped
 STEP_TOLERANCE = 2.0  # times between grouped frames that differ by more than this from training's are worth a warning
 
@@ -180,6 +181,10 @@ def make_plan(config: RunConfig, models: Sequence[Model], *, faults: Sequence[Fa
         for model, grouping in zip(models, wanted, strict=True)
     )
     sources = open_sources(config, cards=cards, order=order, batch_pictures=batch_pictures)
+    for fault in faults:
+        if fault.source is not None and fault.source not in sources.names:
+            some = ", ".join(sources.names[:MOST_NAMED])
+            raise ConfigError([f"--fault {fault}: must be of a source of the run ({some}), got {fault.source!r}"])
     _refuse_regions_outside(sources.files)
     if sources.ignored:
         log.warning("%s", passed_over(sources.ignored))

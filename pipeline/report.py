@@ -19,6 +19,10 @@ def report(summary: Mapping[str, object], folder: Path) -> str:
     lost = [f"{frames[key]:,} {key}" for key in ("corrupt", "unread", "failed", "dropped") if frames[key]]
     if lost:
         lines.append("not labelled: " + ", ".join(lost))
+    again = cast(Mapping[str, int], summary["again"])
+    if again["segments"]:
+        of = f" of {again['frames']:,} frames" if again["frames"] else ""
+        lines.append(f"to be tried again by --resume: {again['segments']:,} segments{of}")
     if frames["skipped"]:
         nothing = (
             "; decode.frames, every, fps, from, to and limit leave nothing"

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Removed", "make_room"]
+__all__ = ["Removed", "free_bytes", "make_room"]
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from pipeline.memory import give_back
 from pipeline.monitor import Monitor
 from pipeline.plan import Plan
 from pipeline.rereading import Rereading
-from pipeline.retention import Removed, make_room
+from pipeline.retention import Removed, free_bytes, make_room
 from pipeline.runs import RunFolder, cores, write_json
 from pipeline.sinks.delivery import SpooledSink
 from pipeline.sinks.events import EventsSink, Rules
@@ -205,6 +205,7 @@ class Running:
                         self._write(sinks, batch, order)
                 if not self.stop or self.plan.is_live:
                     self._commit(sinks, order.rest())
+                    give_back()
                     for sink in sinks:
                         sink.finish()
             except ConfigError:
@@ -272,6 +273,8 @@ class Running:
                 log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
             if self.plan.is_live:
                 self._remember(end)
+                if free_bytes(self.folder.path) < self.config.run.min_free_gb * 1e9:
+                    self._make_room()
             elif end.retry:
                 self.dropped.append(end)
             if not end.retry:

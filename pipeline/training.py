@@ -13,7 +13,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -84,15 +84,17 @@ def refuse_taken(config: TrainConfig, *, overwrite: bool) -> None:
 
 
 def _train(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], None]) -> str:
+    with ExitStack() as held:
+        return _train_held(config, output, mode, say, held)
+
+
+def _train_held(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], None], held: ExitStack) -> str:
+    """Trains; takes the folder when there is something to be written in it."""
     if mode == "resume":
         RunFolder.resume(Path(config.run.dir), config.run.name, kind="training")  # refuses where there is none
+        held.enter_context(_folder(config).held())
     else:
         refuse_taken(config, overwrite=mode == "overwrite")
-    with _folder(config).held():
-        return _train_held(config, output, mode, say)
-
-
-def _train_held(config: TrainConfig, output: Path, mode: Mode, say: Callable[[str], None]) -> str:
     provenance = _provenance(config)  # before training: files may change while it goes on
     identity = _identity(config, provenance)
     if mode == "resume":
@@ -107,6 +109,7 @@ def _train_held(config: TrainConfig, output: Path, mode: Mode, say: Callable[[st
     for warning in ready.warnings:
         say(f"warning: {warning}")
     if mode != "resume":
+        held.enter_context(_folder(config).held())
         folder = RunFolder.create(Path(config.run.dir), config.run.name, overwrite=mode == "overwrite", kind="training")
     elif not (folder.checkpoint.exists() or folder.teacher.exists()):
         say("no epoch was finished before: beginning anew")

@@ -126,8 +126,8 @@ def test_a_run_is_made_longer_until_its_length_counts(numbers, tmp_path) -> None
     code = "import sys, time\nwhile time.process_time() < 0.02 * len(sys.argv[1:]): pass\nprint(12 * len(sys.argv[1:]))"
     program = Program(lambda videos: [*python(code), *map(str, videos)], lambda ran: int(ran.said), least=12)
     found = Rate(program, lambda times: times * [numbers], seconds=1.0)()
-    assert found["long_s"] - found["short_s"] >= 0.5
-    assert found["frames_long"] >= 12 * 24
+    assert found["long_s"] - found["short_s"] >= 0.5  # the first two lengths differ by 0.02
+    assert found["frames_long"] > 24
     never = Program(lambda videos: python(f"print(12 * {len(videos)})"), lambda ran: int(ran.said), least=12)
     with pytest.raises(Failed, match=r"frames more must take 300\.0 s, got"):
         Rate(never, lambda times: times * [numbers], seconds=600.0)()

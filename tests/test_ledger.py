@@ -190,7 +190,7 @@ def test_the_summary_has_its_stable_keys():
     assert json.loads(json.dumps(document)) == document
     assert list(document) == [
         *("state", "seconds", "frames", "frames_per_s", "sources", "stages", "bound_by", "fold", "filters"),
-        *("gpu", "gpu_absent", "process", "problems"),
+        *("gpu", "gpu_absent", "process", "again", "problems"),
     ]
     assert set(document["frames"]) == {
         *("indexed", "skipped", "corrupt", "unread", "decoded", "failed", "labelled", "filtered", "written"),
@@ -199,6 +199,7 @@ def test_the_summary_has_its_stable_keys():
     assert document["frames_per_s"] == 3.0
     assert document["sources"]["a"] == {**document["frames"], "error": None, "finished": True}
     assert document["bound_by"] == "compute"
+    assert document["again"] == {"segments": 0, "frames": 0}
 
 
 def test_importing_the_ledger_loads_neither_arrow_nor_torch():

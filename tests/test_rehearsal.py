@@ -14,6 +14,7 @@ import pytest
 from pipeline import faults, running
 from pipeline.errors import ConfigError, SinkError
 from pipeline.faults import Fault, parse_fault
+from pipeline.report import report
 from pipeline.runner import run
 from pipeline.sources import pool
 from pipeline.sources.file import FileSource
@@ -64,8 +65,10 @@ def test_a_fault_is_read():
 
 
 def test_without_faults_nothing_changes(tmp_path):
-    outcome = run(configured(tmp_path), faults=[Fault("raise", "frame", 3, "another")])
+    outcome = run(configured(tmp_path), faults=[Fault("raise", "frame", 3 * FRAMES)])
     assert (outcome.state, labelled(outcome)) == ("done", set(range(FRAMES)))
+    with pytest.raises(ConfigError, match=r"raise@frame:3:yard: must be of a source of the run \(gate\), got 'yard'"):
+        run(configured(tmp_path), mode="overwrite", faults=[Fault("raise", "frame", 3, "yard")])
 
 
 @pytest.mark.parametrize("place", [Fault("raise", "segment", 1), Fault("raise", "frame", 13)], ids=str)
@@ -97,6 +100,8 @@ def test_a_decoder_that_hangs_costs_its_segment_and_others_go_on(tmp_path, hung)
     assert labelled(outcome) == set(range(FRAMES)) - set(range(12, 24))
     assert "its decoder gave nothing for 0.5 s and is left alone" in outcome.summary["sources"]["gate"]["error"]
     assert outcome.summary["problems"] == []
+    assert outcome.summary["again"] == {"segments": 1, "frames": 12}
+    assert "to be tried again by --resume: 1 segments of 12 frames" in report(outcome.summary, tmp_path)
     assert [name for name in stuck_threads() if name.startswith("decode")]
     again = run(config, mode="resume")
     assert (again.state, labelled(again)) == ("done", set(range(FRAMES)))

@@ -2,6 +2,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -9,9 +10,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
+from pipeline.config import load_run_config
 from pipeline.errors import ConfigError
 from pipeline.rows import Labelling
 from pipeline.runner import run
@@ -25,6 +28,7 @@ from pipeline.testing import check_sink
 from pipeline.threads import stuck_threads
 from tests import test_runner
 from tests.clips import clip
+from tests.models import BITS
 from tests.spooled import first_arrivals, free_port, listens, states, told, until, wanted
 
 ROOT = Path(__file__).parents[1]
@@ -165,7 +169,9 @@ def test_what_is_refused_for_good_is_dropped_alone_and_counted(receiver, tmp_pat
         until(lambda: hook.pending == 0)
         assert (hook.sent, hook.refused) == (3, 1)
     assert receiver.arrived() == [(0, "began"), (10, "began"), (10, "ended")]
-    assert "1 records were refused for good (the last: HTTP 400)" in caplog.text
+    assert re.search(
+        r"1 records were refused for good \(the last, gate//person/\S+ of \d+ bytes: HTTP 400\)", caplog.text
+    )
 
 
 def test_what_could_not_be_sent_waits_for_the_next_run(receiver, tmp_path, caplog):
@@ -276,6 +282,28 @@ def test_a_run_over_files_is_partial_until_its_receiver_was_told_all(receiver, t
     assert (outcome.state, outcome.exit_code) == ("done", 0)
     sent = [row["frame"] for request in receiver.requests for row in request["body"]["rows"]]
     assert sent == list(range(60))
+
+
+def test_events_of_files_are_told_once_however_often_the_run_goes_on(receiver, tmp_path):
+    receiver.start()
+    config = test_runner.configured(tmp_path, [{"path": str(clip("h264-closed.mp4", 60))}])
+    found = f"{{{', '.join(f'{bit}: {{on: 0.5}}' for bit in BITS)}}}"
+    sent = f"[{{type: webhook, url: '{receiver.url}'}}]"
+    config = load_run_config(config.path, overrides=[f"filters.0.events={found}", f"sinks={sent}"])
+    assert run(config).state == "done"
+    first = receiver.arrived()
+    assert len(first) > 10
+    table = pq.read_table(tmp_path / "runs" / "r" / "events.parquet")
+    assert len(table) == len(first) // 2
+    for _ in range(2):
+        assert run(config, mode="resume").state == "done"
+    assert receiver.arrived() == first
+    assert pq.read_table(tmp_path / "runs" / "r" / "events.parquet").equals(table)
+    lost = next((tmp_path / "runs" / "r" / "frames").rglob("000000000012.parquet"))
+    lost.unlink()
+    (tmp_path / "runs" / "r" / "events.parquet").unlink()
+    assert run(config, mode="resume").state == "done"
+    assert len(receiver.arrived()) == 2 * len(first)
 
 
 def test_several_sinks_share_the_time_to_end(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ Labelling never waits for a camera's receiver. Events and rows arrive in order, 
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import random
@@ -227,12 +228,12 @@ class SpooledSink(Sink):
                     self._singly = len(records)  # so that the one at fault shows
                 self._again = len(records)
                 return self._wait_s(str(exc), len(spool))
-            n = self._refuse(f"{exc}, {self._severed} times")
+            n = self._refuse(records[0], f"{exc}, {self._severed} times; it may be too long for the receiver")
         except Refused as exc:
             if len(records) > 1:
                 self._singly = len(records)
                 return 0.0
-            n = self._refuse(str(exc))
+            n = self._refuse(records[0], str(exc))
         if self._attempts:
             log.info("%s: is back after %d attempts", self.name, self._attempts)
         self._attempts, self._severed, self._next_s, self._away_s, self._why = 0, 0, 0.0, math.inf, ""
@@ -251,13 +252,14 @@ class SpooledSink(Sink):
         self.sent += n
         return n
 
-    def _refuse(self, why: str) -> int:
+    def _refuse(self, record: bytes, why: str) -> int:
         """One record is dropped."""
         self.refused += 1
         now_s = time.monotonic()
         if now_s - self._told_s >= LOG_S:
-            text = "%s: %d records were refused for good (the last: %s) and are dropped"
-            log.warning(text, self.name, self.refused - self._told, why)
+            what = json.loads(record[1:])["key"] if record[:1] == EVENT else "rows"
+            text = "%s: %d records were refused for good (the last, %s of %d bytes: %s) and are dropped"
+            log.warning(text, self.name, self.refused - self._told, what, len(record) - 1, why)
             self._told, self._told_s = self.refused, now_s
         return 1
 

@@ -12,11 +12,12 @@ event that is under way when a run is stopped ends there.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -122,6 +123,7 @@ class EventsSink(Sink):
             self.commit(SegmentEnd(Segment("")))
             return
         path = self._folder / "events.parquet"
+        known = _known(path)
         with disk_errors(path), whole_file(path) as file, pq.ParquetWriter(file, SCHEMA) as writer:
             for source, video in self._sources.items():
                 found: list[Event] = []
@@ -131,7 +133,7 @@ class EventsSink(Sink):
                             found += [event for _, events in self._found(rows) for event in events]
                 found += [event for _, events in self._closed() for event in events]
                 for some in _with_thumbnails(found, video):
-                    self._tell(some)
+                    self._tell(some, known)
                     if self._over:
                         writer.write_table(self._told())
 
@@ -166,10 +168,12 @@ class EventsSink(Sink):
         _, picture = self._shots.get(key, (0, None))
         return None if picture is None else as_jpeg(picture)
 
-    def _tell(self, events: Iterable[Event]) -> None:
+    def _tell(self, events: Iterable[Event], known: Mapping[str, Mapping[str, object]] | None = None) -> None:
+        """Hands events on, but for those that an earlier run of the same files has told as they are."""
         for event in events:
-            for tell in self._listeners:
-                tell(event)
+            if not (known and _is_known(event, known)):
+                for tell in self._listeners:
+                    tell(event)
             if event.is_over:
                 self._over.append(event)
 
@@ -183,6 +187,32 @@ class EventsSink(Sink):
         """Of what is over, a row each; once."""
         over, self._over = self._over, []
         return pa.Table.from_pylist([event.told() for event in over], SCHEMA)
+
+
+def _known(path: Path) -> dict[str, Mapping[str, object]]:
+    """The events of a table that was written when all of them had been told: by their keys, as they ended."""
+    if not path.exists():
+        return {}
+    with disk_errors(path):
+        rows = pq.read_table(path, columns=[name for name in SCHEMA.names if name != "thumbnail"]).to_pylist()
+    made = (Event(**_finite(row), is_over=True) for row in rows)
+    return {event.key: _facts(event) for event in made}
+
+
+def _finite(row: Mapping[str, object]) -> dict[str, Any]:
+    return {name: math.nan if value is None and name.endswith("_s") else value for name, value in row.items()}
+
+
+def _is_known(event: Event, known: Mapping[str, Mapping[str, object]]) -> bool:
+    """Of the begin of an event that is known its end is, too, unless that came otherwise: then both are told."""
+    before = known.get(event.key)
+    return before is not None and (not event.is_over or before == _facts(event))
+
+
+def _facts(event: Event) -> Mapping[str, object]:
+    facts = event.told()
+    del facts["thumbnail"]
+    return facts | {"best_score": float(np.float32(event.best_score))}
 
 
 def _with_thumbnails(events: Sequence[Event], path: Path | None) -> Iterator[list[Event]]:
