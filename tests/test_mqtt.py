@@ -1,11 +1,12 @@
 import contextlib
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from pipeline.errors import ConfigError
-from pipeline.sinks import delivery
+from pipeline.sinks import delivery, mqtt
 from pipeline.sinks.lines import event_json
 from pipeline.sinks.mqtt import MqttSink, topic_of, wrong_topic
 from pipeline.sinks.spool import Spool
@@ -135,3 +136,19 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path, monkeypatch)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"must have paho-mqtt, got none; pip install 'vpipe\[mqtt\]'"):
         MqttSink("broker", folder=tmp_path)
+
+
+def test_a_broker_that_knows_an_older_version_alone_is_talked_to_in_that(monkeypatch):
+    tried = []
+
+    def opened(self, timeout_s):
+        tried.append(self._version)
+        if self._version == 5:
+            self._answer = SimpleNamespace(value=132, is_failure=True)
+            raise delivery.Away("a refusal: Unsupported protocol version")
+
+    monkeypatch.setattr(mqtt._Paho, "_open", opened)
+    paho = mqtt._Paho("broker", 1883, tls=False, user=None, password=None)
+    for _ in range(2):
+        assert paho.connect(1.0)
+    assert tried == [5, 4, 4]

@@ -31,6 +31,8 @@ WINDOW = 20  # messages that are not acknowledged yet
 TIMEOUT_S = 5.0
 KEEPALIVE_S = 60
 REST_S = 5.0  # between two looks at a connection over which nothing is sent
+UNKNOWN_VERSION = (1, 132)  # answers to a request to connect, as 3.1.1 and 5 number them
+NEVER = (144, 149, 153)  # answers to a message: its topic, its length, its payload
 SPECIAL = re.compile(r"[/+#%$\x00-\x1f]")  # in a level of a topic
 
 
@@ -41,7 +43,11 @@ class Connection(Protocol):
         """Sends a message with QoS 1; returns its number."""
 
     def acknowledged(self, timeout_s: float) -> set[int]:
-        """The numbers that the broker has taken since the last call; waits for something to come, so long at most."""
+        """The numbers that the broker has taken since the last call; waits for something to come, so long at most.
+
+        Raises:
+            Refused: It answers that it does not take a message.
+        """
 
     def close(self) -> None:
         """Ends the connection."""
@@ -101,7 +107,7 @@ class MqttSink(SpooledSink):
                 if (left_s := until_s - time.monotonic()) <= 0:
                     raise Away("no acknowledgement in time")
                 taken |= self._connection.acknowledged(left_s)
-        except Away:
+        except (Away, Refused):
             self.hang_up()
             first = next((at for at, number in enumerate(numbers) if number not in taken), len(numbers))
             if not first:
@@ -169,14 +175,20 @@ class _Paho:
         self._client: Client | None = None
         self._answer: ReasonCode | None = None
         self._taken: set[int] = set()
+        self._problem: Away | Refused | None = None
+        self._version = 5  # in which a broker says what it does not take; else 4, which is MQTT 3.1.1
 
     def connect(self, timeout_s: float) -> Connection:
         """A new connection of the same kind, which the broker has accepted."""
         made = _Paho(self._host, self._port, tls=self._tls, user=self._user, password=self._password)
+        made._version = self._version
         try:
             made._open(timeout_s)
         except BaseException:
             made.close()
+            if self._version == 5 and made._answer is not None and made._answer.value in UNKNOWN_VERSION:
+                self._version = 4
+                return self.connect(timeout_s)
             raise
         return made
 
@@ -195,6 +207,8 @@ class _Paho:
     def acknowledged(self, timeout_s: float) -> set[int]:
         self._pump(timeout_s)
         taken, self._taken = self._taken, set()
+        if self._problem is not None and not taken:
+            raise self._problem
         return taken
 
     def close(self) -> None:
@@ -209,15 +223,17 @@ class _Paho:
 
     def _open(self, timeout_s: float) -> None:
         from paho.mqtt.client import Client
-        from paho.mqtt.enums import CallbackAPIVersion
+        from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
-        client = self._client = Client(CallbackAPIVersion.VERSION2, reconnect_on_failure=False)
+        client = self._client = Client(
+            CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion(self._version), reconnect_on_failure=False
+        )
         client.connect_timeout = timeout_s
         client.max_inflight_messages_set(WINDOW)
         if self._user is not None:
             client.username_pw_set(self._user, self._password)
         client.on_connect = lambda _client, _data, _flags, reason, _properties: self._answered(reason)
-        client.on_publish = lambda _client, _data, mid, _reason, _properties: self._taken.add(mid)
+        client.on_publish = lambda _client, _data, mid, reason, _properties: self._published(mid, reason)
         until_s = time.monotonic() + timeout_s
         try:
             if self._tls:
@@ -235,6 +251,13 @@ class _Paho:
 
     def _answered(self, reason: ReasonCode) -> None:
         self._answer = reason
+
+    def _published(self, mid: int, reason: ReasonCode) -> None:
+        if not reason.is_failure:
+            self._taken.add(mid)
+        elif self._problem is None:
+            text = f"the broker's answer: {reason}"
+            self._problem = Refused(text) if reason.value in NEVER else Away(text)
 
     def _pump(self, timeout_s: float) -> None:
         """Reads and writes what there is; waits so long at most, for something to come."""

@@ -1,6 +1,7 @@
 import contextlib
 import json
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -111,3 +112,22 @@ def test_a_refused_name_is_told_and_nothing_is_lost(broker, tmp_path, caplog):
         until(lambda: "must be there, got a refusal" in caplog.text)
         assert sink.pending == 1
     assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("limit", ["message_size_limit 5000", "max_packet_size 5000"])
+def test_a_message_that_is_too_long_for_the_broker_is_refused_and_the_others_arrive(
+    broker, tmp_path, monkeypatch, caplog, limit
+):
+    monkeypatch.setattr(delivery, "MOST_S", 0.1)
+    broker.start("allow_anonymous true", limit)
+    with (
+        subscribed(broker) as got,
+        contextlib.closing(MqttSink("127.0.0.1", port=broker.port, folder=tmp_path)) as sink,
+    ):
+        for event in told(10):
+            sink.event(replace(event, thumbnail=b"x" * 9000) if event.first_frame == 50 else event)
+        until(lambda: sink.pending == 0)
+        assert (sink.sent, sink.refused) == (18, 2)
+        until(lambda: len({(told["first_frame"], told["event"]) for _, told in got}) == 18)
+    assert first_arrivals(states([event for _, event in got])) == [state for state in wanted(10) if state[0] != 50]
+    assert "gate//person/person/50/5500" in caplog.text
