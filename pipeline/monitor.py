@@ -87,6 +87,7 @@ class Monitor(Watcher):
         self._cameras, self._is_live = cameras, bool(cameras())
         self._lag_s, self._clock = lag_s, clock
         self._began_s = clock()
+        self._seen_s = dict.fromkeys(self.cameras, self._began_s)  # since when each camera is waited for
         self._committed = dict.fromkeys(sources, Counts())
         self._labelled: dict[str, int] = {}  # frames of cameras, of segments that are still open too
         self._written: dict[str, int] = {}
@@ -102,6 +103,7 @@ class Monitor(Watcher):
 
     def begin(self, sources: Sequence[str], cameras: Callable[[], Sequence[Camera]] = tuple) -> None:
         self._began_s = self._clock()
+        self._seen_s = dict.fromkeys(self.cameras, self._began_s)
 
     def scored(self, batch: FrameBatch, labelled: int, written: int) -> None:
         """Takes what the filter stage tells, see `pipeline.filter.Told`."""
@@ -180,7 +182,8 @@ class Monitor(Watcher):
             each = ", ".join(f"{name} is {state}" for name, state in states.items())
             told.append(f"a camera must be live, got none: {each}")
         for name in self.cameras:
-            lag_s, waited_s = self.lag_s(name), self._clock() - self._began_s
+            now_s = self._clock()
+            lag_s, waited_s = self.lag_s(name), now_s - self._seen_s.setdefault(name, now_s)  # it was added meanwhile
             if lag_s is not None and lag_s > self._lag_s:
                 told.append(f"{name}: its newest label must be {self._lag_s:g} s old at most, got {lag_s:.1f} s")
             elif lag_s is None and waited_s > self._lag_s:

@@ -167,6 +167,23 @@ def test_no_frame_goes_uncounted_where_packets_are_lost():
     assert watched.camera.reconnects == 0
 
 
+def test_each_reason_to_be_down_is_logged_once_until_the_camera_is_live_again(caplog):
+    caplog.set_level(logging.INFO)
+    camera = Camera("rtsp://127.0.0.1:1/x", name="gate", views=VIEWS)
+    steps = [
+        ("down", "refused"),
+        ("down", "refused"),
+        ("down", "401"),
+        ("down", "refused"),
+        ("live", ""),
+        ("down", "401"),
+    ]
+    for state, why in steps:
+        camera._is(state, why)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["gate: down: refused", "gate: down: 401", "gate: live", "gate: down: 401"]
+
+
 def test_a_password_is_never_shown(caplog):
     caplog.set_level(logging.DEBUG)
     with serving(CLOCK, user="viewer", password="canary-77") as server:

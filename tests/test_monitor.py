@@ -104,6 +104,21 @@ def test_all_is_well_while_a_camera_is_live_and_no_label_is_too_old():
     assert monitor.problems() == ["yard: its newest label must be 5 s old at most, got 6.0 s"]
 
 
+def test_a_camera_that_is_added_has_its_own_time_until_its_first_label():
+    clock, there = Clock(), [camera("gate", "live")]
+    monitor = Monitor(["gate"], cameras=lambda: there, lag_s=5.0, clock=clock)
+    monitor.begin(["gate"])
+    clock.now_s += 300
+    monitor.scored(batch("gate", clock.now_s), 1, 1)
+    there.append(camera("yard", "live"))
+    assert monitor.problems() == []
+    clock.now_s += 4
+    assert monitor.problems() == []
+    monitor.scored(batch("gate", clock.now_s), 1, 1)
+    clock.now_s += 2
+    assert monitor.problems() == ["yard: must have a label after 5 s, got none in 6.0 s"]
+
+
 def test_of_each_region_it_is_known_what_was_said_last():
     gate = camera("gate")
     monitor = Monitor(["gate"], cameras=lambda: [gate])

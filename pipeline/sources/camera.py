@@ -136,6 +136,7 @@ class Camera:
         self.views, self.regions = tuple(views), regions
         self.state: State = "connecting"
         self.why = ""
+        self._logged: set[str] = set()  # reasons to be down, of which the log knows since it was live last
         self.reconnects = 0
         self.size: tuple[int, int] | None = None
         self.preview: Pixels | None = None
@@ -289,10 +290,15 @@ class Camera:
             time.sleep(NAP_S)
 
     def _is(self, state: State, why: str = "") -> None:
-        """Takes a state on; the log is told when it is another, and of a camera that is down but once."""
-        if state != self.state:
+        """Takes a state on; the log is told when it is another, and of a camera that is down once for each reason."""
+        if state == "live":
+            self._logged.clear()
+        is_new = state == "down" and why not in self._logged
+        if state != self.state or is_new:
             level = logging.WARNING if state == "down" else logging.INFO
             log.log(level, "%s: %s%s", self.name, state, why and f": {why}")
+        if is_new:
+            self._logged.add(why)
         self.state, self.why = state, why
 
 
