@@ -228,7 +228,7 @@ def test_a_browser_that_goes_on_asking_stays(monkeypatch):
         assert browser.sock is kept
 
 
-def test_more_clients_than_are_let_in_get_no_answer_and_take_none_from_others(monkeypatch):
+def test_more_clients_than_are_let_in_get_no_answer_and_take_none_from_others(monkeypatch, caplog):
     monkeypatch.setattr(page_server, "MOST_CLIENTS", 3)
     _, page = content(camera())
     with PageServer("127.0.0.1", 0) as server, server.serving(page), contextlib.ExitStack() as cleanup:
@@ -243,6 +243,7 @@ def test_more_clients_than_are_let_in_get_no_answer_and_take_none_from_others(mo
             assert others[-1].recv(1) == b""
         first.request("GET", "/state")
         assert first.getresponse().status == 200
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_a_failure_of_the_page_goes_to_the_log_and_the_page_alone(monkeypatch, caplog, capfd):

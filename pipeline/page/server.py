@@ -144,10 +144,9 @@ class _Protocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._answers = 0
+        self._look(-1)
         if len(self.connections) > MOST_CLIENTS:
             transport.abort()
-        else:
-            self._look(-1)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
