@@ -11,14 +11,24 @@ All of them are values: nobody changes a batch after it was yielded. Stages make
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CapturedBy", "Counts", "FoldedBatch", "FrameBatch", "Lost", "Segment", "SegmentEnd", "lost_ranges"]
+__all__ = [
+    "CapturedBy",
+    "Counts",
+    "FoldedBatch",
+    "FrameBatch",
+    "Lost",
+    "Segment",
+    "SegmentEnd",
+    "lost_ranges",
+    "with_lost",
+]
 
 Pixels = npt.NDArray[np.uint8]
 CapturedBy = Literal["camera", "arrival", "start"]
@@ -118,6 +128,12 @@ class Lost:
 
     def as_dict(self) -> dict[str, int | str]:
         return {"first": self.first, "last": self.last, "why": self.why}
+
+
+def with_lost(lost: tuple[Lost, ...], numbers: Collection[int], why: str) -> tuple[Lost, ...]:
+    """Ranges of lost frames, and those of more frames among them, in order."""
+    more = lost_ranges(np.array(sorted(numbers), np.int64), why)
+    return tuple(sorted((*lost, *more), key=lambda part: part.first))
 
 
 def lost_ranges(numbers: npt.NDArray[np.int64], why: str) -> tuple[Lost, ...]:

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from pipeline.batch import FrameBatch, SegmentEnd, lost_ranges
+from pipeline.batch import FrameBatch, SegmentEnd, with_lost
 from pipeline.contracts import Sink, Source
 from pipeline.errors import ConfigError, SinkError
 from pipeline.events import Event
@@ -42,8 +42,9 @@ class Fault:
 
     Attributes:
         kind: raise: an error of the disk; hang: nothing more comes; kill: SIGKILL of the process in which it happens;
-            slow: each batch from there on takes half a second longer; corrupt: the frames of the segment, or the frame,
-            give no picture, or the part that the written batch belongs to is damaged behind its commit.
+            slow: each batch of the segment, or from there on, takes half a second longer; corrupt: the frames of the
+            segment, or the frame, give no picture, or the part that the written batch belongs to is damaged behind its
+            commit.
         place: What `number` is of: a segment of its source, a frame of it, a batch that is written.
         number: From 0; of writes from 1.
         source: Name of the source; None: any.
@@ -183,7 +184,7 @@ class _FaultyTask(SegmentTask):
                 yield batch
         except OSError as error:
             reader.close()
-            yield self.broken(np.concatenate([np.empty(0, np.int64), *came]), str(error), retry=True)
+            yield self.broken(came, str(error), retry=True)
 
 
 def _faulty(batches: Iterator[FrameBatch], faults: Sequence[Fault]) -> Iterator[FrameBatch]:
@@ -209,8 +210,7 @@ def _faulty(batches: Iterator[FrameBatch], faults: Sequence[Fault]) -> Iterator[
 def _without(end: SegmentEnd, numbers: Sequence[int]) -> SegmentEnd:
     """The end of a segment of which these frames gave no picture after all."""
     counts = replace(end.counts, corrupt=end.counts.corrupt + len(numbers), decoded=end.counts.decoded - len(numbers))
-    lost = sorted((*end.lost, *lost_ranges(np.array(numbers, np.int64), "corrupt")), key=lambda part: part.first)
-    return replace(end, counts=counts, lost=tuple(lost))
+    return replace(end, counts=counts, lost=with_lost(end.lost, numbers, "corrupt"))
 
 
 def _happen(fault: Fault) -> None:

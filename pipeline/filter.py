@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.batch import Counts, FoldedBatch, FrameBatch, Segment, SegmentEnd, lost_ranges
+from pipeline.batch import Counts, FoldedBatch, FrameBatch, Segment, SegmentEnd, with_lost
 from pipeline.contracts import Engine, FilterStage, Handle
 from pipeline.errors import ForwardError
 from pipeline.times import Times
@@ -355,11 +355,10 @@ class _Tally:
             pictures=sum(one.pictures for one in sums),
         )
         filters: Mapping[str, int] = {name: one.rows for name, one in self.by_filter.items()}
-        lost = (*end.lost, *lost_ranges(np.array(sorted(self.failed), np.int64), "failed"))
         return replace(
             end,
             counts=end.counts + counts,
-            lost=tuple(sorted(lost, key=lambda part: part.first)),
+            lost=with_lost(end.lost, self.failed, "failed"),
             error=end.error or self.why,
             filters=filters,
             per_frame=sum(one.owed for one in sums),

@@ -25,7 +25,7 @@ from pipeline.outputs import check_output
 from pipeline.plan import Plan, make_plan
 from pipeline.rereading import Rereading
 from pipeline.running import Outcome, Running
-from pipeline.runs import RunFolder
+from pipeline.runs import LOGGERS, RunFolder
 from pipeline.schema import MetricsSection, PageSection
 from pipeline.sinks.parts import discard_damaged, disk_errors
 from pipeline.sources.file import FileSource
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Watcher", "label", "run"]
 
 log = logging.getLogger(__name__)
-
-LOGGERS = ("pipeline", "specialized")
 
 
 def run(

@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 LOCK = ".lock"
+LOGGERS = ("pipeline", "specialized")  # what they say is said to the user, and in log.txt
 
 Document = dict[str, object]
 Kind = Literal["run", "training"]

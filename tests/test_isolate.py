@@ -203,20 +203,25 @@ class Sent:
         return getattr(self.line, name)
 
 
-@pytest.mark.parametrize("error", [None, "the disk is gone"])
-def test_a_second_try_that_ends_before_the_first_did_gives_the_end(error):
-    file = source(segment_frames=1000)
-    (task,) = pool.Here().segments(file)
-    decoder = isolated()
-    whole = list(pool.Here().frames(task))
-    tries = iter([whole[:3], [*whole[:1], task.broken(whole[0].index, error or "short", retry=True)]])
+def dying(decoder, task, tries):
+    """What a decoder gives of a task where its process gives the batches of each try and dies."""
 
     def frames(task):
         yield from next(tries)
         raise isolate.Died("was ended by SIGSEGV", is_crash=True)
 
     decoder._frames = frames
-    batches = list(decoder.frames(task))
+    return list(decoder.frames(task))
+
+
+@pytest.mark.parametrize("error", [None, "the disk is gone"])
+def test_a_second_try_that_ends_before_the_first_did_gives_the_end(error):
+    file = source(segment_frames=1000)
+    (task,) = pool.Here().segments(file)
+    decoder = isolated()
+    whole = list(pool.Here().frames(task))
+    tries = iter([whole[:3], [*whole[:1], task.broken([whole[0].index], error or "short", retry=True)]])
+    batches = dying(decoder, task, tries)
     assert [len(batch) for batch in batches] == [7, 7, 7, 0]
     assert (batches[-1].end.counts.decoded, batches[-1].end.counts.corrupt, batches[-1].end.retry) == (21, 39, True)
 
@@ -227,13 +232,7 @@ def test_a_second_try_that_gives_other_frames_is_not_trusted():
     decoder = isolated()
     whole = list(pool.Here().frames(task))
     tries = iter([whole[:3], [whole[0], whole[2]]])
-
-    def frames(task):
-        yield from next(tries)
-        raise isolate.Died("was ended by SIGSEGV", is_crash=True)
-
-    decoder._frames = frames
-    batches = list(decoder.frames(task))
+    batches = dying(decoder, task, tries)
     assert [len(batch) for batch in batches] == [7, 7, 7, 0]
     assert "it gave other frames the second time" in batches[-1].end.error
     assert batches[-1].end.retry

@@ -149,7 +149,9 @@ def log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("vpipe: %(message)s"))
     handler.setLevel(level)
-    for name in ("pipeline", "specialized"):
+    from pipeline.runs import LOGGERS
+
+    for name in LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)

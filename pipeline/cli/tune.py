@@ -84,7 +84,9 @@ def tune(
         from pipeline.tunefile import check_place
 
         check_place(out, config, overwrite=overwrite)
-    for name in ("pipeline", "specialized"):
+    from pipeline.runs import LOGGERS
+
+    for name in LOGGERS:
         logging.getLogger(name).addHandler(logging.NullHandler())  # dozens of runs would all say the same
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
     interrupt_on_signals()

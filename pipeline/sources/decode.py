@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -137,11 +137,11 @@ class SegmentTask:
         places = self.index.unreadable
         return f"{places} damaged places between its packets, where frames may be missing" if places else None
 
-    def broken(self, came: npt.NDArray[np.int64], why: str, *, retry: bool) -> FrameBatch:
+    def broken(self, came: Sequence[npt.NDArray[np.int64]], why: str, *, retry: bool) -> FrameBatch:
         """The segment's end where its decoder cannot give one: what did not come is lost.
 
         Args:
-            came: int64 (N,), numbers of the frames that did, in whatever order and as often as they did.
+            came: int64 (N,) each, numbers of the frames that did, in whatever order and as often as they did.
             why: In one line.
             retry: Whether a later run is to try it again.
         """
@@ -150,7 +150,7 @@ class SegmentTask:
             tally = Ranked(self.index, self.cut, self.selected, self.selection)
         else:
             tally = Counted(self.index, self.selection)
-        tally.take(np.unique(came))
+        tally.take(np.unique(np.concatenate([np.empty(0, np.int64), *came])))
         if self.cut.is_last and not tally.is_satisfied:
             tally.close(unread=self.index.unread)
         counts, lost = tally.counts()

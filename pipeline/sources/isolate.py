@@ -103,7 +103,7 @@ class Isolated:
                     elif batch.end is not None or not np.array_equal(batch.index, came[number]):
                         self.close()
                         error = None if batch.end is None else batch.end.error
-                        yield task.broken(_numbers(came), error or "it gave other frames the second time", retry=True)
+                        yield task.broken(came, error or "it gave other frames the second time", retry=True)
                         return
                 return
             except Died as death:
@@ -112,7 +112,7 @@ class Isolated:
                     return
                 self._tell(death, task.source, f"at the segment from frame {task.first_frame} on", attempt)
                 why = death
-        yield task.broken(_numbers(came), f"quarantined: {self._told(why)}", retry=not why.is_crash)
+        yield task.broken(came, f"quarantined: {self._told(why)}", retry=not why.is_crash)
 
     def another(self) -> Decoder:
         return Isolated(limit_s=self._limit_s, tries=self._tries, memory_mb=self._memory_mb, stop=self._stop)
@@ -162,10 +162,6 @@ def _in_full(batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
         if batch.end is not None:
             yield from held
             return
-
-
-def _numbers(index: Sequence[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-    return np.concatenate([np.empty(0, np.int64), *index])
 
 
 class _Process:

@@ -247,4 +247,4 @@ def _left(task: SegmentTask | Refusal, came: Came, why: str) -> Iterator[FrameBa
     if isinstance(task, Refusal):
         yield task.batch
     else:
-        yield task.broken(np.concatenate(index) if index else np.empty(0, np.int64), why, retry=True)
+        yield task.broken(index, why, retry=True)
