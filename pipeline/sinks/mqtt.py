@@ -22,6 +22,7 @@ from pipeline.threads import Stop
 
 if TYPE_CHECKING:
     from paho.mqtt.client import Client
+    from paho.mqtt.properties import Properties
     from paho.mqtt.reasoncodes import ReasonCode
 
 __all__ = ["PLACEHOLDERS", "Connection", "MqttSink", "missing_paho", "wrong_topic"]
@@ -160,6 +161,12 @@ def wrong_topic(topic: str) -> str | None:
     return None
 
 
+def packet_bytes(topic: str, payload: bytes) -> int:
+    """How long a message is to a broker, in MQTT 5 (3.3, with a packet identifier and no properties)."""
+    rest = 2 + len(topic.encode()) + 2 + 1 + len(payload)
+    return 1 + max(1, -(-rest.bit_length() // 7)) + rest
+
+
 def missing_paho() -> str | None:
     """What to install, unless paho is there."""
     if importlib.util.find_spec("paho") is None:
@@ -176,6 +183,7 @@ class _Paho:
         self._answer: ReasonCode | None = None
         self._taken: set[int] = set()
         self._problem: Away | Refused | None = None
+        self._most_bytes: int | None = None  # of a packet, as the broker says
         self._version = 5  # in which a broker says what it does not take; else 4, which is MQTT 3.1.1
 
     def connect(self, timeout_s: float) -> Connection:
@@ -194,6 +202,8 @@ class _Paho:
 
     def publish(self, topic: str, payload: bytes) -> int:
         client = self._opened()
+        if self._most_bytes is not None and (n := packet_bytes(topic, payload)) > self._most_bytes:
+            raise Refused(f"{n} bytes, and the broker takes {self._most_bytes} at most")
         try:
             info = client.publish(topic, payload, qos=1)
         except ValueError as exc:  # a topic or a payload that MQTT does not know
@@ -232,7 +242,7 @@ class _Paho:
         client.max_inflight_messages_set(WINDOW)
         if self._user is not None:
             client.username_pw_set(self._user, self._password)
-        client.on_connect = lambda _client, _data, _flags, reason, _properties: self._answered(reason)
+        client.on_connect = lambda _client, _data, _flags, reason, properties: self._answered(reason, properties)
         client.on_publish = lambda _client, _data, mid, reason, _properties: self._published(mid, reason)
         until_s = time.monotonic() + timeout_s
         try:
@@ -249,8 +259,9 @@ class _Paho:
         if self._answer.is_failure:
             raise Away(f"a refusal: {self._answer}")
 
-    def _answered(self, reason: ReasonCode) -> None:
+    def _answered(self, reason: ReasonCode, properties: Properties | None) -> None:
         self._answer = reason
+        self._most_bytes = getattr(properties, "MaximumPacketSize", None)
 
     def _published(self, mid: int, reason: ReasonCode) -> None:
         if not reason.is_failure:

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from pipeline.sinks import delivery
-from pipeline.sinks.mqtt import MqttSink
+from pipeline.sinks.lines import event_json
+from pipeline.sinks.mqtt import MqttSink, packet_bytes
 from tests.spooled import first_arrivals, free_port, listens, states, told, until, wanted
 
 
@@ -131,3 +132,18 @@ def test_a_message_that_is_too_long_for_the_broker_is_refused_and_the_others_arr
         until(lambda: len({(told["first_frame"], told["event"]) for _, told in got}) == 18)
     assert first_arrivals(states([event for _, event in got])) == [state for state in wanted(10) if state[0] != 50]
     assert "gate//person/person/50/5500" in caplog.text
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_what_the_broker_says_it_does_not_take_is_not_sent(broker, tmp_path, caplog, over):
+    events = list(told(10))
+    start = b'{"run":"%s",' % tmp_path.name.encode()
+    sizes = {packet_bytes("vpipe/gate/person", start + event_json(one, thumbnail=True)[1:]) for one in events}
+    broker.start("allow_anonymous true", f"max_packet_size {max(sizes) - over}")
+    with contextlib.closing(MqttSink("127.0.0.1", port=broker.port, folder=tmp_path)) as sink:
+        for event in events:
+            sink.event(event)
+        until(lambda: sink.pending == 0)
+        assert (sink.sent + sink.refused, sink.refused > 0) == (20, bool(over))
+    assert "must be there" not in caplog.text
+    assert ("the broker takes" in caplog.text) == bool(over)
