@@ -19,7 +19,7 @@ from pipeline.configcheck import absent_decoder, taken_sinks
 from pipeline.errors import ConfigError, VpipeError
 from pipeline.preparation import prepare
 from tests.fuzz.harness import Tried, told, wrong_report
-from tests.fuzz.mutate import damaged, nested, regrown, reworded
+from tests.fuzz.mutate import damaged, nested, nudged, regrown, reworded, values_by_key
 
 ROOT = Path(__file__).parents[2]
 LOADERS = (load_config, load_config, load_run_config, load_train_config)
@@ -96,6 +96,8 @@ class Configs:
 
     def __init__(self, stock: Path, own: Path) -> None:
         self._texts = {path.name: path.read_text("utf-8") for path in sorted((stock / "configs").glob("*.yaml"))}
+        self._trees = {name: YAML(typ="safe").load(text) for name, text in self._texts.items()}
+        self._held = values_by_key(self._trees.values())
         for name in ("videos", "specialized", "runs"):
             (own / name).symlink_to(stock / name)
         (own / "configs").mkdir()
@@ -116,11 +118,12 @@ class Configs:
         name = chance.choice(list(self._texts))
         text = self._texts[name]
         kind = chance.random()
-        if kind < 0.4:
+        if kind < 0.3:
             text, mutation = reworded(text, chance)
             content = text.encode("utf-8", "replace")
         elif kind < 0.8:
-            tree, mutation = regrown(YAML(typ="safe").load(text), chance)
+            tree = self._trees[name]
+            tree, mutation = nudged(tree, self._held, chance) if kind < 0.6 else regrown(tree, chance)
             content = json.dumps(tree, default=str, ensure_ascii=chance.random() < 0.5).encode()
         elif kind < 0.9:
             content, mutation = damaged(text.encode(), chance)

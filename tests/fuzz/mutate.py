@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 NUMBERS: tuple[Any, ...] = (
@@ -186,6 +187,51 @@ def regrown(tree: Any, chance: random.Random) -> tuple[Any, str]:
             holder.insert(key, holder[key])
         told.append(f"{str(key)[:40]!r} {what}")
     return tree, ", ".join(told)
+
+
+def nudged(tree: Any, held: Mapping[str, Sequence[Any]], chance: random.Random) -> tuple[Any, str]:
+    """One to three values of a tree a little different: it may still make sense.
+
+    Args:
+        tree: Of dicts and lists.
+        held: By a key, what it holds here and elsewhere.
+        chance: Decides.
+    """
+    told = []
+    tree = json.loads(json.dumps(tree))
+    for _ in range(chance.randint(1, 3)):
+        places = list(_places(tree))
+        if not places:
+            break
+        holder, key = chance.choice(places)
+        value = holder[key]
+        if isinstance(value, bool):
+            holder[key], what = not value, "turned"
+        elif isinstance(value, int | float) and chance.random() < 0.7:
+            near = (value + 1, value - 1, value * 2, value / 2, value * chance.uniform(0.5, 2))
+            holder[key], what = chance.choice(near), "nudged"
+        elif isinstance(holder, dict) and chance.random() < 0.3:
+            del holder[key]
+            what = "left out"
+        elif isinstance(holder, dict):
+            other = chance.choice(list(held))
+            key = key if chance.random() < 0.6 else other
+            holder[key], what = copy.deepcopy(chance.choice(held.get(key, [None]))), "as elsewhere"
+        else:
+            chance.shuffle(holder)
+            what = "shuffled"
+        told.append(f"{str(key)[:40]!r} {what}")
+    return tree, ", ".join(told)
+
+
+def values_by_key(trees: Iterable[Any]) -> dict[str, list[Any]]:
+    """What the keys of some trees hold."""
+    held: dict[str, list[Any]] = {}
+    for tree in trees:
+        for holder, key in _places(tree):
+            if isinstance(holder, dict):
+                held.setdefault(key, []).append(holder[key])
+    return held
 
 
 def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
