@@ -117,8 +117,8 @@ def _label(
 
     def scored() -> Iterator[FrameBatch]:
         for lane in lanes:
-            for folded, scores in lane.scored():
-                for batch in _handed_back(folded, scores, lane, tally_of, told):
+            for folded, scores, whys in lane.scored():
+                for batch in _handed_back(folded, scores, whys, lane.filter, tally_of, told):
                     if batch.end is not None:
                         del tallies[batch.segment]
                     yield batch
@@ -177,8 +177,9 @@ class _Lane:
         self._pieces: list[_Piece] = []  # of the next forward
         self._in_flight: tuple[Handle, list[_Piece]] | None = None
         self._scores = np.empty((0, 1, 1), np.float32)  # (groups, f, K), that nobody has taken yet
+        self._whys: list[str] = []  # of each of those groups, what its forward failed with, if it did
         self._failures = 0  # forwards in a row
-        self.why = ""  # the last one failed
+        self._told = ""  # what the log knows that one failed with
 
     def add(self, folded: FoldedBatch, now_s: float) -> None:
         """Takes the groups of a batch, and starts the forwards that they fill."""
@@ -204,11 +205,12 @@ class _Lane:
             return False
         return _is_tick(self._waiting[-1][0]) or now_s - self._waiting[0][1] > self._longest_wait_s
 
-    def scored(self) -> Iterator[tuple[FoldedBatch, Scores]]:
-        """The batches whose scores (B, f, K) are all there."""
+    def scored(self) -> Iterator[tuple[FoldedBatch, Scores, Sequence[str]]]:
+        """The batches whose scores (B, f, K) are all there; with what the forward of each group failed with."""
         while self._waiting and (count := len(self._waiting[0][0].frames)) <= len(self._scores):
             taken, self._scores = self._scores[:count], self._scores[count:]
-            yield self._waiting.popleft()[0], taken
+            whys, self._whys = self._whys[:count], self._whys[count:]
+            yield self._waiting.popleft()[0], taken, whys
 
     def _submit(self) -> None:
         pieces, self._pieces = self._pieces, []
@@ -227,12 +229,14 @@ class _Lane:
         if self._in_flight is None:
             return
         (handle, pieces), self._in_flight = self._in_flight, None
+        why = ""
         with self._span("result", pieces):
             try:
                 scores = handle.result()
                 self._failures = 0
             except ForwardError as error:
-                scores = self._without(error)
+                scores, why = self._without(error), str(error)
+        self._whys += [why] * len(scores)
         self._scores = np.concatenate([self._scores, scores]) if len(self._scores) else scores
 
     def _without(self, error: ForwardError) -> Scores:
@@ -240,8 +244,8 @@ class _Lane:
         self._failures = self._failures + 1 if np.isnan(error.scores).all() else 0
         if error.is_final or self._failures == MOST_FAILURES:
             raise error
-        if str(error) != self.why:
-            self.why = str(error)
+        if str(error) != self._told:
+            self._told = str(error)
             log.warning("filter %s: pictures without a score: %s", self.filter.name, error)
         return error.scores
 
@@ -255,10 +259,16 @@ def _is_tick(folded: FoldedBatch) -> bool:
 
 
 def _handed_back(
-    folded: FoldedBatch, scores: Scores, lane: _Lane, tally_of: Callable[[Segment], _Tally], told: Told | None
+    folded: FoldedBatch,
+    scores: Scores,
+    whys: Sequence[str],
+    by: Filter,
+    tally_of: Callable[[Segment], _Tally],
+    told: Told | None,
 ) -> Iterator[FrameBatch]:
-    """Brings the scores (B, f, K) of one batch of groups back to the batches that its pictures came from."""
-    f, by = folded.frames.shape[1], lane.filter
+    """Brings the scores (B, f, K) of one batch of groups back to the batches that its pictures came from; `whys` of its
+    groups tell why some are NaN."""
+    f = folded.frames.shape[1]
     real = folded.slot >= 0
     to = folded.slot[real]
     fold_slot = np.empty(len(to), np.int16)
@@ -266,6 +276,8 @@ def _handed_back(
     ordered = _in_order(scores, real, to)
     missing: npt.NDArray[np.bool_] = np.logical_or.reduce(np.isnan(ordered), axis=1)
     there = ~missing
+    group = np.empty(len(to), np.int64)
+    group[to] = np.repeat(np.arange(len(folded.frames)), f)[real]
     first = 0
     for part in folded.parts:
         here = slice(first, first + len(part))
@@ -273,7 +285,7 @@ def _handed_back(
         kept = by.keeps(ordered[here]) & there[here]
         tally = tally_of(part.segment)
         labelled, written = tally.labelled, tally.written
-        end = tally.add(by, part, kept, there[here], lane.why)
+        end = tally.add(by, part, kept, there[here], next((whys[of] for of in group[here][missing[here]]), ""))
         scored = replace(part, scores=ordered[here], fold_slot=fold_slot[here], filter=by.name, end=end)
         if told is not None:
             told(scored.rows(there[here]), tally.labelled - labelled, tally.written - written)
@@ -321,8 +333,8 @@ class _Tally:
     def add(
         self, by: Filter, part: FrameBatch, kept: npt.NDArray[np.bool_], there: npt.NDArray[np.bool_], why: str
     ) -> SegmentEnd | None:
-        """Counts some rows, of which some are kept and some are there at all; `why` others are not. Returns the
-        segment's end once all filters are through."""
+        """Counts some rows, of which some are kept and some are there at all; `why` the first of the others is not.
+        Returns the segment's end once all filters are through."""
         sums = self.by_filter[by.name]
         sums.seen += len(part)
         sums.pictures += int(np.count_nonzero(there))

@@ -240,7 +240,7 @@ class Faulty(MeanEngine):
         scores = super().submit(frames).scores
         bad = np.isin(numbers_in(scores.reshape(-1, 2)), [*self.frames]).reshape(scores.shape[:2]).any(axis=1)
         if self.passes - 1 in self.forwards:
-            raise ForwardError("out of paper", np.full_like(scores, np.nan), is_final=self.final)
+            raise ForwardError(f"out of paper {self.passes - 1}", np.full_like(scores, np.nan), is_final=self.final)
         scores[bad] = np.nan
         return Failing(scores) if bad.any() else Scored(scores)
 
@@ -311,7 +311,15 @@ def test_a_forward_that_fails_costs_its_own_pictures_alone():
     assert np.concatenate([batch.index for batch in labelled]).tolist() == [*range(4), *range(8, 12), *range(20, 24)]
     end = labelled[-1].end
     assert end.lost == (Lost(4, 7, "failed"), Lost(12, 19, "failed"))
-    assert end.error == "filter mean: out of paper"
+    assert end.error == "filter mean: out of paper 1"
+
+
+def test_a_segment_tells_what_its_own_forward_failed_with():
+    engine = Faulty(2, forwards={0, 1})
+    batches = [*numbered_batches("a", [1]), *numbered_batches("b", [6])]  # a and the first of b, two of b, ...
+    labelled = list(folded_filter([Filter("mean", engine)])(fold(Grouping(1, "consecutive"))(iter(batches))))
+    told = {batch.source: (batch.end.error, batch.end.counts.failed) for batch in labelled if batch.end is not None}
+    assert told == {"a": ("filter mean: out of paper 0", 1), "b": ("filter mean: out of paper 0", 3)}
 
 
 @pytest.mark.parametrize(("forwards", "final"), [({3, 4, 5}, False), ({3}, True)])
