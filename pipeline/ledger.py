@@ -39,7 +39,9 @@ class SourceLedger:
 
     @property
     def error(self) -> str | None:
-        """The first error of its segments."""
+        """The first error of its segments; of a camera that of the last, as one that came back is well again."""
+        if self._is_live:
+            return self.ends[-1].error
         return next((end.error for end in self.ends if end.error is not None), None)
 
     @property
@@ -72,8 +74,8 @@ class SourceLedger:
                 told = f"{owed} to {owed + more}" if more else f"{owed}"
                 problems.append(f"{_where(end)}: {told} pictures must be classified, got {end.counts.pictures}")
         first = self.ends[0].segment if self.ends else Segment(self.name)
-        is_live = first.window_utc_s is not None  # early windows of a camera may have been removed
-        if (first.number, first.first_frame) != (0, 0) and not is_live:
+        # Early windows of a camera may have been removed.
+        if (first.number, first.first_frame) != (0, 0) and not self._is_live:
             problems.append(f"{_where(self.ends[0])}: must follow on segment 0 from frame 0, got none before it")
         there = {end.segment.number for end in self.ends if not end.retry}
         is_refused = any(end.retry and end.segment.number in there for end in self.ends)  # what is missing, it says
@@ -83,6 +85,10 @@ class SourceLedger:
             if (end.segment.number, end.segment.first_frame) != (number, frame) and not before.retry:
                 problems.append(f"{_where(end)}: must be segment {number} from frame {frame}, after {_where(before)}")
         return problems
+
+    @property
+    def _is_live(self) -> bool:
+        return any(end.segment.window_utc_s is not None for end in self.ends)
 
     def as_dict(self) -> Document:
         return {

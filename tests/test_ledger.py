@@ -217,3 +217,13 @@ def test_what_a_camera_did_before_the_segments_that_are_listed_counts():
     ledger = Ledger(windows, sources=["a", "b"], earlier={"a": earlier})
     assert ledger.counts == Counts(indexed=50, dropped=2, decoded=48, labelled=48, written=48)
     assert ledger.check() == []
+
+
+def test_a_camera_that_came_back_has_no_error():
+    windows = [
+        replace(end(number, 10 * number, 10), segment=Segment("a", number, 10 * number, window_utc_s=0.0), error=error)
+        for number, error in enumerate(("a: no frame came", None))
+    ]
+    assert Ledger(windows).sources["a"].error is None
+    assert Ledger(windows[:1]).sources["a"].error == "a: no frame came"
+    assert not Ledger(windows).complete
