@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,7 +38,8 @@ STEP_TOLERANCE = 2.0  # times between grouped frames that differ by more than th
 class Plan:
     """What is to be decoded, and how it is folded for the filters.
 
-    `trained_s` holds the steps in time between the frames that the models were trained on, where they matter.
+    `trained_s` holds, where they matter, the steps in time between the frames that models were trained on, and the
+    names of their filters.
     """
 
     sources: Sources
@@ -48,7 +49,7 @@ class Plan:
     max_wait_s: float
     decode_section: DecodeSection
     faults: tuple[Fault, ...]
-    trained_s: tuple[float, ...]
+    trained_s: Mapping[float, Sequence[str]]
 
     @property
     def is_live(self) -> bool:
@@ -147,8 +148,8 @@ class Plan:
         for batch in batches:
             if self.trained_s and len(batch) > 1 and batch.source not in compared:
                 compared.add(batch.source)
-                for step_s in self.trained_s:
-                    _compare_step(batch, step_s)
+                for step_s, names in self.trained_s.items():
+                    _compare_step(batch, step_s, names)
             yield batch
 
 
@@ -198,12 +199,10 @@ def make_plan(config: RunConfig, models: Sequence[Model], *, faults: Sequence[Fa
             len(sources.files),
             f,
         )
-    steps = {
-        card.step_s
-        for card, grouping in zip(cards, wanted, strict=True)
-        if grouping.f > 1 and grouping.order in ("consecutive", "strided")
-    }
-    trained_s = tuple(sorted(step for step in steps if step is not None))
+    trained_s: dict[float, list[str]] = {}
+    for model, grouping in zip(models, wanted, strict=True):
+        if model.card.step_s is not None and grouping.f > 1 and grouping.order in ("consecutive", "strided"):
+            trained_s.setdefault(model.card.step_s, []).append(model.name)
     return Plan(
         sources,
         groupings,
@@ -225,16 +224,17 @@ def _refuse_regions_outside(files: Sequence[FileSource]) -> None:
         raise ConfigError(problems)
 
 
-def _compare_step(batch: FrameBatch, trained_s: float) -> None:
-    """Warns where the pictures of a group lie much closer or farther apart in time than in training."""
+def _compare_step(batch: FrameBatch, trained_s: float, names: Sequence[str]) -> None:
+    """Warns where the pictures of a group lie much closer or farther apart in time than in the training of filters."""
     steps_s = np.diff(np.unique(batch.pts_s[np.isfinite(batch.pts_s)]))
     step_s = float(np.median(steps_s)) if len(steps_s) else 0.0
     if step_s > 0 and not 1 / STEP_TOLERANCE <= step_s / trained_s <= STEP_TOLERANCE:
         log.warning(
-            "%s: frames should be about %.3g s apart, as the model was trained, got %.3g s; "
+            "%s: frames should be about %.3g s apart, as filter %s was trained, got %.3g s; "
             "%s, or train for this footage",
             batch.source,
             trained_s,
+            " and ".join(names),
             step_s,
             "set `every:` or `fps:`" if step_s < trained_s else "take more frames (every, fps, decode.frames)",
         )

@@ -353,13 +353,15 @@ def test_a_step_far_from_the_trained_one_is_a_loud_warning(tmp_path, caplog):
     assert "order" in config.warnings[0]
     outcome = runs.run(config)
     assert f"WARNING {config.warnings[0]}" in outcome.folder.log.read_text()
-    assert "frames should be about 0.1 s apart, as the model was trained, got 0.5 s; take more frames (" in caplog.text
+    (name,) = outcome.summary["filters"]
+    told = f"frames should be about 0.1 s apart, as filter {name} was trained, got 0.5 s; take more frames ("
+    assert told in caplog.text
     caplog.clear()
     content["sources"] = [{"path": str(clip("h264-closed.mp4", FRAMES))}]
     with (tmp_path / "slow.yaml").open("w") as file:
         YAML(typ="safe").dump(content, file)
     runs.run(load_run_config(tmp_path / "slow.yaml"), mode="overwrite")
-    assert "as the model was trained, got 0.04 s; set `every:` or `fps:`, or train for this footage" in caplog.text
+    assert f"as filter {name} was trained, got 0.04 s; set `every:` or `fps:`, or train for this footage" in caplog.text
 
 
 def test_what_is_logged_before_there_is_a_folder_is_in_its_log_and_a_run_that_fails_says_nothing(tmp_path, capfd):
