@@ -19,6 +19,7 @@ from pipeline.labelled import (
     division_of,
     footage_of,
     made_of,
+    other_regions,
     seen_elsewhere,
     shown_to,
     split_of,
@@ -129,6 +130,7 @@ def _warnings(config: TrainConfig, card: ModelCard, part: str) -> list[str]:
     if card.asks and card.asks != asks_of(config):
         found.append("the model was trained for other questions than the classes of this configuration ask")
     now, division = clips_of(config), division_of(config)
+    found += other_regions(card, now)
     if part != "test" and shown_to(card) & made_of(now, division, part):
         found.append("the model was trained or chosen on this footage")
     elif part == "test" and seen_elsewhere(card, now, division):

@@ -26,6 +26,7 @@ __all__ = [
     "division_of",
     "footage_of",
     "made_of",
+    "other_regions",
     "seen_elsewhere",
     "shown_to",
     "split_of",
@@ -168,6 +169,31 @@ def seen_elsewhere(card: ModelCard, clips: Sequence[Document], division: Documen
     """Whether a model was trained on what is tested now, divided otherwise: it may be what it was shown."""
     same = (card.training.get("clips"), card.training.get("split")) == (clips, division)
     return bool(shown_to(card) & made_of(clips, division, "test")) and not same
+
+
+def other_regions(card: ModelCard, clips: Sequence[Document]) -> list[str]:
+    """How what is cut out of the frames now differs from what a model was trained on, a line each."""
+    found = card.training.get("clips")
+    then = [clip for clip in found if isinstance(clip, dict) and "video" in clip] if isinstance(found, list) else []
+    now = [clip for clip in clips if "video" in clip]
+    if not then or not now:
+        return []
+    kinds = [{"regions" in clip for clip in some} for some in (then, now)]
+    if kinds[0].isdisjoint(kinds[1]):
+        told = ("regions of frames", "whole frames")
+        return ["the model was trained on {}, and is measured on {}".format(*told[:: 1 if True in kinds[0] else -1])]
+    lines = []
+    insides = [{json.dumps(clip["inside"]) for clip in some if "inside" in clip} for some in (then, now)]
+    if insides[0] != insides[1] and all(insides):
+        told_then, told_now = (" and ".join(sorted(some)) for some in insides)
+        lines.append(f"boxes counted in regions by `inside: {told_then}` in training, here by `inside: {told_now}`")
+    before = {clip["video_sha256"]: clip.get("regions") for clip in then}
+    lines += [
+        f"the regions of {clip['video']} were others in training"
+        for clip in now
+        if before.get(clip["video_sha256"], clip.get("regions")) != clip.get("regions")
+    ]
+    return lines
 
 
 def _sha256(path: str) -> str:

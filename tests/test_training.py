@@ -21,7 +21,7 @@ from pipeline.cli import main
 from pipeline.config import load_run_config, load_train_config
 from pipeline.errors import ConfigError, ModelError, VpipeError
 from pipeline.evaluation import evaluate
-from pipeline.labelled import footage_of
+from pipeline.labelled import clips_of, footage_of, other_regions
 from pipeline.preparation import new_card
 from pipeline.quantization import quantize
 from pipeline.runner import run
@@ -737,7 +737,16 @@ def test_a_model_of_regions_learns_from_each_of_them_and_runs_on_each(bays, tmp_
     assert set(card.accuracy["regions"]) == {"a", "b", "c"}
     assert card.accuracy["accuracy"] > 0.9
     assert card.accuracy["n"] == 3 * 30
-    assert "c         " in evaluate(model, config)
+    told = evaluate(model, config)
+    assert ("c         " in told, "in training" in told) == (True, False)
+
+    def others(*overrides):
+        return evaluate(model, load_train_config(bays / "train.yaml", overrides=[f"output={model}", *overrides]))
+
+    assert 'by `inside: "centre"` in training, here by `inside: 0.5`' in others("inside=0.5")
+    assert "warning: the regions of scene.mp4 were others in training" in others("regions_px.a=[0, 0, 46, 40]")
+    whole = [{key: value for key, value in clip.items() if key != "regions"} for clip in clips_of(config)]
+    assert other_regions(card, whole) == ["the model was trained on regions of frames, and is measured on whole frames"]
     (bays / "run.yaml").write_text(
         f"run: {{dir: {tmp_path}}}\nsources: [{{path: scene.mp4}}]\nfilter: {{model: {model}}}\n"
         "regions_px: {a: [0, 0, 48, 40], b: [50, 0, 46, 40], c: [0, 41, 48, 39]}\n"
