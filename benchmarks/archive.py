@@ -30,7 +30,7 @@ from benchmarks.facts import ROOT, facts
 from benchmarks.footage import CACHE, clip
 from benchmarks.measuring import VPIPE, Program, Rate, Result, alternate, files_of, result, vpipe
 from benchmarks.part import chosen, options, run_part, say, seconds_option
-from pipeline.runs import cores
+from pipeline.machine import cores
 
 WEIGHTS = ROOT / "specialized" / "weights"
 F1, F4 = (WEIGHTS / f"lobby-person-f{fold}.safetensors" for fold in (1, 4))

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.runs import machine, versions
+from pipeline.machine import machine, versions
 
 ROOT = Path(__file__).parents[1]
 

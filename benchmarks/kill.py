@@ -1,6 +1,7 @@
 """Disturbs one run over and over at random moments, and holds what it comes to against a run that nobody disturbed.
 
     python -m benchmarks.kill                        a hundred times SIGKILL, five minutes on two cores
+    python -m benchmarks.kill --isolate --times 20   the same, where decoders are processes of their own
     python -m benchmarks.kill --by term --times 40   SIGTERM
     python -m benchmarks.kill --by disk              its disk is full until it has broken off; needs root, for a tmpfs
     python -m benchmarks.kill --by receiver          a receiver of its rows goes and comes, and SIGKILL
@@ -12,8 +13,7 @@ this must hold: a part that was committed is the same file with the same time fo
 the rows, sorted, are byte for byte those of the undisturbed run.
 
 *disk*: the run must break off by itself, with exit code 1 and a message that names a file, and without a traceback; a
-sink with a spool and a csv file are on that disk, too. *receiver*: each row must arrive at least once, but for those of
-the segment that a SIGKILL found committed last, which may not have reached the spool.
+sink with a spool and a csv file are on that disk, too. *receiver*: each row must arrive at least once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ from pathlib import Path
 import click
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from benchmarks.archive import F4
 from benchmarks.facts import ROOT, facts
@@ -45,7 +44,7 @@ from benchmarks.footage import clip, joined
 from benchmarks.live import Receiver
 from benchmarks.measuring import VPIPE, Failed
 from benchmarks.part import RESULTS, say
-from pipeline.runs import make_folder, write_json
+from pipeline.files import make_folder, write_json
 
 FILES, REPEATS, SEGMENT = 8, 8, 100
 LIMIT_S = 120.0  # of a process
@@ -63,10 +62,11 @@ Found = dict[str, object]
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
 @click.option("--by", type=click.Choice(["kill", "term", "disk", "receiver"]), default="kill", show_default=True)
+@click.option("--isolate", is_flag=True, help="Decode in processes of their own.")
 @click.option("--times", type=click.IntRange(min=1), default=100, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the moments.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Folder for the result.")
-def main(by: str, times: int, seed: int, out: Path) -> None:
+def main(by: str, isolate: bool, times: int, seed: int, out: Path) -> None:
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as cleanup:
         place, receiver = Path(folder), None
@@ -77,7 +77,7 @@ def main(by: str, times: int, seed: int, out: Path) -> None:
             receiver.start()
             cleanup.callback(receiver.stop)
         for name in ("undisturbed", "killed"):
-            write_config(place, name, sinks(by, Path(folder), name, receiver))
+            write_config(place, name, sinks(by, Path(folder), name, receiver), isolate=isolate)
         began_s = time.monotonic()
         if code := start(place, "undisturbed").wait(10 * LIMIT_S):
             raise Failed(f"the undisturbed run must end with 0, got {code}")
@@ -102,10 +102,10 @@ def main(by: str, times: int, seed: int, out: Path) -> None:
             "temporary_files": sum(path.name.startswith(".") for path in (place / "killed").rglob("*")),
         }
         if receiver is not None:
-            found |= arrivals(place, Path(folder) / "received", run.last)
-    document = {"command": f"python -m benchmarks.kill --by {by} --times {times} --seed {seed}", **facts()}
+            found |= arrivals(place, Path(folder) / "received")
+    command = f"python -m benchmarks.kill --by {by}{' --isolate' * isolate} --times {times} --seed {seed}"
     make_folder(out)
-    write_json(out / f"kill-{by}.json", {**document, "result": found})
+    write_json(out / f"kill-{by}{'-isolated' * isolate}.json", {"command": command, **facts(), "result": found})
     for key, value in found.items():
         click.echo(f"{key}: {value}")
     sys.exit(0 if is_sound(found) else 1)
@@ -127,10 +127,11 @@ def sinks(by: str, folder: Path, name: str, receiver: Receiver | None) -> list[s
     return []
 
 
-def write_config(place: Path, name: str, sinks: list[str]) -> None:
+def write_config(place: Path, name: str, sinks: list[str], *, isolate: bool) -> None:
     video = joined(clip("lobby-person"), REPEATS)
     sources = [f"  - {{name: s{k}, path: {video}}}" for k in range(FILES)]
-    lines = ["sources:", *sources, f"decode: {{segment_frames: {SEGMENT}}}", f"filter: {{model: {F4}}}"]
+    decode = f"decode: {{segment_frames: {SEGMENT}, isolate: {str(isolate).lower()}}}"
+    lines = ["sources:", *sources, decode, f"filter: {{model: {F4}}}"]
     lines += ["telemetry: {interval_s: 0.5}", *(["sinks:"] if sinks else []), *(f"  - {sink}" for sink in sinks)]
     (place / f"{name}.yaml").write_text("\n".join(lines))
 
@@ -148,7 +149,6 @@ class Disturbed:
         before: What was committed when it was looked at last.
         again: Parts that were not what they had been.
         when: How far it was, counted.
-        last: Of each SIGKILL the part that was committed last.
     """
 
     def __init__(self, place: Path, times: int, segments: int, chance: random.Random) -> None:
@@ -156,7 +156,6 @@ class Disturbed:
         self.before: Parts = {}
         self.again = 0
         self.when: Counter[str] = Counter()
-        self.last: set[Path] = set()
 
     def start(self, err: int | None = None) -> subprocess.Popen[bytes]:
         begun = (self.place / "killed" / "run.json").exists()
@@ -297,8 +296,6 @@ def left_alone(run: Disturbed, receiver: Receiver) -> Found:
             process.kill()
         if k % KILLED_OF == KILLED_OF - 1 or process.poll() is not None:
             codes[process.wait()] += 1
-            if process.returncode < 0 and (now := parts(run.place, "killed")):
-                run.last.add(max(now, key=lambda path: now[path][1]))
             process = run.start()
         run.look(k)
     if not is_there:
@@ -307,25 +304,15 @@ def left_alone(run: Disturbed, receiver: Receiver) -> Found:
     return {"exit_codes": dict(codes), "receiver_stops": (run.times + 1) // 2}
 
 
-def arrivals(place: Path, received: Path, last: set[Path]) -> Found:
-    """What came of the rows of the run.
-
-    Args:
-        place: Of the run.
-        received: What the receiver wrote.
-        last: Parts whose rows a SIGKILL may have kept from the spool.
-    """
+def arrivals(place: Path, received: Path) -> Found:
+    """What came of the rows of the run that lies at `place`, as the receiver wrote it."""
     came = Counter((row["source"], row["frame"]) for row in arrived(received, "killed"))
     wanted = ids(rows(place, "killed"))
-    excused = {row for path in last for row in ids(pq.read_table(place / path, partitioning=None))}
-    missing = wanted - set(came)
     return {
         "rows_arrived": len(wanted & set(came)),
         "rows_repeated": came.total() - len(came),
         "rows_unknown": len(set(came) - wanted),
-        "rows_between_commit_and_spool": len(missing & excused),
-        "segments_between_commit_and_spool": sum(bool(missing & ids(pq.read_table(place / path))) for path in last),
-        "rows_lost": len(missing - excused),
+        "rows_lost": len(wanted - set(came)),
     }
 
 

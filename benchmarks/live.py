@@ -38,7 +38,7 @@ from benchmarks.facts import ROOT, facts
 from benchmarks.measuring import VPIPE, Failed
 from benchmarks.part import chosen, say
 from benchmarks.regions import model_file
-from pipeline.runs import make_folder, write_json
+from pipeline.files import make_folder, write_json
 from pipeline.sinks.delivery import MOST_S
 from tests.models import BITS, numbers
 from tests.rtsp import Cameras, serving

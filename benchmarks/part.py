@@ -15,7 +15,7 @@ import click
 from benchmarks.facts import ROOT
 from benchmarks.measuring import Result
 from pipeline.drawing import drawn
-from pipeline.runs import make_folder, write_json
+from pipeline.files import make_folder, write_json
 from pipeline.text import aligned
 
 T = TypeVar("T")

@@ -30,7 +30,7 @@ from benchmarks.footage import clip, frames, joined
 from benchmarks.live import Sampled
 from benchmarks.measuring import VPIPE, Failed
 from benchmarks.part import RESULTS, say
-from pipeline.runs import make_folder, write_json
+from pipeline.files import make_folder, write_json
 
 CLIP, FILES = "lobby-person", 8
 SAMPLE_S = 1.0

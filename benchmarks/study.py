@@ -19,7 +19,8 @@ import click
 
 from benchmarks.displays import Display, sequence
 from benchmarks.facts import commit
-from pipeline.runs import machine, make_folder, versions, write_json
+from pipeline.files import make_folder, write_json
+from pipeline.machine import machine, versions
 from pipeline.training import stored
 from specialized.engines import Engine, open_engine
 from specialized.evaluate import Scored, score

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pipeline.errors import ConfigError, ModelError
-from pipeline.runs import machine
+from pipeline.machine import machine
 from pipeline.telemetry import Telemetry
 from pipeline.threads import every
 

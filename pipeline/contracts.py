@@ -72,6 +72,12 @@ class Sink(ABC):
     never does. A sink that must not see uncommitted rows keeps them by `batch.segment` and drops them at `close`.
     """
 
+    def resume(self, ends: Sequence[SegmentEnd]) -> None:  # noqa: B027 (empty on purpose: optional)
+        """Called first, where a run over files goes on: these segments are committed, in the order of their frames.
+
+        Of the last of them this sink may not have been told, as the run was killed before it was.
+        """
+
     @abstractmethod
     def write(self, batch: FrameBatch) -> None:
         """Takes the rows of one filter; N = 0 is common. Segments of one source may be interleaved."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from pipeline.batch import Pixels
 from pipeline.errors import ConfigError, ModelError, VpipeError
-from pipeline.runs import cores
+from pipeline.machine import cores
 from pipeline.yamlfile import did_you_mean
 from specialized.objects import one_line
 from specialized.untracked import import_onnxruntime

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.colours import NONE
 from pipeline.errors import VpipeError
-from pipeline.runs import whole_file
+from pipeline.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

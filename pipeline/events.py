@@ -64,7 +64,8 @@ class Event:
         best_frame: The one with the highest score, of several the first.
         best_score: That score.
         is_over: Whether it has ended; else the last frame is the last one yet.
-        thumbnail: A JPEG of the best frame, or of one within a second of it; None: there is none.
+        thumbnail: A JPEG of the best frame; of a camera, of the best among those that it keeps, one a second. None:
+            there is none.
     """
 
     source: str
@@ -159,9 +160,9 @@ class Track:
         self._is_up, self._now_s = bool(up[-1]), float(time_s[-1])
 
     @property
-    def best_frame(self) -> int | None:
-        """Of the event that is under way, or may become one; None: there is none."""
-        return None if self._found is None else self._found.best_frame
+    def is_open(self) -> bool:
+        """Whether an event is under way, or may become one."""
+        return self._found is not None
 
     def close(self) -> Iterator[Event]:
         """The track is at its end, and so is an event that is under way."""

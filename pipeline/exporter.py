@@ -31,8 +31,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from pipeline.machine import versions
 from pipeline.monitor import LATENCIES_S, Monitor
-from pipeline.runs import versions
 from pipeline.sinks.delivery import SpooledSink
 from pipeline.sources.camera import State
 from pipeline.telemetry import Telemetry

@@ -118,6 +118,9 @@ class FaultySink(Sink):
         self._damage = damage
         self._damaged: set[object] = set()  # segments
 
+    def resume(self, ends: Sequence[SegmentEnd]) -> None:
+        self._sink.resume(ends)
+
     def write(self, batch: FrameBatch) -> None:
         for fault in self._faults:
             if fault.source not in (None, batch.source):

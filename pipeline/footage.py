@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from pipeline.batch import FrameBatch, Pixels, SegmentEnd
 from pipeline.errors import ConfigError, SourceError
 from pipeline.labels import Boxes, Inside, answers, read_labels
+from pipeline.machine import cores
 from pipeline.regions import Region
-from pipeline.runs import cores
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource, Refusal, regions_outside
 from pipeline.sources.pool import decode

@@ -22,12 +22,13 @@ from pipeline.regions import Region, nearest
 from pipeline.values import Regions
 from pipeline.yamlfile import did_you_mean, read, shown
 
-__all__ = ["regions_of", "regions_of_each"]
+__all__ = ["is_region_file", "names_of_each", "regions_in", "regions_of", "regions_of_each"]
 
 MOST = 10_000  # regions of a picture
 LONGEST = 200  # characters of a name, as in a table of labels
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 ROUNDING = 1e-9  # of fractions that add up to 1
+OF_CONFIGURATIONS = ("sources", "filter", "filters", "clips", "images", "output")  # keys; each has one of these
 FLAT = 1e-6  # share of its rectangle that a polygon of no area may seem to have
 
 Say = Callable[[Sequence[str], str], None]
@@ -70,6 +71,32 @@ def regions_of_each(common: Regional, sections: Iterable[object]) -> list[tuple[
     shared = regions_of(common)
     own = [regions_of(section) if isinstance(section, Regional) else None for section in sections]
     return [shared if regions is None else regions for regions in own]
+
+
+def names_of_each(common: Regional, sections: Iterable[object]) -> list[tuple[str, ...]]:
+    """The names of the regions of each section; none: whole frames."""
+    return [tuple(region.name for region in regions or ()) for regions in regions_of_each(common, sections)]
+
+
+def regions_in(path: Path, *, in_pixels: bool = False) -> tuple[Region, ...]:
+    """The regions of a file of them, in pixels or as fractions.
+
+    Raises:
+        ConfigError: something is wrong with it.
+    """
+    problems: list[str] = []
+    regions = _read(path, "regions_px" if in_pixels else "regions", lambda keys, text: problems.append(text))
+    if problems:
+        raise ConfigError(problems)
+    return regions
+
+
+def is_region_file(path: Path) -> bool:
+    """Whether this is a table of regions, or holds none of the keys that a configuration must have."""
+    if path.suffix.lower() == ".csv":
+        return True
+    node = read(path, [], what="a file of regions", most=20 * MOST)
+    return node is not None and not any(node.child(key) for key in OF_CONFIGURATIONS)
 
 
 def _regions_of(section: Regional, say: Say) -> tuple[Region, ...] | None:

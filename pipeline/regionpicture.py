@@ -16,7 +16,7 @@ from pipeline.colours import PALETTE
 from pipeline.config import FileSource, TrainConfig, load_config
 from pipeline.drawing import INK, drawn
 from pipeline.errors import ConfigError, refuse
-from pipeline.regionfile import regions_of
+from pipeline.regionfile import is_region_file, regions_in, regions_of
 from pipeline.regions import Region, outside
 from pipeline.sources.paths import find_videos
 from pipeline.sources.stills import read_still
@@ -38,13 +38,17 @@ DPI = 64  # so many pixels make an inch, and a whole number of them divided by 6
 POINT = 72 / DPI  # points in a pixel
 
 
-def regions_for(config: str, video: Path) -> tuple[Region, ...]:
+def regions_for(config: str, video: Path, *, in_pixels: bool = False) -> tuple[Region, ...]:
     """The regions of a video by the configuration of a run or a training, and of a video that it does not name, the
-    common ones.
+    common ones; or those of a file of regions, which are pixels or fractions.
 
     Raises:
-        ConfigError: the configuration is wrong, or has no regions there.
+        ConfigError: the file is wrong, or has no regions there.
     """
+    if is_region_file(Path(config)):
+        return regions_in(Path(config), in_pixels=in_pixels)
+    if in_pixels:
+        raise ConfigError([f"{config}: must be a file of regions where --px is given, got a configuration"])
     loaded = load_config(config)
     regions = regions_of(loaded)
     named = os.path.realpath(video)

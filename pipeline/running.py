@@ -23,13 +23,15 @@ from pipeline.contracts import Sink, Watcher
 from pipeline.errors import ConfigError, SinkError, VpipeError
 from pipeline.events import EventRule
 from pipeline.faults import FaultySink
+from pipeline.files import write_json
 from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
+from pipeline.machine import cores
 from pipeline.memory import give_back
 from pipeline.monitor import Monitor
 from pipeline.plan import Plan
 from pipeline.rereading import Rereading
 from pipeline.retention import Removed, free_bytes, make_room
-from pipeline.runs import RunFolder, cores, write_json
+from pipeline.runs import RunFolder
 from pipeline.sinks.delivery import SpooledSink
 from pipeline.sinks.events import EventsSink, Rules
 from pipeline.sinks.parts import PartsSink, committed, discard_damaged, disk_errors, newest, part_path
@@ -48,6 +50,7 @@ __all__ = ["Outcome", "Running"]
 log = logging.getLogger(__name__)
 
 ROOM_S = 600.0  # between looks at what is old
+REREAD_S = 0.25  # between looks whether the configuration is to be read again
 LAG_S = 10.0  # of a camera, unless `metrics` says another
 TRIM_S = 10.0  # between two times that freed memory is given back
 KEPT_ENDS = 100  # of a camera's segments, for the ledger: nearly a day at ten minutes each
@@ -109,9 +112,9 @@ class Running:
     def work(self) -> Outcome:
         before = list((newest if self.plan.is_live else committed)(self.folder.path))
         if before:
-            log.info(
-                "going on: %d %s", len(before), "cameras" if self.plan.is_live else "segments are committed already"
-            )
+            known = [end for end in before if not self.plan.is_live or end.segment.source in self.plan.sources.names]
+            kind = "cameras are known" if self.plan.is_live else "segments are committed"
+            log.info("going on: %d %s already", len(known), kind)
         started = time.perf_counter()
         devices = [model.engine.device_uuid for model in self.models if model.engine.device_uuid is not None]
         uuid = devices[0] if devices else None
@@ -124,10 +127,14 @@ class Running:
             cleanup.enter_context(every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"))
             if self.plan.is_live:
                 cleanup.enter_context(every(ROOM_S, self._make_room, name="retention"))
+            if self.rereading is not None:  # apart, as reading takes longer than frames may wait
+                cleanup.enter_context(every(REREAD_S, self.rereading.look, name="rereading"))
             cleanup.enter_context(self._served(telemetry))
             self._label(before)
         seconds = time.perf_counter() - started
-        return self._finish(seconds, telemetry)
+        outcome = self._finish(seconds, telemetry)
+        log.info("%s: %d frames labelled in %.1f s", outcome.state, self.labelled, seconds)
+        return outcome
 
     def _cameras(self) -> Sequence[Camera]:
         cameras = self.plan.sources.cameras
@@ -183,6 +190,9 @@ class Running:
                 for sink in sinks:
                     cleanup.callback(sink.close)
                 cleanup.callback(self._hurry)
+                if before and not self.plan.is_live:
+                    for sink in sinks:
+                        sink.resume(before)
                 for watcher in self.watchers:
                     watcher.begin(names, self._cameras)
                 workers = self.config.decode.workers or cores()
@@ -196,8 +206,6 @@ class Running:
                     if (now_s := time.monotonic()) - trimmed_s > TRIM_S:
                         trimmed_s = now_s
                         give_back()
-                    if self.rereading is not None:
-                        self.rereading.look()
                     # Of a bundle or a source of the user's own, what is committed comes again on resuming. A file that
                     # cannot be read any more says so, whatever is committed of it.
                     is_retry = batch.end is not None and batch.end.retry

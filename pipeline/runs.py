@@ -1,4 +1,4 @@
-"""What a run leaves on disk: its folder, and how a file comes into place whole.
+"""What a run leaves on disk: its folder.
 
 runs/<name>/run.json                resolved configuration, identity, versions, machine
 runs/<name>/frames/...              the committed parts (pipeline.sinks.parts)
@@ -17,30 +17,21 @@ runs/<name>/checkpoint.pt           while it goes on (teacher.pt: of the unfolde
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, TextIO
+from typing import Literal, TextIO
 
 from pipeline.errors import ConfigError
+from pipeline.files import TEMPORARY, make_folder, write_json
+from pipeline.machine import machine, versions
 
-__all__ = [
-    "RunFolder",
-    "WholeFile",
-    "cores",
-    "machine",
-    "make_folder",
-    "versions",
-    "whole_file",
-    "write_json",
-]
+__all__ = ["LOGGERS", "RunFolder"]
 
 LOCK = ".lock"
 LOGGERS = ("pipeline", "specialized")  # what they say is said to the user, and in log.txt
@@ -49,63 +40,6 @@ Document = dict[str, object]
 Kind = Literal["run", "training"]
 
 _NAME: Mapping[Kind, str] = {"run": "--name", "training": "--set run.name=NAME"}  # how a command gives another one
-
-
-TEMPORARY = ".tmp"
-
-
-class WholeFile:
-    """A new file that appears at `path` whole or not at all.
-
-    It is written under a temporary name beside it, which starts with a dot so that readers of the folder pass it over.
-    `commit` puts it in place, on disk, over what was there; without it `discard` leaves no trace.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._temporary = path.with_name(f".{path.name}{TEMPORARY}")
-        self.file = open(self._temporary, "wb")  # noqa: SIM115 (closed by commit or discard)
-
-    def commit(self) -> None:
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        os.replace(self._temporary, self.path)
-        _sync_folder(self.path.parent)
-
-    def discard(self) -> None:
-        with suppress(OSError):  # closing flushes, perhaps to a disk that is full
-            self.file.close()
-        self._temporary.unlink(missing_ok=True)
-
-
-def make_folder(path: Path) -> None:
-    """Makes a folder and its parents so that they outlive a power failure, as the files in them do."""
-    if path.is_dir():
-        return
-    make_folder(path.parent)
-    path.mkdir(exist_ok=True)
-    _sync_folder(path.parent)
-
-
-def write_json(path: Path, document: object, *, indent: int | None = 2) -> None:
-    """Writes a JSON document that appears at `path` whole or not at all."""
-    with whole_file(path) as file:
-        file.write(json.dumps(document, indent=indent, allow_nan=False).encode() + b"\n")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Gives a file to write, which appears at `path` at the end of the block, unless that raises."""
-    file = WholeFile(path)
-    try:
-        yield file.file
-        file.commit()
-    except BaseException as error:
-        file.discard()
-        if isinstance(error, OSError) and error.filename is None:  # a disk that is full names no file
-            error.filename = str(path)
-        raise
 
 
 def _locked(path: Path) -> TextIO:
@@ -129,14 +63,6 @@ def _locked(path: Path) -> TextIO:
                 os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             return file
         file.close()
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # of a folder: makes the names in it durable
-    finally:
-        os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,43 +302,6 @@ class RunFolder:
                 [f"{self.run_json}: must be what an earlier run wrote, got {_cause(exc)}; --overwrite starts anew"]
             ) from exc
         return found
-
-
-def versions() -> Document:
-    """Versions of vpipe and of what decides its pixels, scores and files; None for what is not installed."""
-    return {name: _version(name) for name in ("vpipe", "torch", "av", "numpy", "pyarrow")}
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def machine() -> Document:
-    """The machine that runs this."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": cores(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "os": platform.platform(),
-        "python": platform.python_version(),
-    }
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_name() -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _component(name: str, kind: Kind) -> str:

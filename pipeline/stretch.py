@@ -19,9 +19,9 @@ from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.config import FileSource, RunConfig
 from pipeline.contracts import Watcher
 from pipeline.errors import ConfigError, VpipeError
+from pipeline.machine import cores
 from pipeline.plan import make_plan
 from pipeline.runner import run
-from pipeline.runs import cores
 from pipeline.schema import AnySource
 from pipeline.sources.cuts import LEAST_FRAMES
 from pipeline.sources.decode import SegmentTask

@@ -25,7 +25,7 @@ import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.runs import WholeFile, make_folder
+from pipeline.files import WholeFile, make_folder
 
 __all__ = ["SCHEMA", "Process", "Telemetry"]
 

@@ -231,7 +231,7 @@ def check_fold(stage: Callable[[Iterator[FrameBatch]], Iterator[FoldedBatch]], b
 
 
 def check_sink(make: Callable[[], Sink]) -> None:
-    """Checks that a sink takes what a run may send: empty batches, interleaved segments, an early end.
+    """Checks that a sink takes what a run may send: empty batches, interleaved segments, an early end, a later run.
 
     Args:
         make: Makes a fresh sink that has a filter called `mean` with two classes.
@@ -248,6 +248,9 @@ def check_sink(make: Callable[[], Sink]) -> None:
     early = make()
     early.write(a[0])
     early.close()  # an interrupted run: nothing was committed
+    again = make()
+    again.resume([batch.end for batch in (a[1], b[1]) if batch.end is not None])
+    again.close()  # one that goes on, and had nothing left to do
 
 
 def _scored(batches: Sequence[FrameBatch]) -> list[FrameBatch]:

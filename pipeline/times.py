@@ -10,7 +10,7 @@ is the row `MAIN`. A stage sums up the spans of its name.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -119,6 +119,10 @@ class TimedSink(Sink):
         self._name = name
         self._sink = sink
         self._times = times
+
+    def resume(self, ends: Sequence[SegmentEnd]) -> None:
+        with self._times.span("sink", f"resume {self._name}"):
+            self._sink.resume(ends)
 
     def write(self, batch: FrameBatch) -> None:
         with self._times.span("sink", f"write {self._name}", batch.segment, len(batch)):

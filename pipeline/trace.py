@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from pipeline.runs import WholeFile
+from pipeline.files import WholeFile
 from pipeline.times import MAIN, Span
 
 __all__ = ["Trace"]

@@ -20,10 +20,12 @@ from typing import Literal
 from pipeline.accuracy import Accuracy, kept, measure, table
 from pipeline.calibration import Calibration, calibrate
 from pipeline.errors import ConfigError, ModelError, VpipeError
+from pipeline.files import make_folder, write_json
 from pipeline.identity import differences
 from pipeline.labelled import Document, clips_of, division_of, told, where_of
+from pipeline.machine import versions
 from pipeline.preparation import Prepared, prepare
-from pipeline.runs import RunFolder, make_folder, versions, write_json
+from pipeline.runs import RunFolder
 from pipeline.trainingpicture import draw_confusion, draw_curves
 from pipeline.trainschema import TrainConfig
 from pipeline.values import UNFOLDED

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 from pipeline.bench import unknown_names
 from pipeline.config import RunConfig, card_of, check_run_config
 from pipeline.errors import ConfigError, ModelError
-from pipeline.runs import cores, machine
+from pipeline.machine import cores, machine
 from pipeline.stretch import stretch_of
 from pipeline.tuned import Model, found_out
 from pipeline.tuning import Search, with_model

@@ -12,8 +12,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from pipeline.errors import ConfigError
+from pipeline.files import whole_file
 from pipeline.outputs import check_output
-from pipeline.runs import whole_file
 from pipeline.yamlfile import Plain, parse
 
 __all__ = ["check_place", "settings_of", "write"]

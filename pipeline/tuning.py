@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pipeline.assembly import engine_threads
 from pipeline.config import FilterSection, RunConfig, check_run_config
 from pipeline.errors import ModelError
-from pipeline.runs import cores
+from pipeline.machine import cores
 from pipeline.stretch import Passed, Stretch, decode, label
 from pipeline.tuned import Choice, Model
 from pipeline.values import OBJECT

@@ -358,7 +358,7 @@ def test_rows_count_that_came_whole_from_the_run_that_is_asked_for(tmp_path) -> 
 
 @pytest.mark.parametrize("wrong", ["last_exit_code", "parts_done_again", "temporary_files", "rows_lost"])
 def test_a_run_is_sound_only_if_all_holds(wrong) -> None:
-    assert kill.is_sound({"same_rows": True, "rows_between_commit_and_spool": 100})
+    assert kill.is_sound({"same_rows": True, "rows_repeated": 100})
     assert not kill.is_sound({"same_rows": False})
     assert not kill.is_sound({"same_rows": True, wrong: 1})
 

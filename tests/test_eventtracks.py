@@ -19,6 +19,7 @@ from pipeline.events import SILENT_S, Event, EventRule, Track
 from pipeline.rows import Labelling
 from pipeline.runner import run
 from pipeline.sinks.events import EventsSink
+from pipeline.sources.camera import Preview
 
 OF = {"source": "gate", "region": None, "filter": "who", "label": "person", "clock": "utc"}
 
@@ -146,7 +147,7 @@ def batch(source, first, scores, *, regions=()):
 
 def test_events_of_cameras_are_told_as_they_come_and_written_when_a_window_is(tmp_path):
     heard = Heard()
-    previews = {"a": np.full((20, 32, 3), 90, np.uint8)}
+    previews = {"a": Preview(0, np.full((20, 32, 3), 90, np.uint8))}
     sink = EventsSink(
         tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, tell=[heard.event], preview=previews.get
     )
@@ -174,6 +175,37 @@ def test_events_of_cameras_are_told_as_they_come_and_written_when_a_window_is(tm
     assert {row["clock"] for row in rows} == {"utc"}
     assert [event.thumbnail is not None for event in heard.events] == [e.source == "a" for e in heard.events]
     assert {(row["source"], row["thumbnail"] is None) for row in rows} == {("a", False), ("b", True)}
+
+
+def grey_of(thumbnail):
+    with av.open(io.BytesIO(thumbnail)) as image:
+        return round(next(image.decode(video=0)).to_ndarray(format="gray").mean())
+
+
+def test_a_thumbnail_of_a_camera_shows_the_best_of_the_frames_that_are_kept(tmp_path):
+    heard, shown = Heard(), {}
+    sink = EventsSink(
+        tmp_path, RULES, {"who": PERSON}, sources={"a": None}, tell=[heard.event],
+        preview=lambda name: Preview(*shown[name]) if name in shown else None,
+    )  # fmt: skip
+
+    def write(first, scores, frame, grey):
+        shown["a"] = frame, np.full((20, 32, 3), grey, np.uint8)
+        sink.write(batch("a", first, scores, regions=("left", "right")))
+
+    write(0, [0.1, 0.9, 0.1, 0.9], 0, 10)  # the left is empty yet
+    write(2, [1.0, 0.1, 1.0, 0.1], 0, 10)  # the best frames on the left, of which no picture is kept
+    write(4, [0.7, 0.1, 0.8, 0.1], 5, 50)
+    write(6, [0.9, 0.1, 0.7, 0.1], 6, 90)
+    write(8, [0.8, 0.1, 0.1, 0.1], 8, 130)
+    write(10, [0.1] * 10, 8, 130)
+    told = [(event.region, event.is_over, grey_of(event.thumbnail)) for event in heard.events]
+    assert told == [
+        ("right", False, pytest.approx(10, abs=2)),
+        ("left", False, pytest.approx(50, abs=2)),
+        ("right", True, pytest.approx(10, abs=2)),
+        ("left", True, pytest.approx(90, abs=2)),
+    ]
 
 
 def test_events_of_files_are_those_of_the_whole_run_though_it_was_interrupted(tmp_path):

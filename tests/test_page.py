@@ -23,7 +23,7 @@ from pipeline.page.server import PageServer
 from pipeline.regions import Region
 from pipeline.rows import Labelling
 from pipeline.runner import run
-from pipeline.sources.camera import View
+from pipeline.sources.camera import Preview, View
 from pipeline.sources.scaler import PictureFormat
 from tests import test_camera, test_runner
 from tests.clips import clip
@@ -155,7 +155,7 @@ def ask(port, path, **headers):
 
 @pytest.fixture
 def served():
-    preview = np.full((18, 32, 3), 90, np.uint8)
+    preview = Preview(0, np.full((18, 32, 3), 90, np.uint8))
     monitor, page = content(camera("a/b ü", preview=preview, previews=3))
     monitor.event(replace(next(told(1)), thumbnail=b"\xff\xd8jpeg"))
     with PageServer("127.0.0.1", 0) as server, server.serving(page):

@@ -107,6 +107,29 @@ def test_a_clip_of_a_training_has_its_own_regions(tmp_path):
     assert names(regions_for(config, tmp_path / "b.mp4")) == ["common"]
 
 
+def test_probe_draws_the_regions_of_a_file_of_them(tmp_path):
+    (tmp_path / "bays.csv").write_text("name,x,y,w,h\na,0,0,0.5,1\n")
+    (tmp_path / "bays.yaml").write_text("shelf: {grid: [1, 2, 0, 0, 1, 1]}\n")
+    (tmp_path / "bays.json").write_text('{"a": [0, 0, 10, 10]}')
+    (tmp_path / "wrong.yaml").write_text("a: [0, 0]\n")
+    video = ODD / "h264-rotated-flag.mp4"
+    assert names(regions_for(str(tmp_path / "bays.csv"), video)) == ["a"]
+    assert names(regions_for(str(tmp_path / "bays.yaml"), video)) == ["shelf-1-1", "shelf-1-2"]
+    assert regions_for(str(tmp_path / "bays.json"), video, in_pixels=True)[0].in_pixels
+    picture = ("--picture", tmp_path / "a.png", "--overwrite")
+    code, out, _ = vpipe("probe", video, "--regions", tmp_path / "bays.json", "--px", *picture)
+    assert (code, out.splitlines()[-1]) == (0, str(tmp_path / "a.png"))
+    code, _, err = vpipe("probe", video, "--regions", tmp_path / "bays.json", *picture)  # of ten pictures
+    assert (code, f"{tmp_path}/bays.json: 'a': " in err) == (2, True)
+    code, _, err = vpipe("probe", video, "--regions", tmp_path / "wrong.yaml", *picture)
+    assert (code, f"{tmp_path}/wrong.yaml: 'a': " in err) == (2, True)
+    config = runs(tmp_path, f"{{path: {video}}}", "regions: {a: [0, 0, 1, 1]}")
+    code, _, err = vpipe("probe", video, "--regions", config, "--px", *picture)
+    assert (code, "must be a file of regions where --px is given" in err) == (2, True)
+    code, _, err = vpipe("probe", video, "--regions", tmp_path / "none.yaml", *picture)
+    assert (code, f"{tmp_path}/none.yaml" in err) == (2, True)
+
+
 def test_probe_draws_regions_on_the_frame_as_players_show_it(tmp_path):
     turned = ODD / "h264-rotated-flag.mp4"
     config = runs(tmp_path, f"{{path: {turned}}}", "regions_px: {wide: [0, 0, 216, 9], low: [200, 380, 16, 4]}")

@@ -16,9 +16,9 @@ from pipeline.errors import ConfigError
 from pipeline.filter import Filter, folded_filter
 from pipeline.fold import Grouping, fold
 from pipeline.ledger import SourceLedger
+from pipeline.machine import cores
 from pipeline.regions import Region, chosen
 from pipeline.runner import run
-from pipeline.runs import cores
 from pipeline.sources import decode
 from pipeline.sources.file import FileSource
 from pipeline.sources.orientation import Orientation

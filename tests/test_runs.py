@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ConfigError
+from pipeline.files import WholeFile, write_json
 from pipeline.identity import END_BYTES, differences, identity, identity_changes, stamp
-from pipeline.runs import RunFolder, WholeFile, machine, versions, write_json
+from pipeline.machine import machine, versions
+from pipeline.runs import RunFolder
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = {

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
 from pipeline.errors import ConfigError, SinkError
 from pipeline.events import Event
+from pipeline.files import write_json
 from pipeline.rows import Labelling, labelling_of, schema, table
-from pipeline.runs import write_json
 from pipeline.sinks import open_sink, parts, text
 from pipeline.sinks.lines import Jsonl
 from pipeline.sinks.parts import PartsSink, committed, disk_errors, part_path, read_end

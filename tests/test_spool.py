@@ -59,6 +59,17 @@ def test_beyond_the_bound_the_oldest_are_given_up_and_counted(tmp_path):
         assert (spool.bytes, spool.lost) == (30, 3)
 
 
+def test_what_is_marked_stays_so(tmp_path):
+    with contextlib.closing(Spool(tmp_path, 30)) as spool:
+        assert spool.marks() == set()
+        for mark in ("a", "b", "a"):
+            spool.mark(mark)
+        spool.append(b"record")
+        spool.drop(len(spool.peek(1)))
+    with contextlib.closing(Spool(tmp_path, 30)) as spool:
+        assert spool.marks() == {"a", "b"}
+
+
 def test_a_record_larger_than_the_bound_is_lost_alone(tmp_path):
     with contextlib.closing(Spool(tmp_path, 30)) as spool:
         spool.append(b"small")

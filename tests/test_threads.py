@@ -4,8 +4,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline import threads
-from pipeline.threads import Answer, Shared, Stop, Worker, alive, beside, every, merge, stuck_threads, within
+from pipeline.threads import (
+    Answer,
+    Shared,
+    Stop,
+    Worker,
+    alive,
+    beside,
+    every,
+    merge,
+    merging,
+    stuck_threads,
+    within,
+)
 
 
 def names() -> set[str]:
@@ -211,7 +222,7 @@ def test_who_waits_for_room_is_not_late_and_neither_is_who_cannot_be_replaced():
 
 
 def test_a_consumer_that_slept_finds_nobody_late(monkeypatch):
-    monkeypatch.setattr(threads, "LOOK_S", 0.2)
+    monkeypatch.setattr(merging, "LOOK_S", 0.2)
     asked = []
     gate = threading.Event()
 

@@ -3,6 +3,7 @@ import hashlib
 import hmac
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 
 from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
+from pipeline.cli import main
 from pipeline.config import load_run_config
 from pipeline.errors import ConfigError
 from pipeline.rows import Labelling
@@ -280,8 +283,37 @@ def test_a_run_over_files_is_partial_until_its_receiver_was_told_all(receiver, t
     receiver.start()
     outcome = run(config, mode="resume")
     assert (outcome.state, outcome.exit_code) == ("done", 0)
-    sent = [row["frame"] for request in receiver.requests for row in request["body"]["rows"]]
-    assert sent == list(range(60))
+    assert sent_rows(receiver) == list(range(60))
+
+
+def sent_rows(receiver):
+    return [row["frame"] for request in receiver.requests for row in request["body"]["rows"]]
+
+
+def test_rows_that_were_committed_and_did_not_reach_the_spool_are_sent_on_resuming(receiver, tmp_path):
+    receiver.start()
+    hook = {"type": "webhook", "url": receiver.url, "rows": True}
+    config = test_runner.configured(tmp_path, [{"path": str(clip("h264-closed.mp4", 60))}], sinks=[hook])
+    assert run(config).state == "done"
+    with contextlib.closing(sqlite3.connect(tmp_path / "runs/r/spool/webhook/spool.sqlite")) as spool:
+        spool.execute("delete from marks where mark like '%/000000000012.parquet'")  # as a SIGKILL leaves it
+        spool.commit()
+    assert run(config, mode="resume").state == "done"
+    again = sent_rows(receiver)[60:]
+    assert again[0] == 12
+    assert again == list(range(12, 12 + len(again)))
+    assert len(again) < 48  # those of that segment
+    assert run(config, mode="resume").state == "done"
+    assert len(sent_rows(receiver)) == 60 + len(again)
+
+
+def test_a_sink_that_is_added_when_a_run_goes_on_gets_the_rows_before(receiver, tmp_path):
+    receiver.start()
+    sources = [{"path": str(clip("h264-closed.mp4", 60))}]
+    assert run(test_runner.configured(tmp_path, sources)).state == "done"
+    hook = {"type": "webhook", "url": receiver.url, "rows": True}
+    assert run(test_runner.configured(tmp_path, sources, sinks=[hook]), mode="resume").state == "done"
+    assert sent_rows(receiver) == list(range(60))
 
 
 def test_events_of_files_are_told_once_however_often_the_run_goes_on(receiver, tmp_path):
@@ -387,7 +419,7 @@ def test_rows_of_files_are_sent_when_they_are_committed(receiver, tmp_path):
             each.commit(SegmentEnd(end.segment, end.counts, filters={"person": 600}))
         hook.finish()
         assert hook.pending == 0
-    assert [row["frame"] for request in receiver.requests for row in request["body"]["rows"]] == list(range(600))
+    assert sent_rows(receiver) == list(range(600))
 
 
 def test_a_secret_signs_each_request(receiver, tmp_path):
@@ -425,3 +457,25 @@ def test_a_webhook_keeps_the_contract_of_sinks(receiver, tmp_path):
     mean = Labelling("mean", ("red", "green"))
     check_sink(lambda: WebhookSink(receiver.url, folder=tmp_path, rows=True, live={"mean": mean}))
     assert sum(len(request["body"]["rows"]) for request in receiver.requests) == 10
+
+
+def test_check_sends_a_test_event_and_says_what_became_of_it(receiver, tmp_path):
+    receiver.start("204", "500")
+    sinks = [
+        {"type": "webhook", "url": receiver.url, "rows": True},
+        {"type": "sqlite", "path": str(tmp_path / "events.sqlite"), "rows": True},
+    ]
+    config = test_runner.configured(tmp_path, [{"path": str(clip("h264-closed.mp4", 60))}], sinks=sinks)
+    done = CliRunner().invoke(main, ["check", str(config.path), "--send"])
+    assert (done.exit_code, done.stdout) == (0, f"{config.path}: fine\n")
+    assert "webhook: took an event of the source test\nsqlite: took an event of the source test\n" in done.stderr
+    (request,) = receiver.requests
+    assert [event["source"] for event in request["body"]["events"]] == ["test"]
+    assert request["body"]["run"] == config.run.name
+    done = CliRunner().invoke(main, ["check", str(config.path), "--send"])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "webhook: must take an event, got HTTP 500\n" in done.stderr
+    config = test_runner.configured(tmp_path, [{"path": str(clip("h264-closed.mp4", 60))}])
+    done = CliRunner().invoke(main, ["check", str(config.path), "--send"])
+    assert (done.exit_code, "there is none" in done.stderr) == (2, True)
+    assert not (tmp_path / "runs").exists()

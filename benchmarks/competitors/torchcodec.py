@@ -8,7 +8,7 @@ from torchcodec.decoders import VideoDecoder
 from torchcodec.transforms import Resize
 
 from benchmarks.competitors.labelling import BATCH, Size, main
-from pipeline.runs import cores
+from pipeline.machine import cores
 
 
 def pictures(video: Path, size: Size) -> Iterator[torch.Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import av
 
-from pipeline.runs import cores
+from pipeline.machine import cores
 
 
 def decode(videos: Sequence[Path]) -> int:

@@ -22,6 +22,7 @@ from pipeline.threads import Request, Stop, stuck_threads
 from pipeline.values import OBJECT
 
 if TYPE_CHECKING:
+    from pipeline.config import RunConfig
     from pipeline.regions import Region
 
 
@@ -137,14 +138,19 @@ def _refuse_video(path: str) -> None:
 @click.command()
 @click.argument("config", type=click.Path())
 @set_option
-def check(config: str, overrides: tuple[str, ...]) -> None:
+@click.option("--send", is_flag=True, help="Of a run: send its receivers an event of the source `test`.")
+def check(config: str, overrides: tuple[str, ...], send: bool) -> None:
     """Check CONFIG, of a run or a training: names every problem with file and line, starts nothing.
+
+    With --send, also send each webhook, MQTT broker and database an event of the source `test`, and say what became of
+    it.
 
     Of a run, no source is opened; networks of one's own are built and their weights loaded. Of a training, the network
     is built and the labels are read and held against their clips, as `vpipe train` does before its first epoch; the
     frames of clips are not decoded.
 
-    Exit codes: 0 fine; 1 a clip or another file cannot be read; 2 wrong usage, configuration or labels.
+    Exit codes: 0 fine; 1 a clip or another file cannot be read, or a receiver did not take its event; 2 wrong usage,
+    configuration or labels.
     """
     from pipeline.config import TrainConfig, load_config
 
@@ -155,6 +161,8 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
         from pipeline.preparation import prepare
         from pipeline.training import refuse_taken
 
+        if send:
+            raise click.UsageError("--send goes with the configuration of a run")
         ready = prepare(loaded, outline=True)
         click.echo(ready.told, err=True)
         warnings = ready.warnings
@@ -176,13 +184,31 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
                 raise ConfigError([str(error)]) from error
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
+    if send and not isinstance(loaded, TrainConfig) and not _are_sent(loaded):
+        sys.exit(FAILED)
     click.echo(f"{config}: fine")
+
+
+def _are_sent(config: RunConfig) -> bool:
+    """Sends each receiver a test event, and says what became of it; whether all took theirs."""
+    from pipeline.assembly import try_receivers
+
+    found = try_receivers(config)
+    if not found:
+        raise click.UsageError("--send goes with a sink that sends, and there is none")
+    for name, why in found.items():
+        told = "took an event of the source test" if why is None else f"must take an event, got {why}"
+        click.echo(f"{name}: {told}", err=True)
+    return not any(found.values())
 
 
 @click.command()
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option("--json", "as_json", is_flag=True, help="Machine-readable, one object a line.")
-@click.option("--regions", "config", metavar="CONFIG", help="Of a run or a training, whose regions are drawn.")
+@click.option(
+    "--regions", "config", metavar="FILE", help="A configuration of a run or a training, or a file of regions."
+)
+@click.option("--px", "in_pixels", is_flag=True, help="The numbers of a file of regions are pixels.")
 @click.option(
     "--picture", "out", type=click.Path(path_type=Path), metavar="FILE.png", help="Draw them on a frame of the video."
 )
@@ -195,20 +221,26 @@ def check(config: str, overrides: tuple[str, ...]) -> None:
 )
 @overwrite_option
 def probe(
-    paths: tuple[str, ...], as_json: bool, config: str | None, out: Path | None, at_s: float | None, overwrite: bool
+    paths: tuple[str, ...],
+    as_json: bool,
+    config: str | None,
+    in_pixels: bool,
+    out: Path | None,
+    at_s: float | None,
+    overwrite: bool,
 ) -> None:
     """Say what a video holds, what is wrong with it, and what vpipe would do with it.
 
-    With --regions CONFIG and --picture FILE.png, also show where its regions lie: those that CONFIG has for this video,
-    else those for all.
+    With --regions FILE and --picture FILE.png, also show where its regions lie: those of a file of regions, or those
+    that a configuration has for this video, else those for all.
     """
     from pipeline.probe import probe as look
     from pipeline.sources.paths import videos_at
 
     if (config is None) != (out is None):
         raise click.UsageError("--regions and --picture go together")
-    if out is None and (at_s is not None or overwrite):
-        raise click.UsageError("--at and --overwrite go with --picture")
+    if out is None and (at_s is not None or overwrite or in_pixels):
+        raise click.UsageError("--at, --px and --overwrite go with --picture")
     log_to_stderr(logging.WARNING)
     videos = videos_at(paths)
     regions: Sequence[Region] = ()
@@ -218,7 +250,7 @@ def probe(
         from pipeline.regionpicture import draw_regions, regions_for
 
         check_output(out, given_by="--picture", overwrite=overwrite, suffix=".png")
-        regions = regions_for(config, videos[0])
+        regions = regions_for(config, videos[0], in_pixels=in_pixels)
     bad = 0
     for video in videos:
         found = look(video)

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import VpipeError, refuse
+from pipeline.files import whole_file
 from pipeline.labels.boxes import LONGEST_NAME, Boxes, as_number
-from pipeline.runs import whole_file
 
 __all__ = ["read_table", "write_table"]
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from pipeline.events import Event
+from pipeline.machine import versions
 from pipeline.monitor import Monitor
 from pipeline.regions import Region
 from pipeline.rows import Labelling, labels_of
-from pipeline.runs import versions
 from pipeline.sinks.delivery import SpooledSink
 from pipeline.sources.camera import Camera
 from pipeline.sources.stills import as_jpeg
@@ -96,7 +96,7 @@ class Content:
         """A JPEG of a frame of a camera that is about a second old; None: there is none."""
         found = self._monitor.cameras.get(camera)
         preview = None if found is None else found.preview
-        return None if preview is None else as_jpeg(preview)
+        return None if preview is None else as_jpeg(preview.picture)
 
     def thumbnail(self, key: str) -> bytes | None:
         """The JPEG of an event; None: there is none."""

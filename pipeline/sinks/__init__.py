@@ -106,6 +106,10 @@ class GuardedSink(Sink):
         self._name = name
         self._sink = sink
 
+    def resume(self, ends: Sequence[SegmentEnd]) -> None:
+        with self._guarded():
+            self._sink.resume(ends)
+
     def write(self, batch: FrameBatch) -> None:
         with self._guarded():
             self._sink.write(batch)

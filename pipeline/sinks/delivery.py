@@ -14,7 +14,7 @@ import math
 import random
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 FIRST_S, MOST_S = 0.5, 30.0  # between two attempts
 JITTER = 0.2  # give or take this share, so that many senders do not come back at once
 PATIENCE_S = 30.0  # for which files wait for a receiver that has gone: it may be back in a moment
+TRIAL_S = 10.0
 CLOSE_S = 2.0
 LAST_S = 0.2  # to end, also for a sink whose turn comes after that
 POISON = 10  # attempts in a row that ended the connection, until one record is held to be the cause
@@ -135,6 +136,43 @@ class SpooledSink(Sink):
         """Records that were given up since the run was started, as too many waited."""
         return self._opened[0].lost if self._opened is not None else 0
 
+    def trial(self) -> str | None:
+        """Sends an event of the source `test`, past the spool. For a sink that is not in use.
+
+        Returns:
+            Why it did not arrive, or None.
+        """
+        now_s = time.time()
+        event = Event(
+            source="test",
+            region=None,
+            filter="test",
+            label="test",
+            clock="utc",
+            first_frame=0,
+            last_frame=0,
+            began_s=now_s,
+            ended_s=now_s,
+            best_frame=0,
+            best_score=1.0,
+            is_over=True,
+        )
+        try:
+            self._sent([EVENT + event_json(event, thumbnail=self._thumbnails)], TRIAL_S)
+        except (Away, Refused) as exc:
+            return str(exc)
+        finally:
+            self.hang_up()
+        return None
+
+    def resume(self, ends: Sequence[SegmentEnd]) -> None:
+        """Leaves to be sent what is committed and has not found its way here."""
+        if self._rows and self._live is None:
+            spool, _ = self._open()
+            marks = spool.marks()
+            for end in ends:
+                self._leave_segment(end, marks)
+
     def write(self, batch: FrameBatch) -> None:
         """Leaves rows of cameras to be sent. Of others, what counts is what gets committed."""
         self._open()
@@ -153,12 +191,7 @@ class SpooledSink(Sink):
     def commit(self, end: SegmentEnd) -> None:
         spool, worker = self._open()
         if self._rows and self._live is None and not end.retry:
-            for name in end.filters:
-                with open_part(part_path(self._folder, name, end.segment)) as part:
-                    labelling = labelling_of(part.metadata.metadata)
-                    for rows in part.iter_batches(ROWS):
-                        self._leave_rows(rows, labelling)
-                        self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
+            self._leave_segment(end)
         spool.sync()
         worker.wake()
 
@@ -194,6 +227,20 @@ class SpooledSink(Sink):
             spool = Spool(self._folder / "spool" / self.name, self._max_bytes)
             self._opened = spool, Worker(lambda: self._work(spool), name=f"sink-{self.name}")
         return self._opened
+
+    def _leave_segment(self, end: SegmentEnd, marks: Container[str] = ()) -> None:
+        """Leaves the rows of a committed segment to be sent, but for parts that are marked."""
+        spool, _ = self._open()
+        for name in end.filters:
+            path = part_path(self._folder, name, end.segment)
+            if (mark := str(path.relative_to(self._folder))) in marks:
+                continue
+            with open_part(path) as part:
+                labelling = labelling_of(part.metadata.metadata)
+                for rows in part.iter_batches(ROWS):
+                    self._leave_rows(rows, labelling)
+                    self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
+            spool.mark(mark)
 
     def _leave_rows(self, rows: pa.RecordBatch, labelling: Labelling) -> None:
         spool, worker = self._open()

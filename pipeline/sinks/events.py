@@ -28,9 +28,10 @@ from pipeline.batch import FrameBatch, Pixels, Segment, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SourceError
 from pipeline.events import Event, EventRule, Track
+from pipeline.files import make_folder, whole_file
 from pipeline.rows import Labelling
-from pipeline.runs import make_folder, whole_file
 from pipeline.sinks.parts import committed, disk_errors, open_part, part_path
+from pipeline.sources.camera import Preview
 from pipeline.sources.stills import as_jpeg, read_stills
 from pipeline.text import printable
 
@@ -73,6 +74,13 @@ class _Rows(NamedTuple):
     scores: npt.NDArray[np.float32]  # (N, K)
 
 
+class _Shot(NamedTuple):
+    """A picture of an event, and the score of its frame."""
+
+    score: float
+    picture: Pixels
+
+
 class EventsSink(Sink):
     """Finds the events of a run.
 
@@ -82,8 +90,8 @@ class EventsSink(Sink):
         labellings: Of the filters, by name.
         sources: Names of the sources, and for those that are files, where they lie.
         tell: Called with each, at both of its times.
-        preview: Of a camera, by its name, a picture (H, W, 3) that is about a second old, if there is one. None: the
-            sources are no cameras.
+        preview: Of a camera, by its name, a frame that is about a second old, if there is one. None: the sources are no
+            cameras.
     """
 
     def __init__(
@@ -94,21 +102,23 @@ class EventsSink(Sink):
         *,
         sources: Mapping[str, Path | None],
         tell: Sequence[Callable[[Event], None]],
-        preview: Callable[[str], Pixels | None] | None = None,
+        preview: Callable[[str], Preview | None] | None = None,
     ) -> None:
         self._folder, self._rules, self._labellings = folder, rules, labellings
         self._sources, self._listeners, self._preview = sources, tell, preview
         self._tracks: dict[_Key, Track] = {}
-        self._shots: dict[_Key, tuple[int, Pixels | None]] = {}  # of events under way: their best frame
+        self._shots: dict[_Key, _Shot] = {}  # of events under way
         self._over: list[Event] = []
         self._files = 0
 
     def write(self, batch: FrameBatch) -> None:
         if self._preview is not None and len(batch) and batch.filter in self._rules:
-            for key, events in self._found(_of_batch(batch)):
-                self._look(key, self._preview)
+            rows = _of_batch(batch)
+            for key, events in self._found(rows):
+                if self._tracks[key].is_open:
+                    self._look(key, rows, self._preview(rows.source))
                 self._tell(replace(event, thumbnail=self._thumbnail(key)) for event in events)
-                if self._tracks[key].best_frame is None:
+                if not self._tracks[key].is_open or any(event.is_over for event in events):
                     self._shots.pop(key, None)
 
     def commit(self, end: SegmentEnd) -> None:
@@ -158,15 +168,25 @@ class EventsSink(Sink):
             yield key, list(track.close())
         self._tracks.clear()
 
-    def _look(self, key: _Key, preview: Callable[[str], Pixels | None]) -> None:
-        """Keeps what there is to see of an event's best frame so far."""
-        best = self._tracks[key].best_frame
-        if best is not None and (key not in self._shots or self._shots[key][0] != best):
-            self._shots[key] = best, preview(key[0])
+    def _look(self, key: _Key, rows: _Rows, preview: Preview | None) -> None:
+        """Keeps a frame if it is better than the one that is kept; one that is not among the rows is the worst."""
+        if preview is None:
+            return
+        score = self._score(key, rows, preview.frame)
+        if key not in self._shots or score > self._shots[key].score:
+            self._shots[key] = _Shot(score, preview.picture)
+
+    def _score(self, key: _Key, rows: _Rows, frame: int) -> float:
+        """That of a frame; minus infinity where the rows have it not."""
+        _, region, filter, label = key
+        place = -1 if region is None else rows.regions.index(region)
+        (found,) = np.nonzero((rows.frame == frame) & (rows.region == place))
+        if not len(found):
+            return -math.inf
+        return float(rows.scores[found[0], self._labellings[filter].classes.index(label)])
 
     def _thumbnail(self, key: _Key) -> bytes | None:
-        _, picture = self._shots.get(key, (0, None))
-        return None if picture is None else as_jpeg(picture)
+        return as_jpeg(self._shots[key].picture) if key in self._shots else None
 
     def _tell(self, events: Iterable[Event], known: Mapping[str, Mapping[str, object]] | None = None) -> None:
         """Hands events on, but for those that an earlier run of the same files has told as they are."""

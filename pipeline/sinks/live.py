@@ -25,8 +25,8 @@ from pipeline.batch import FrameBatch
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
 from pipeline.events import Event
+from pipeline.files import make_folder
 from pipeline.rows import Labelling, table
-from pipeline.runs import make_folder
 from pipeline.sinks.lines import Csv, Format, Jsonl, event_json
 from pipeline.sinks.parts import disk_errors
 from pipeline.sinks.stdout import to_stdout

@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
+from pipeline.files import WholeFile, make_folder
 from pipeline.rows import Labelling, labelling_of, schema, table
-from pipeline.runs import WholeFile, make_folder
 from specialized.objects import one_line
 
 __all__ = ["PartsSink", "committed", "discard_damaged", "disk_errors", "newest", "open_part", "part_path", "read_end"]

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pipeline.errors import SinkError
-from pipeline.runs import make_folder
+from pipeline.files import make_folder
 from pipeline.threads import Exclusive
 
 __all__ = ["Spool"]
@@ -34,6 +34,7 @@ pragma locking_mode = exclusive;
 pragma journal_mode = wal;
 pragma synchronous = normal;
 create table if not exists records (number integer primary key autoincrement, record blob not null);
+create table if not exists marks (mark text primary key) without rowid;
 """
 
 
@@ -94,6 +95,20 @@ class Spool:
                 self._given_up |= in_hand
                 self._lost += len(gone) - len(in_hand)
         self._tell()
+
+    def mark(self, mark: str) -> None:
+        """Remembers, for as long as the spool is there, that what goes by this name has been appended.
+
+        Raises:
+            SinkError: the disk does not take it.
+        """
+        with self._errors(), self._db as db:
+            db.execute("insert or ignore into marks values (?)", (mark,))
+
+    def marks(self) -> set[str]:
+        """All that has been marked."""
+        with self._errors(), self._db as db:
+            return {mark for (mark,) in db.execute("select mark from marks")}
 
     def peek(self, n: int, *, max_bytes: int | None = None) -> list[bytes]:
         """The n oldest records, or fewer.

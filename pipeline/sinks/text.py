@@ -17,9 +17,9 @@ import pyarrow as pa
 from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
+from pipeline.files import WholeFile, make_folder
 from pipeline.regions import Column
 from pipeline.rows import labelling_of
-from pipeline.runs import WholeFile, make_folder
 from pipeline.sinks.lines import Csv, Format, Jsonl
 from pipeline.sinks.parts import committed, disk_errors, open_part, part_path
 from pipeline.sinks.stdout import to_stdout

@@ -9,14 +9,17 @@ A camera never fails: whatever happens to it is a state, said once in the log, a
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import random
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
+from urllib.parse import urlsplit
 
 import av
 import av.container
@@ -32,7 +35,7 @@ from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.threads import Stop
 from specialized.objects import one_line
 
-__all__ = ["Camera", "Received", "State", "joined"]
+__all__ = ["Camera", "Preview", "Received", "State", "joined"]
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +96,18 @@ def joined(lost: tuple[Lost, ...], later: tuple[Lost, ...]) -> tuple[Lost, ...]:
     return lost + later
 
 
+class Preview(NamedTuple):
+    """What one frame of a camera looked like.
+
+    Attributes:
+        frame: Its number.
+        picture: uint8 (H, W, 3), `PREVIEW_WIDTH` wide.
+    """
+
+    frame: int
+    picture: Pixels
+
+
 class Camera:
     """A live camera. Iterating it reads it, in the thread that iterates, until `stop` is set.
 
@@ -113,7 +128,7 @@ class Camera:
         reconnects: How often it was tried again.
         tells_time: Whether the times of its frames are those of its own clock.
         size: Width and height of its pictures, as they were last; None: none came yet.
-        preview, previews: A recent picture, uint8 (H, W, 3), replaced once a second; how often it was.
+        preview, previews: Of a recent frame, replaced once a second; how often it was.
         last_frame_s: When its last frame was decoded, by `time.monotonic`; None: none was yet.
         taken: What became of all that was taken of it so far; who takes replaces it as a whole.
 
@@ -139,7 +154,7 @@ class Camera:
         self._logged: set[str] = set()  # reasons to be down, of which the log knows since it was live last
         self.reconnects = 0
         self.size: tuple[int, int] | None = None
-        self.preview: Pixels | None = None
+        self.preview: Preview | None = None
         self.previews = 0
         self.tells_time = False
         self.last_frame_s: float | None = None
@@ -192,6 +207,8 @@ class Camera:
         except av.error.FFmpegError as error:
             if time.monotonic() - began_s >= open_s:  # FFmpeg calls it invalid data
                 raise SourceError(self.name, f"it did not answer in {open_s:g} s") from error
+            if error.errno == errno.EIO and not _is_known(self._url):  # which is all that FFmpeg says of it
+                raise SourceError(self.name, "the name of its host is not known") from error
             raise
 
     def _received(self, container: av.container.InputContainer) -> Iterator[Received]:
@@ -236,7 +253,8 @@ class Camera:
                     raise
                 if arrived_s - previewed_s >= PREVIEW_S:
                     previewed_s = arrived_s
-                    self.size, self.preview = (frame.width, frame.height), _preview(frame)
+                    self.size = frame.width, frame.height
+                    self.preview = Preview(self.next_frame, _small(frame))
                     self.previews += 1
                 self._is("live")
                 self._pending += Counts(indexed=1, decoded=1, damaged=int(frame.is_corrupt))
@@ -302,7 +320,16 @@ class Camera:
         self.state, self.why = state, why
 
 
-def _preview(frame: VideoFrame) -> Pixels:
+def _is_known(url: str) -> bool:
+    """Whether the name of a host stands for an address."""
+    try:
+        socket.getaddrinfo(urlsplit(url).hostname, None)
+    except (OSError, ValueError):  # ValueError: a name that cannot be one
+        return False
+    return True
+
+
+def _small(frame: VideoFrame) -> Pixels:
     height = max(1, round(PREVIEW_WIDTH * frame.height / frame.width))
     out = np.empty((1, height, PREVIEW_WIDTH, 3), np.uint8)
     Scaler(View(PictureFormat(height, PREVIEW_WIDTH))).draw(frame, out)

@@ -17,8 +17,8 @@ from itertools import groupby
 
 import numpy as np
 
-from pipeline.batch import Counts, FrameBatch, Lost, Pixels, Segment, SegmentEnd
-from pipeline.sources.camera import Camera, Received, joined
+from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
+from pipeline.sources.camera import Camera, Preview, Received, joined
 from pipeline.sources.tally import batches_of
 from pipeline.threads import Lanes, Stop
 
@@ -56,8 +56,8 @@ class Cameras:
         """Names of the regions of a camera, also of one that is gone; none: whole frames."""
         return self._regions[name]
 
-    def preview(self, name: str) -> Pixels | None:
-        """A recent frame of a camera, uint8 (H, W, 3), about a second older than the last at most; None: none yet."""
+    def preview(self, name: str) -> Preview | None:
+        """Of a camera, a frame about a second older than the last at most; None: none yet."""
         return next((camera.preview for camera in self.all if camera.name == name), None)
 
     def change(self, cameras: Sequence[Camera]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from benchmarks.facts import facts
-from pipeline.runs import make_folder, write_json
+from pipeline.files import make_folder, write_json
 from tests.fuzz.harness import KINDS, Found, fuzz, say
 
 

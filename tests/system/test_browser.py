@@ -12,7 +12,7 @@ from playwright.sync_api import expect, sync_playwright
 from pipeline.batch import Counts
 from pipeline.page.server import PageServer
 from pipeline.regions import Region
-from pipeline.sources.camera import View
+from pipeline.sources.camera import Preview, View
 from pipeline.sources.scaler import PictureFormat
 from tests.spooled import told
 from tests.test_page import TOKEN, batch, camera, content
@@ -48,7 +48,7 @@ def test_the_page_shows_cameras_labels_and_events_and_follows_them(tab):
     door = Region("door", 0.25, 0.5, 0.5, 0.25)
     gate = camera(
         "gate <b>",
-        preview=np.full((180, 320, 3), 90, np.uint8),
+        preview=Preview(0, np.full((180, 320, 3), 90, np.uint8)),
         previews=1,
         views=[View(PictureFormat(8, 8), (door,))],
         taken=Counts(indexed=9, decoded=9),
@@ -72,7 +72,7 @@ def test_the_page_shows_cameras_labels_and_events_and_follows_them(tab):
         assert "goes on" in tab.inner_text("#events li")
         expect(tab.locator("#events img")).to_have_js_property("naturalWidth", 32)
 
-        yard.state, gate.preview, gate.previews = "live", np.full((90, 320, 3), 200, np.uint8), 2
+        yard.state, gate.preview, gate.previews = "live", Preview(9, np.full((90, 320, 3), 200, np.uint8)), 2
         monitor.event(replace(over, thumbnail=jpeg(150)))
         monitor.event(next(told(1, "yard")))
         expect(tab.locator(".camera.live")).to_have_count(2)
