@@ -160,9 +160,9 @@ class Track:
         self._is_up, self._now_s = bool(up[-1]), float(time_s[-1])
 
     @property
-    def is_open(self) -> bool:
-        """Whether an event is under way, or may become one."""
-        return self._found is not None
+    def first_frame(self) -> int | None:
+        """Of the event that is under way, or may become one; None: there is none."""
+        return None if self._found is None else self._found.first_frame
 
     def close(self) -> Iterator[Event]:
         """The track is at its end, and so is an event that is under way."""

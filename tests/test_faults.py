@@ -154,9 +154,11 @@ def test_with_more_than_can_be_labelled_lag_is_bounded_drops_add_up_and_cameras_
             until_flow(everybody)
             lags_s = list(flow.lags_s)
         outcome = future.result()
-    # Eight of each camera wait at most, and a camera has its turn each 100 ms.
-    assert max(lags_s) < 2.5
     ledger = outcome.summary["sources"]
+    # Eight frames of each camera wait at most, and a few are on their way, however fast this machine is: with the ten a
+    # second that it can do at best, 2.5 s. If they were not dropped, it would be 6 s in the end.
+    rate = min(ledger[name]["labelled"] for name in everybody[:4]) / outcome.summary["seconds"]
+    assert max(lags_s) < 25 / rate
     assert outcome.summary["problems"] == []
     assert all(of["dropped"] > 0 for of in ledger.values())
     for of in ledger.values():

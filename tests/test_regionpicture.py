@@ -164,7 +164,7 @@ def test_probe_refuses_regions_that_it_cannot_draw(tmp_path):
     [
         (["--regions", "c.yaml"], "--regions and --picture go together"),
         (["--picture", "a.png"], "--regions and --picture go together"),
-        (["--at", "3"], "--at and --overwrite go with --picture"),
+        (["--at", "3"], "--at, --px and --overwrite go with --picture"),
         ([ODD / "one-frame.mp4", "--regions", "c.yaml", "--picture", "a.png"], "--picture shows one video, and 2 are"),
     ],
 )

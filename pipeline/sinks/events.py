@@ -114,12 +114,18 @@ class EventsSink(Sink):
     def write(self, batch: FrameBatch) -> None:
         if self._preview is not None and len(batch) and batch.filter in self._rules:
             rows = _of_batch(batch)
+            preview = self._preview(rows.source)
             for key, events in self._found(rows):
-                if self._tracks[key].is_open:
-                    self._look(key, rows, self._preview(rows.source))
-                self._tell(replace(event, thumbnail=self._thumbnail(key)) for event in events)
-                if not self._tracks[key].is_open or any(event.is_over for event in events):
+                for event in events:
+                    if not event.is_over:
+                        self._look(key, rows, preview, since=event.first_frame)
+                    self._tell([replace(event, thumbnail=self._thumbnail(key))])
+                    if event.is_over:
+                        self._shots.pop(key, None)
+                if (first := self._tracks[key].first_frame) is None:
                     self._shots.pop(key, None)
+                else:
+                    self._look(key, rows, preview, since=first)
 
     def commit(self, end: SegmentEnd) -> None:
         if self._preview is not None and self._over:
@@ -168,11 +174,12 @@ class EventsSink(Sink):
             yield key, list(track.close())
         self._tracks.clear()
 
-    def _look(self, key: _Key, rows: _Rows, preview: Preview | None) -> None:
-        """Keeps a frame if it is better than the one that is kept; one that is not among the rows is the worst."""
+    def _look(self, key: _Key, rows: _Rows, preview: Preview | None, *, since: int) -> None:
+        """Keeps a frame if it is better than the one that is kept. One that is not among the rows, or of before the
+        event, which began at `since`, is better than none."""
         if preview is None:
             return
-        score = self._score(key, rows, preview.frame)
+        score = self._score(key, rows, preview.frame) if preview.frame >= since else -math.inf
         if key not in self._shots or score > self._shots[key].score:
             self._shots[key] = _Shot(score, preview.picture)
 
