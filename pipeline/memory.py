@@ -9,7 +9,7 @@ __all__ = ["give_back"]
 
 
 def give_back() -> None:
-    """Returns what the allocator keeps of freed memory; some milliseconds.
+    """Returns what the allocator keeps of freed memory; some ten milliseconds, in which others may wait for memory.
 
     glibc keeps its heap up to the highest block in use, and tensors, scores and rows of very different sizes leave
     holes. Other allocators do not need it.

@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 ROOM_S = 600.0  # between looks at what is old
 REREAD_S = 0.25  # between looks whether the configuration is to be read again
 LAG_S = 10.0  # of a camera, unless `metrics` says another
-TRIM_S = 10.0  # between two times that freed memory is given back
+TRIM_S = 2.0  # between two times that freed memory is given back
 KEPT_ENDS = 100  # of a camera's segments, for the ledger: nearly a day at ten minutes each
 
 
@@ -125,6 +125,7 @@ class Running:
         with ExitStack() as cleanup:
             cleanup.enter_context(telemetry)
             cleanup.enter_context(every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"))
+            cleanup.enter_context(every(TRIM_S, give_back, name="memory"))
             if self.plan.is_live:
                 cleanup.enter_context(every(ROOM_S, self._make_room, name="retention"))
             if self.rereading is not None:  # apart, as reading takes longer than frames may wait
@@ -201,11 +202,7 @@ class Running:
                 groups = self.plan.fold(self._watched(batches), times=self.times)
                 told = self.monitor.scored if self.plan.is_live else None
                 labelled = self.plan.label(self._counted(groups), times=self.times, told=told)
-                trimmed_s = time.monotonic()
                 for batch in labelled:
-                    if (now_s := time.monotonic()) - trimmed_s > TRIM_S:
-                        trimmed_s = now_s
-                        give_back()
                     # Of a bundle or a source of the user's own, what is committed comes again on resuming. A file that
                     # cannot be read any more says so, whatever is committed of it.
                     is_retry = batch.end is not None and batch.end.retry
@@ -213,7 +210,6 @@ class Running:
                         self._write(sinks, batch, order)
                 if not self.stop or self.plan.is_live:
                     self._commit(sinks, order.rest())
-                    give_back()
                     for sink in sinks:
                         sink.finish()
             except ConfigError:

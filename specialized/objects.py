@@ -53,10 +53,13 @@ def search_beside(path: str | os.PathLike[str], architecture: str) -> None:
     Raises:
         ModelError: its module lies beside the file, but one of the same name and other code is found before it.
     """
-    folder, module_name = Path(path).absolute().parent, architecture.partition(":")[0]
+    folder, (module_name, colon, _) = Path(path).absolute().parent, architecture.partition(":")
+    if not colon:
+        return
     place = folder.joinpath(*module_name.split("."))
-    own = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()), None)
-    if ":" not in architecture or own is None:
+    # Unlike that of a Path, this answers for any text: a name may be too long for the file system.
+    own = next((file for file in (place.with_suffix(".py"), place / "__init__.py") if os.path.isfile(file)), None)
+    if own is None:
         return
     search_in(folder)
     found = _file_of(module_name)

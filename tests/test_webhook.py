@@ -182,6 +182,7 @@ def test_what_could_not_be_sent_waits_for_the_next_run(receiver, tmp_path, caplo
         for event in told(5):
             hook.event(event)
     assert "10 records were not taken and wait in" in caplog.text
+    assert "got Connection refused;" in caplog.text
     receiver.start()
     with sink(receiver, tmp_path) as hook:
         hook.finish()  # also where nothing more comes

@@ -95,7 +95,8 @@ class WebhookSink(SpooledSink):
                     raise Refused(f"HTTP {exc.code}") from None
                 raise Away(f"HTTP {exc.code}") from None
         except urllib.error.URLError as exc:
-            raise Away(str(exc.reason)) from None
+            told = exc.reason.strerror if isinstance(exc.reason, OSError) else None
+            raise Away(told or str(exc.reason)) from None
         except OSError as exc:
             raise Away(exc.strerror or str(exc) or type(exc).__name__) from None
         except http.client.HTTPException as exc:  # its text may hold the address
