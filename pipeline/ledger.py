@@ -39,10 +39,8 @@ class SourceLedger:
 
     @property
     def error(self) -> str | None:
-        """The first error of its segments; of a camera that of the last, as one that came back is well again."""
-        if self._is_live:
-            return self.ends[-1].error
-        return next((end.error for end in self.ends if end.error is not None), None)
+        """The first error of its segments."""
+        return next((end.error for end in self._lasting if end.error is not None), None)
 
     @property
     def again(self) -> Counts:
@@ -52,7 +50,7 @@ class SourceLedger:
     @property
     def complete(self) -> bool:
         """Whether every frame that was asked for has a label, for good."""
-        return self.counts.complete and not any(end.error is not None or end.retry for end in self.ends)
+        return self.counts.complete and not any(end.error is not None or end.retry for end in self._lasting)
 
     @property
     def finished(self) -> bool:
@@ -85,6 +83,14 @@ class SourceLedger:
             if (end.segment.number, end.segment.first_frame) != (number, frame) and not before.retry:
                 problems.append(f"{_where(end)}: must be segment {number} from frame {frame}, after {_where(before)}")
         return problems
+
+    @property
+    def _lasting(self) -> Sequence[SegmentEnd]:
+        """Its ends, of a camera without those of a time in which nothing came, if something came later."""
+        if not self._is_live:
+            return self.ends
+        came = max((place for place, end in enumerate(self.ends) if not end.retry), default=-1)
+        return [end for place, end in enumerate(self.ends) if place > came or not end.retry]
 
     @property
     def _is_live(self) -> bool:

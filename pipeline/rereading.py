@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from pipeline.assembly import open_sources
 from pipeline.config import RunConfig, load_run_config
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, VpipeError
 from pipeline.sources.camera import Camera
 from pipeline.sources.live import Cameras
-from pipeline.threads import Request
+from pipeline.threads import Request, Stop
 from specialized.modelfile import ModelCard
 from specialized.orders import Order
 
@@ -31,6 +31,7 @@ class Rereading:
         cards: Of the models of its filters, which stay.
         order: How pictures are grouped.
         asked: Set where it is to be read.
+        stop: Ends the run: from then on nothing changes.
         clock: Seconds.
     """
 
@@ -42,16 +43,17 @@ class Rereading:
         cards: Sequence[ModelCard],
         order: Order,
         asked: Request,
+        stop: Stop,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config, self._cameras, self._cards, self._order = config, cameras, cards, order
-        self._asked, self._clock = asked, clock
+        self._asked, self._stop, self._clock = asked, stop, clock
         self._changed_ns = self._stamp()
         self._look_at_s = clock() + LOOK_S
 
     def look(self) -> None:
         """Does what is asked for by now. What is wrong with the file is said, and the cameras stay as they are."""
-        if self._config.path is None:
+        if self._config.path is None or self._stop:
             return
         changed = False
         if self._config.run.watch and self._clock() >= self._look_at_s:
@@ -74,8 +76,8 @@ class Rereading:
             sources = open_sources(config, cards=self._cards, order=self._order, batch_pictures=1)
             if sources.cameras is None:
                 raise ConfigError(["sources: must be cameras as they were, got others"])
-        except ConfigError as error:
-            for problem in error.problems:
+        except (VpipeError, OSError, ImportError) as error:  # a folder that goes at this moment, say
+            for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
                 log.error("%s", problem)
             log.error("%s: must be right to be read again; the cameras stay as they are", self._config.path)
             return
@@ -93,6 +95,8 @@ class Rereading:
         ]
         new = [camera.name for camera in cameras if camera not in there.values()]
         gone = [name for name, camera in there.items() if camera not in cameras]
+        if self._stop:
+            return
         log.info("cameras: new: %s; gone: %s", ", ".join(new) or "none", ", ".join(gone) or "none")
         self._cameras.change(cameras)
 

@@ -107,6 +107,7 @@ def run(
                     cards=[model.card for model in models],
                     order=plan.groupings[0].order,
                     asked=reread or Request(),
+                    stop=stop,
                 )
             return run.work()
 

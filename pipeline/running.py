@@ -111,8 +111,7 @@ class Running:
 
     def work(self) -> Outcome:
         before = list((newest if self.plan.is_live else committed)(self.folder.path))
-        if before:
-            known = [end for end in before if not self.plan.is_live or end.segment.source in self.plan.sources.names]
+        if known := [e for e in before if not self.plan.is_live or e.segment.source in self.plan.sources.names]:
             kind = "cameras are known" if self.plan.is_live else "segments are committed"
             log.info("going on: %d %s already", len(known), kind)
         started = time.perf_counter()
@@ -191,11 +190,11 @@ class Running:
                 for sink in sinks:
                     cleanup.callback(sink.close)
                 cleanup.callback(self._hurry)
+                for watcher in self.watchers:
+                    watcher.begin(names, self._cameras)
                 if before and not self.plan.is_live:
                     for sink in sinks:
                         sink.resume(before)
-                for watcher in self.watchers:
-                    watcher.begin(names, self._cameras)
                 workers = self.config.decode.workers or cores()
                 batches = self.plan.decode(workers=workers, before=before, stop=self.stop, times=self.times)
                 cleanup.enter_context(closing(batches))

@@ -208,6 +208,18 @@ def test_a_thumbnail_of_a_camera_shows_the_best_of_the_frames_that_are_kept(tmp_
     ]
 
 
+def test_thumbnails_show_the_best_frame_where_labels_come_late(tmp_path):
+    heard, shown = Heard(), iter([Preview(n, np.full((20, 32, 3), n, np.uint8)) for n in range(40, 200, 20)])
+    sink = EventsSink(
+        tmp_path, RULES, {"who": PERSON}, sources={"a": None}, tell=[heard.event], preview=lambda name: next(shown)
+    )
+    scores = {60: 0.7, 80: 0.9, 100: 0.8}  # the previews are 40 frames ahead
+    for first in range(0, 160, 20):
+        sink.write(batch("a", first, [scores.get(n, 0.65 if 55 < n < 115 else 0.1) for n in range(first, first + 20)]))
+    assert [event.is_over for event in heard.events] == [False, True]
+    assert [grey_of(event.thumbnail) for event in heard.events] == pytest.approx([60, 80], abs=2)
+
+
 def test_events_of_files_are_those_of_the_whole_run_though_it_was_interrupted(tmp_path):
     bright = [*[False] * 7, *[True] * 20, *[False] * 4, *[True] * 9, *[False] * 30, *[True] * 10]
     with av.open(str(tmp_path / "a.mp4"), "w") as container:

@@ -219,11 +219,19 @@ def test_what_a_camera_did_before_the_segments_that_are_listed_counts():
     assert ledger.check() == []
 
 
-def test_a_camera_that_came_back_has_no_error():
-    windows = [
-        replace(end(number, 10 * number, 10), segment=Segment("a", number, 10 * number, window_utc_s=0.0), error=error)
-        for number, error in enumerate(("a: no frame came", None))
-    ]
-    assert Ledger(windows).sources["a"].error is None
-    assert Ledger(windows[:1]).sources["a"].error == "a: no frame came"
-    assert not Ledger(windows).complete
+def test_a_camera_that_came_after_all_has_no_error_of_the_time_before():
+    def window(number, **more):
+        return replace(
+            end(number, 10 * number, 10, **more), segment=Segment("a", number, 10 * number, window_utc_s=0.0)
+        )
+
+    nothing = window(0, error="a: no frame came", retry=True)
+    failed = window(1, error="filter x: a blot", failed=2)
+    for windows, error, complete in [
+        ([nothing, window(1)], None, True),
+        ([nothing], "a: no frame came", False),
+        ([nothing, failed, window(2)], "filter x: a blot", False),
+        ([window(1), window(2, error="a: no frame came", retry=True)], "a: no frame came", False),
+    ]:
+        ledger = Ledger(windows)
+        assert (ledger.sources["a"].error, ledger.complete) == (error, complete)

@@ -24,11 +24,11 @@ from pipeline.runner import run
 from pipeline.sinks import delivery
 from pipeline.sinks.delivery import Away, SpooledSink
 from pipeline.sinks.lines import event_json
-from pipeline.sinks.parts import PartsSink
+from pipeline.sinks.parts import PartsSink, committed
 from pipeline.sinks.spool import Spool
 from pipeline.sinks.webhook import WebhookSink
 from pipeline.testing import check_sink
-from pipeline.threads import stuck_threads
+from pipeline.threads import Stop, stuck_threads
 from tests import test_runner
 from tests.clips import clip
 from tests.models import BITS
@@ -306,6 +306,27 @@ def test_rows_that_were_committed_and_did_not_reach_the_spool_are_sent_on_resumi
     assert len(again) < 48  # those of that segment
     assert run(config, mode="resume").state == "done"
     assert len(sent_rows(receiver)) == 60 + len(again)
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_finds_no_room_on_resuming_is_sent_the_next_time(receiver, tmp_path, monkeypatch, stopped):
+    monkeypatch.setattr(delivery, "PATIENCE_S", 0.2)
+    sources = [{"path": str(clip("h264-closed.mp4", 60))}]
+    assert run(test_runner.configured(tmp_path, sources)).state == "done"
+    ends = list(committed(tmp_path / "runs" / "r"))
+    stop = Stop()
+    if stopped:
+        stop.set()
+    hook = WebhookSink(receiver.url, folder=tmp_path / "runs" / "r", rows=True, spool_mb=0.008, stop=stop)
+    with contextlib.closing(hook):
+        hook.resume(ends)  # of a receiver that is away
+        assert hook.lost == 0
+        assert (hook.pending == 0) == stopped
+    receiver.start()
+    with sink(receiver, tmp_path / "runs" / "r", rows=True) as hook:
+        hook.resume(ends)
+        hook.finish()
+    assert sorted(set(sent_rows(receiver))) == list(range(60))
 
 
 def test_a_sink_that_is_added_when_a_run_goes_on_gets_the_rows_before(receiver, tmp_path):

@@ -26,7 +26,7 @@ from pipeline.errors import SinkError
 from pipeline.events import Event
 from pipeline.rows import Labelling, labelling_of, table
 from pipeline.sinks.lines import Jsonl, event_json
-from pipeline.sinks.parts import open_part, part_path
+from pipeline.sinks.parts import disk_errors, open_part, part_path
 from pipeline.sinks.spool import Spool
 from pipeline.threads import Stop, Worker
 
@@ -171,6 +171,8 @@ class SpooledSink(Sink):
             spool, _ = self._open()
             marks = spool.marks()
             for end in ends:
+                if self._is_full(spool):
+                    return  # what is not marked is left for the next time, rather than given up
                 self._leave_segment(end, marks)
 
     def write(self, batch: FrameBatch) -> None:
@@ -228,18 +230,28 @@ class SpooledSink(Sink):
             self._opened = spool, Worker(lambda: self._work(spool), name=f"sink-{self.name}")
         return self._opened
 
-    def _leave_segment(self, end: SegmentEnd, marks: Container[str] = ()) -> None:
-        """Leaves the rows of a committed segment to be sent, but for parts that are marked."""
+    def _is_full(self, spool: Spool) -> bool:
+        """Whether nothing that can wait elsewhere is to be left here now."""
+        return bool(self._stop) or spool.bytes > self._max_bytes // 2
+
+    def _leave_segment(self, end: SegmentEnd, marks: Container[str] | None = None) -> None:
+        """Leaves the rows of a committed segment to be sent, but for parts that are marked.
+
+        Where there are marks the run goes on, and a part that finds no room is left for the next time.
+        """
         spool, _ = self._open()
         for name in end.filters:
             path = part_path(self._folder, name, end.segment)
-            if (mark := str(path.relative_to(self._folder))) in marks:
+            mark = str(path.relative_to(self._folder))
+            if marks is not None and mark in marks:
                 continue
-            with open_part(path) as part:
+            with disk_errors(path), open_part(path) as part:
                 labelling = labelling_of(part.metadata.metadata)
                 for rows in part.iter_batches(ROWS):
                     self._leave_rows(rows, labelling)
                     self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
+                    if marks is not None and self._is_full(spool):
+                        return
             spool.mark(mark)
 
     def _leave_rows(self, rows: pa.RecordBatch, labelling: Labelling) -> None:

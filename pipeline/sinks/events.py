@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -43,6 +44,7 @@ Rules = Mapping[str, Mapping[str, EventRule]]
 log = logging.getLogger(__name__)
 
 WIDTH = 320  # of a thumbnail, in pixels
+PREVIEWS = 8  # of a camera, about a second apart: rows that are later than that are beyond all bounds
 AT_ONCE = 64  # events that are told and written together
 
 SCHEMA = pa.schema(
@@ -75,8 +77,9 @@ class _Rows(NamedTuple):
 
 
 class _Shot(NamedTuple):
-    """A picture of an event, and the score of its frame."""
+    """A picture of an event by its first frame, and the score of the frame that it shows."""
 
+    since: int
     score: float
     picture: Pixels
 
@@ -107,6 +110,7 @@ class EventsSink(Sink):
         self._folder, self._rules, self._labellings = folder, rules, labellings
         self._sources, self._listeners, self._preview = sources, tell, preview
         self._tracks: dict[_Key, Track] = {}
+        self._previews: dict[str, deque[Preview]] = {}  # of cameras
         self._shots: dict[_Key, _Shot] = {}  # of events under way
         self._over: list[Event] = []
         self._files = 0
@@ -114,18 +118,18 @@ class EventsSink(Sink):
     def write(self, batch: FrameBatch) -> None:
         if self._preview is not None and len(batch) and batch.filter in self._rules:
             rows = _of_batch(batch)
-            preview = self._preview(rows.source)
+            self._keep(rows.source, self._preview(rows.source))
             for key, events in self._found(rows):
                 for event in events:
                     if not event.is_over:
-                        self._look(key, rows, preview, since=event.first_frame)
+                        self._look(key, rows, since=event.first_frame)
                     self._tell([replace(event, thumbnail=self._thumbnail(key))])
                     if event.is_over:
                         self._shots.pop(key, None)
                 if (first := self._tracks[key].first_frame) is None:
                     self._shots.pop(key, None)
                 else:
-                    self._look(key, rows, preview, since=first)
+                    self._look(key, rows, since=first)
 
     def commit(self, end: SegmentEnd) -> None:
         if self._preview is not None and self._over:
@@ -174,14 +178,27 @@ class EventsSink(Sink):
             yield key, list(track.close())
         self._tracks.clear()
 
-    def _look(self, key: _Key, rows: _Rows, preview: Preview | None, *, since: int) -> None:
-        """Keeps a frame if it is better than the one that is kept. One that is not among the rows, or of before the
-        event, which began at `since`, is better than none."""
-        if preview is None:
+    def _keep(self, source: str, preview: Preview | None) -> None:
+        """Keeps the last previews of a camera: its rows may come seconds later."""
+        kept = self._previews.setdefault(source, deque(maxlen=PREVIEWS))
+        if preview is not None and (not kept or kept[-1].frame != preview.frame):
+            kept.append(preview)
+
+    def _look(self, key: _Key, rows: _Rows, *, since: int) -> None:
+        """Keeps a frame of the event that began at `since` if it is better than the one that is kept. One that is not
+        among the rows is better than none: the nearest to its begin."""
+        previews = self._previews[rows.source]
+        if not previews:
             return
-        score = self._score(key, rows, preview.frame) if preview.frame >= since else -math.inf
-        if key not in self._shots or score > self._shots[key].score:
-            self._shots[key] = _Shot(score, preview.picture)
+        nearest = min(previews, key=lambda preview: abs(preview.frame - since))
+        best = _Shot(since, -math.inf, nearest.picture)
+        for preview in previews:
+            if max(since, rows.frame[0]) <= preview.frame <= rows.frame[-1]:
+                score = self._score(key, rows, preview.frame)
+                best = max(best, _Shot(since, score, preview.picture), key=lambda shot: shot.score)
+        known = self._shots.get(key)
+        if known is None or known.since != since or best.score > known.score:
+            self._shots[key] = best
 
     def _score(self, key: _Key, rows: _Rows, frame: int) -> float:
         """That of a frame; minus infinity where the rows have it not."""

@@ -210,7 +210,7 @@ class Spool:
             cause = exc.strerror if isinstance(exc, OSError) and exc.strerror else exc
             raise SinkError(
                 f"{self._path}: must be writable and of one run at a time, got {cause}; make room or end "
-                "the other run; one that is damaged can be removed, with what waits in it"
+                "the other run; one that is damaged can be removed: what waits in it is lost, rows of files come anew"
             ) from exc
 
 

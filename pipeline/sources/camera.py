@@ -49,6 +49,7 @@ JITTER = 0.2  # of a wait, so that cameras do not all come back at once
 SOUND_S = 5.0  # a connection that lasts for so long is none that fails at once
 SLACK = 0.1  # of a step, by which a frame may come early
 PREVIEW_S, PREVIEW_WIDTH = 1.0, 320  # pixels
+NO_ADDRESS = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))  # answers of name servers
 NAP_S = 0.05  # how soon a stop is seen while waiting
 
 # The description of an RTSP stream says nearly all. FFmpeg would look at it for a second, and begin a second late.
@@ -321,10 +322,14 @@ class Camera:
 
 
 def _is_known(url: str) -> bool:
-    """Whether the name of a host stands for an address."""
+    """Whether the name of a host may stand for an address."""
+    host = urlsplit(url).hostname
     try:
-        socket.getaddrinfo(urlsplit(url).hostname, None)
-    except (OSError, ValueError):  # ValueError: a name that cannot be one
+        if host is not None:
+            socket.getaddrinfo(host, None)
+    except socket.gaierror as error:
+        return error.errno not in NO_ADDRESS
+    except ValueError:  # a name that cannot be one
         return False
     return True
 
