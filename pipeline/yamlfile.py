@@ -71,7 +71,7 @@ class Node:
     def problem(self, text: str, *steps: Step) -> str:
         """One line of a report about this value, or about what is missing below it."""
         key = self.key_of(*steps)
-        return f"{self.where}: {key}: {text}" if key else f"{self.where}: {text}"
+        return f"{self.where}: {_one_line(f'{key}: {text}' if key else text)}"
 
     def reach(self, steps: Sequence[Step]) -> "tuple[Node, Sequence[Step]]":
         """Follows the steps as far as they lead; returns what is there and the steps left."""
@@ -106,6 +106,11 @@ def tree(value: Plain, where: str, key: str = "") -> Node:
     if isinstance(value, list):
         return Node([tree(v, where, _joined(key, str(k))) for k, v in enumerate(value)], where, key)
     return Node(value, where, key)
+
+
+def _one_line(text: str) -> str:
+    """A text whose signs that are none, as some that names of files hold, are escaped."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 def shown(value: object) -> str:

@@ -8,6 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from pipeline.batch import Counts, Segment, SegmentEnd
+from pipeline.config import load_run_config
+from pipeline.errors import ConfigError
 from tests.clips import clip
 from tests.fuzz import configs, labels, models, videos
 from tests.fuzz.__main__ import main
@@ -55,6 +57,14 @@ def test_damaged_configurations_are_taken_or_refused(places):
         if path.name not in ("lobby.yaml", "run.yaml", "train-cifar.yaml"):
             path.unlink()
     assert findings("configs", configs.Configs(*places), range(1, 50)) == []
+
+
+def test_a_problem_is_one_line_whatever_a_path_holds(tmp_path):
+    (tmp_path / "run.yaml").write_text('sources: [{path: "a\\u2028b.mp4"}]\nfilter: {model: "m\\u2028.safetensors"}\n')
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(tmp_path / "run.yaml")
+    assert wrong_report(caught.value.problems, tmp_path / "run.yaml") is None
+    assert "m\\u2028.safetensors: must be a file" in str(caught.value)
 
 
 def test_damaged_labels_are_taken_or_refused(places):
