@@ -308,25 +308,35 @@ def test_rows_that_were_committed_and_did_not_reach_the_spool_are_sent_on_resumi
     assert len(sent_rows(receiver)) == 60 + len(again)
 
 
-@pytest.mark.parametrize("stopped", [False, True])
-def test_what_finds_no_room_on_resuming_is_sent_the_next_time(receiver, tmp_path, monkeypatch, stopped):
+def test_what_finds_no_room_on_resuming_is_sent_when_the_receiver_is_back(receiver, tmp_path, monkeypatch):
     monkeypatch.setattr(delivery, "PATIENCE_S", 0.2)
     sources = [{"path": str(clip("h264-closed.mp4", 60))}]
     assert run(test_runner.configured(tmp_path, sources)).state == "done"
     ends = list(committed(tmp_path / "runs" / "r"))
-    stop = Stop()
-    if stopped:
-        stop.set()
-    hook = WebhookSink(receiver.url, folder=tmp_path / "runs" / "r", rows=True, spool_mb=0.008, stop=stop)
-    with contextlib.closing(hook):
-        hook.resume(ends)  # of a receiver that is away
-        assert hook.lost == 0
-        assert (hook.pending == 0) == stopped
+    with sink(receiver, tmp_path / "runs" / "r", rows=True, spool_mb=0.03) as hook:
+        hook.resume(ends)  # five parts of 8 kB, of a receiver that is away
+        assert (hook.lost, hook.sent) == (0, 0)
+        assert hook.pending == 2 + 4  # the second filled it, and counts as not done
+        receiver.start()
+        until(lambda: hook.sent)
+        hook.finish()
+        assert (hook.lost, hook.pending) == (0, 0)
+    assert sorted(set(sent_rows(receiver))) == list(range(60))
+
+
+def test_a_run_that_is_stopped_on_resuming_leaves_the_rest_for_the_next_time(receiver, tmp_path):
+    sources = [{"path": str(clip("h264-closed.mp4", 60))}]
+    assert run(test_runner.configured(tmp_path, sources)).state == "done"
+    ends, stop = list(committed(tmp_path / "runs" / "r")), Stop()
+    stop.set()
+    with sink(receiver, tmp_path / "runs" / "r", rows=True, stop=stop) as hook:
+        hook.resume(ends)
+        assert (hook.lost, hook.pending) == (0, len(ends))
     receiver.start()
     with sink(receiver, tmp_path / "runs" / "r", rows=True) as hook:
         hook.resume(ends)
         hook.finish()
-    assert sorted(set(sent_rows(receiver))) == list(range(60))
+    assert sent_rows(receiver) == list(range(60))
 
 
 def test_a_sink_that_is_added_when_a_run_goes_on_gets_the_rows_before(receiver, tmp_path):

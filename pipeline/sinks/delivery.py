@@ -14,7 +14,8 @@ import math
 import random
 import time
 from abc import abstractmethod
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -98,6 +99,7 @@ class SpooledSink(Sink):
         self._live = live
         self._lines = Jsonl()
         self._opened: tuple[Spool, Worker] | None = None
+        self._left: deque[Path] = deque()  # parts that are committed, and have found no room as the run went on
         self._closing_s = math.inf  # monotonic time at which closing ends
         self._away_s = math.inf  # monotonic time since when it is away
         self._why = ""  # it is, as the log was told last
@@ -128,8 +130,8 @@ class SpooledSink(Sink):
 
     @property
     def pending(self) -> int:
-        """Records that wait to be sent."""
-        return len(self._opened[0]) if self._opened is not None else 0
+        """Records that wait to be sent; a part that has found no room yet counts as one."""
+        return len(self._left) + (len(self._opened[0]) if self._opened is not None else 0)
 
     @property
     def lost(self) -> int:
@@ -170,10 +172,8 @@ class SpooledSink(Sink):
         if self._rows and self._live is None:
             spool, _ = self._open()
             marks = spool.marks()
-            for end in ends:
-                if self._is_full(spool):
-                    return  # what is not marked is left for the next time, rather than given up
-                self._leave_segment(end, marks)
+            self._left = deque(path for end in ends for path in self._parts(end) if self._mark(path) not in marks)
+            self._catch_up()
 
     def write(self, batch: FrameBatch) -> None:
         """Leaves rows of cameras to be sent. Of others, what counts is what gets committed."""
@@ -193,7 +193,8 @@ class SpooledSink(Sink):
     def commit(self, end: SegmentEnd) -> None:
         spool, worker = self._open()
         if self._rows and self._live is None and not end.retry:
-            self._leave_segment(end)
+            for path in self._parts(end):
+                self._leave_part(path)
         spool.sync()
         worker.wake()
 
@@ -201,6 +202,7 @@ class SpooledSink(Sink):
         """Of files, waits until all is sent, also what an earlier run left, unless the receiver is away."""
         self._open()
         if self._live is None:
+            self._catch_up()  # it may be back
             self._wait(0)
 
     def hurry(self) -> None:
@@ -230,29 +232,38 @@ class SpooledSink(Sink):
             self._opened = spool, Worker(lambda: self._work(spool), name=f"sink-{self.name}")
         return self._opened
 
-    def _is_full(self, spool: Spool) -> bool:
+    def _parts(self, end: SegmentEnd) -> list[Path]:
+        return [part_path(self._folder, name, end.segment) for name in end.filters]
+
+    def _mark(self, path: Path) -> str:
+        return str(path.relative_to(self._folder))
+
+    def _catch_up(self) -> None:
+        """Leaves parts to be sent, as far as there is room: rather than given up they are left for later."""
+        while self._left and not self._is_full() and self._leave_part(self._left[0], whole=False):
+            self._left.popleft()
+
+    def _is_full(self) -> bool:
         """Whether nothing that can wait elsewhere is to be left here now."""
+        spool, _ = self._open()
         return bool(self._stop) or spool.bytes > self._max_bytes // 2
 
-    def _leave_segment(self, end: SegmentEnd, marks: Container[str] | None = None) -> None:
-        """Leaves the rows of a committed segment to be sent, but for parts that are marked.
+    def _leave_part(self, path: Path, *, whole: bool = True) -> bool:
+        """Leaves the rows of a committed part to be sent, and marks it; as far as there is room if not `whole`.
 
-        Where there are marks the run goes on, and a part that finds no room is left for the next time.
+        Returns:
+            Whether all of it was left.
         """
         spool, _ = self._open()
-        for name in end.filters:
-            path = part_path(self._folder, name, end.segment)
-            mark = str(path.relative_to(self._folder))
-            if marks is not None and mark in marks:
-                continue
-            with disk_errors(path), open_part(path) as part:
-                labelling = labelling_of(part.metadata.metadata)
-                for rows in part.iter_batches(ROWS):
-                    self._leave_rows(rows, labelling)
-                    self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
-                    if marks is not None and self._is_full(spool):
-                        return
-            spool.mark(mark)
+        with disk_errors(path), open_part(path) as part:
+            labelling = labelling_of(part.metadata.metadata)
+            for rows in part.iter_batches(ROWS):
+                self._leave_rows(rows, labelling)
+                self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
+                if not whole and self._is_full():
+                    return False
+        spool.mark(self._mark(path))
+        return True
 
     def _leave_rows(self, rows: pa.RecordBatch, labelling: Labelling) -> None:
         spool, worker = self._open()
