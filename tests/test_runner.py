@@ -364,7 +364,10 @@ def test_a_step_far_from_the_trained_one_is_a_loud_warning(tmp_path, caplog):
     assert f"as filter {name} was trained, got 0.04 s; set `every:` or `fps:`, or train for this footage" in caplog.text
 
 
-def test_what_is_logged_before_there_is_a_folder_is_in_its_log_and_a_run_that_fails_says_nothing(tmp_path, capfd):
+def test_what_is_logged_before_there_is_a_folder_is_in_its_log_and_a_run_that_fails_says_nothing(
+    tmp_path, capfd, caplog
+):
+    caplog.set_level(logging.INFO, "pipeline")  # as commands do
     logger = logging.getLogger("pipeline")
     before = [*logger.handlers]
     sources = [{"path": str(clip("h264-closed.mp4", FRAMES))}]
