@@ -178,10 +178,9 @@ def other_regions(card: ModelCard, clips: Sequence[Document]) -> list[str]:
     now = [clip for clip in clips if "video" in clip]
     if not then or not now:
         return []
-    kinds = [{"regions" in clip for clip in some} for some in (then, now)]
-    if kinds[0].isdisjoint(kinds[1]):
-        told = ("regions of frames", "whole frames")
-        return ["the model was trained on {}, and is measured on {}".format(*told[:: 1 if True in kinds[0] else -1])]
+    trained, measured = ("regions of frames" if "regions" in some[0] else "whole frames" for some in (then, now))
+    if trained != measured:  # all clips have regions, or none
+        return [f"the model was trained on {trained}, and is measured on {measured}"]
     lines = []
     insides = [{json.dumps(clip["inside"]) for clip in some if "inside" in clip} for some in (then, now)]
     if insides[0] != insides[1] and all(insides):

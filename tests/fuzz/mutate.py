@@ -167,13 +167,8 @@ def _revalued(line: str, chance: random.Random) -> str:
 
 def regrown(tree: Any, chance: random.Random) -> tuple[Any, str]:
     """One to three values of a tree of dicts and lists replaced, removed, wrapped, doubled or renamed."""
-    told = []
-    tree = json.loads(json.dumps(tree))
-    for _ in range(chance.randint(1, 3)):
-        places = list(_places(tree))
-        if not places:
-            break
-        holder, key = chance.choice(places)
+
+    def regrow(holder: Any, key: Any) -> str:
         what = chance.choice(("replaced", "replaced", "replaced", "removed", "wrapped", "doubled"))
         if what == "replaced":
             holder[key] = chance.choice(SCALARS)
@@ -185,8 +180,9 @@ def regrown(tree: Any, chance: random.Random) -> tuple[Any, str]:
             holder[chance.choice(WORDS)] = holder[key]
         else:
             holder.insert(key, holder[key])
-        told.append(f"{str(key)[:40]!r} {what}")
-    return tree, ", ".join(told)
+        return what
+
+    return _altered(tree, chance, regrow)
 
 
 def nudged(tree: Any, held: Mapping[str, Sequence[Any]], chance: random.Random) -> tuple[Any, str]:
@@ -197,6 +193,32 @@ def nudged(tree: Any, held: Mapping[str, Sequence[Any]], chance: random.Random) 
         held: By a key, what it holds here and elsewhere.
         chance: Decides.
     """
+
+    def nudge(holder: Any, key: Any) -> str:
+        value = holder[key]
+        if isinstance(value, bool):
+            holder[key] = not value
+            return "turned"
+        if isinstance(value, int | float) and chance.random() < 0.7:
+            near = (value + 1, value - 1, value * 2, value / 2, value * chance.uniform(0.5, 2))
+            holder[key] = chance.choice(near)
+            return "nudged"
+        if isinstance(holder, list):
+            chance.shuffle(holder)
+            return "shuffled"
+        if chance.random() < 0.3:
+            del holder[key]
+            return "left out"
+        other = chance.choice(list(held))
+        key = key if chance.random() < 0.6 else other
+        holder[key] = copy.deepcopy(chance.choice(held.get(key, [None])))
+        return f"or {key!r} as elsewhere"
+
+    return _altered(tree, chance, nudge)
+
+
+def _altered(tree: Any, chance: random.Random, alter: Callable[[Any, Any], str]) -> tuple[Any, str]:
+    """A copy of a tree of which one to three values are altered, given what holds them and their keys."""
     told = []
     tree = json.loads(json.dumps(tree))
     for _ in range(chance.randint(1, 3)):
@@ -204,23 +226,7 @@ def nudged(tree: Any, held: Mapping[str, Sequence[Any]], chance: random.Random) 
         if not places:
             break
         holder, key = chance.choice(places)
-        value = holder[key]
-        if isinstance(value, bool):
-            holder[key], what = not value, "turned"
-        elif isinstance(value, int | float) and chance.random() < 0.7:
-            near = (value + 1, value - 1, value * 2, value / 2, value * chance.uniform(0.5, 2))
-            holder[key], what = chance.choice(near), "nudged"
-        elif isinstance(holder, dict) and chance.random() < 0.3:
-            del holder[key]
-            what = "left out"
-        elif isinstance(holder, dict):
-            other = chance.choice(list(held))
-            key = key if chance.random() < 0.6 else other
-            holder[key], what = copy.deepcopy(chance.choice(held.get(key, [None]))), "as elsewhere"
-        else:
-            chance.shuffle(holder)
-            what = "shuffled"
-        told.append(f"{str(key)[:40]!r} {what}")
+        told.append(f"{str(key)[:40]!r} {alter(holder, key)}")
     return tree, ", ".join(told)
 
 
