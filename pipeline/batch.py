@@ -158,6 +158,7 @@ class SegmentEnd:
             not committed, so that a later run tries it again.
         filters: Rows written per filter, by its name.
         per_frame: Scores that the filters owe for every frame, by the regions that they were to see.
+        states: Of a camera, seconds that it spent in each of its states since the end of the segment before.
     """
 
     segment: Segment
@@ -167,6 +168,7 @@ class SegmentEnd:
     retry: bool = False
     filters: Mapping[str, int] = field(default_factory=dict)
     per_frame: int = 0
+    states: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, repr=False, eq=False)

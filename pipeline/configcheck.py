@@ -55,6 +55,9 @@ def check_run_config(config: RunConfig) -> list[str]:
             if not source.url.startswith(source.type):
                 text = f"must be {source.type}, as `type` is, got another kind of address; change one of them"
                 report.problem(("sources", k, "url"), text)
+            if "name" not in source.model_fields_set and _hides_path(report.raw(("sources", k, "url"))):
+                text = "must be given, as the path of `url` holds a ${VARIABLE}, and the name is shown"
+                report.problem(("sources", k, "name"), text)
         else:
             check_object(report, ("sources", k), source, SOURCE_OFFERS)
     check_filters(report, config)
@@ -71,6 +74,14 @@ def check_run_config(config: RunConfig) -> list[str]:
     check_folder(report, ("run", "dir"), config.run.dir)
     config._warnings = tuple(report.warnings)
     return report.problems
+
+
+def _hides_path(address: str | None) -> bool:
+    """Whether an address with ${VARIABLE} has one in its path, or as a whole."""
+    if address is None:
+        return False
+    _, slashes, place = address.partition("//")
+    return not slashes or "${" in place.partition("/")[2]
 
 
 def _check_cameras(report: Report, config: RunConfig) -> None:

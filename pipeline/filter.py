@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 MOST_FAILURES = 3  # forwards in a row without a single score, after which a model is held to be broken
 LONGEST_WAIT_S = 0.5  # of a group for others to share its forward: as long as nobody notices
 
-Owed = Callable[[str], Sequence[int]]
-"""Of each filter, how many pictures it is to score of every frame of a source."""
+Owed = Callable[[Segment], Sequence[int]]
+"""Of each filter, how many pictures it is to score of every frame of a segment."""
 
 Told = Callable[[FrameBatch, int, int], None]
 """Told of the rows that a filter has scored, before its `keep`, and how many frames of their source are labelled and
@@ -72,7 +72,7 @@ def folded_filter(
     """Makes the filter stage. Each filter sees the groups of its grouping; `times` is told how long they take, and
     `told` what became of them.
 
-    `owed` says of the frames of a source, by its name, how many pictures each filter is to score; without it one. What
+    `owed` says of the frames of a segment how many pictures each filter is to score; without it one. What
     a frame is owed and did not get is told as `failed`.
 
     A picture without a score, as its forward failed or gave NaN, has no row, and its frame is named in the segment's
@@ -92,7 +92,7 @@ def folded_filter(
     if len({filter.name for filter in filters}) < len(filters):
         raise ValueError("filters need different names")
     times = times or Times()
-    owed = owed or (lambda source: [1] * len(filters))
+    owed = owed or (lambda segment: [1] * len(filters))
     return lambda groups: _label(groups, filters, owed, longest_wait_s, times, told, clock)
 
 
@@ -109,7 +109,7 @@ def _label(
 
     def tally_of(segment: Segment) -> _Tally:
         if segment not in tallies:
-            owes = zip(filters, owed(segment.source), strict=True)
+            owes = zip(filters, owed(segment), strict=True)
             tallies[segment] = _Tally({filter.name: _Sums(count) for filter, count in owes})
         return tallies[segment]
 

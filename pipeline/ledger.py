@@ -12,13 +12,30 @@ from typing import Literal
 
 from pipeline.batch import Counts, Segment, SegmentEnd
 
-__all__ = ["EXIT_CODES", "Ledger", "SourceLedger", "State", "bound_by", "run_state", "summary"]
+__all__ = ["EXIT_CODES", "Earlier", "Ledger", "SourceLedger", "State", "bound_by", "run_state", "summary"]
 
 Document = dict[str, object]
 State = Literal["done", "partial", "failed", "interrupted"]
 Bound = Literal["decode", "transfer", "compute", "sink"]
 
 EXIT_CODES: Mapping[State, int] = {"done": 0, "failed": 1, "partial": 3, "interrupted": 130}
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The sum over some segments of a camera: what became of their frames, and seconds in each of its states."""
+
+    counts: Counts = field(default_factory=Counts)
+    states: Mapping[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of(end: SegmentEnd) -> Earlier:
+        return Earlier(Counts() if end.retry else end.counts, end.states)
+
+    def __add__(self, other: Earlier) -> Earlier:
+        each = (*self.states, *other.states)
+        states = {state: round(self.states.get(state, 0.0) + other.states.get(state, 0.0), 3) for state in each}
+        return Earlier(self.counts + other.counts, states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +48,16 @@ class SourceLedger:
 
     name: str
     ends: tuple[SegmentEnd, ...]
-    earlier: Counts = field(default_factory=Counts)
+    earlier: Earlier = field(default_factory=Earlier)
 
     @property
     def counts(self) -> Counts:
-        return sum((end.counts for end in self.ends if not end.retry), self.earlier)
+        return sum((end.counts for end in self.ends if not end.retry), self.earlier.counts)
+
+    @property
+    def states(self) -> Mapping[str, float]:
+        """Of a camera, seconds in each state."""
+        return sum((Earlier.of(end) for end in self.ends), self.earlier).states
 
     @property
     def error(self) -> str | None:
@@ -43,14 +65,14 @@ class SourceLedger:
         return next((end.error for end in self._lasting if end.error is not None), None)
 
     @property
-    def again(self) -> Counts:
-        """What is known of the segments that are to be tried again."""
-        return sum((end.counts for end in self.ends if end.retry), Counts())
+    def again(self) -> Sequence[SegmentEnd]:
+        """Of a file, the segments that are to be tried again."""
+        return [] if self._is_live else [end for end in self.ends if end.retry]
 
     @property
     def complete(self) -> bool:
         """Whether every frame that was asked for has a label, for good."""
-        return self.counts.complete and not any(end.error is not None or end.retry for end in self._lasting)
+        return self.counts.complete and not self.again and not any(end.error is not None for end in self._lasting)
 
     @property
     def finished(self) -> bool:
@@ -75,9 +97,10 @@ class SourceLedger:
         # Early windows of a camera may have been removed.
         if (first.number, first.first_frame) != (0, 0) and not self._is_live:
             problems.append(f"{_where(self.ends[0])}: must follow on segment 0 from frame 0, got none before it")
-        there = {end.segment.number for end in self.ends if not end.retry}
-        is_refused = any(end.retry and end.segment.number in there for end in self.ends)  # what is missing, it says
-        for before, end in () if is_refused else pairwise(self.ends):
+        ends = [end for end in self.ends if not (end.retry and self._is_live)]  # of those nothing is missing
+        there = {end.segment.number for end in ends if not end.retry}
+        is_refused = any(end.retry and end.segment.number in there for end in ends)  # what is missing, it says
+        for before, end in () if is_refused else pairwise(ends):
             number = before.segment.number + 1
             frame = before.segment.first_frame + before.counts.indexed
             if (end.segment.number, end.segment.first_frame) != (number, frame) and not before.retry:
@@ -100,6 +123,7 @@ class SourceLedger:
         return {
             "counts": self.counts.as_dict(),
             "error": self.error,
+            **({"states": self.states} if self._is_live else {}),
             "segments": [
                 {
                     "number": end.segment.number,
@@ -108,6 +132,7 @@ class SourceLedger:
                     "lost": [lost.as_dict() for lost in end.lost],
                     "error": end.error,
                     "retry": end.retry,
+                    **({"states": dict(end.states)} if self._is_live else {}),
                 }
                 for end in self.ends
             ],
@@ -128,14 +153,14 @@ class Ledger:
         ends: Iterable[SegmentEnd],
         *,
         sources: Sequence[str] = (),
-        earlier: Mapping[str, Counts] | None = None,
+        earlier: Mapping[str, Earlier] | None = None,
     ) -> None:
         by_source: dict[str, list[SegmentEnd]] = {name: [] for name in sources}
         for end in ends:
             by_source.setdefault(end.segment.source, []).append(end)
         self.sources = {
             name: SourceLedger(
-                name, tuple(sorted(ends, key=lambda end: end.segment.number)), (earlier or {}).get(name, Counts())
+                name, tuple(sorted(ends, key=lambda end: end.segment.number)), (earlier or {}).get(name, Earlier())
             )
             for name, ends in by_source.items()
         }
@@ -225,6 +250,7 @@ def summary(
         gpu_absent: Why there is none, in words, or None.
         process: Telemetry of this process.
     """
+    again = [end for source in ledger.sources.values() for end in source.again]
     return {
         "state": state,
         "seconds": seconds,
@@ -242,8 +268,8 @@ def summary(
         "gpu_absent": gpu_absent,
         "process": dict(process),
         "again": {
-            "segments": sum(end.retry for source in ledger.sources.values() for end in source.ends),
-            "frames": sum(source.again.indexed - source.again.skipped for source in ledger.sources.values()),
+            "segments": len(again),
+            "frames": sum(end.counts.indexed - end.counts.skipped for end in again),
         },
         "problems": ledger.check(),
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pipeline.assembly import Model, Sources, formats_of, open_sources
-from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
+from pipeline.batch import FoldedBatch, FrameBatch, Segment, SegmentEnd
 from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
 from pipeline.faults import Fault, FaultyDecoder
@@ -137,9 +137,9 @@ class Plan:
         wait_s = self.max_wait_s if self.is_live else LONGEST_WAIT_S
         return folded_filter(self.filters, owed=self._owed, longest_wait_s=wait_s, times=times, told=told)(groups)
 
-    def _owed(self, source: str) -> list[int]:
-        """Of each filter, how many pictures it is to score of every frame of a source."""
-        regions = self.sources.regions(source)
+    def _owed(self, segment: Segment) -> list[int]:
+        """Of each filter, how many pictures it is to score of every frame of a segment."""
+        regions = self.sources.regions(segment)
         return [self.groupings[filter.grouping].per_frame(regions) for filter in self.filters]
 
     def _compared(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:

@@ -44,8 +44,12 @@ class Report:
 
     def path(self, steps: Sequence[Step], path: str) -> str:
         """A path for a message: in full, unless the environment said part of it."""
+        return self.raw(steps) or path
+
+    def raw(self, steps: Sequence[Step]) -> str | None:
+        """The value as it was written, where it holds a ${VARIABLE}."""
         node, missing = self.tree.reach(steps)
-        return path if missing or node.raw is None else node.raw
+        return None if missing else node.raw
 
 
 def report_of(config: Configuration) -> Report:

@@ -20,6 +20,7 @@ __all__ = ["Rereading"]
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # between looks at the file
+LABELS_REST_ON = ("filters", "fold", "decode", "regions", "regions_px")
 
 
 class Rereading:
@@ -73,11 +74,12 @@ class Rereading:
         assert self._config.path is not None
         try:
             config = load_run_config(self._config.path, overrides=self._config.overrides)
+            self._refuse_other_labels(config)
             sources = open_sources(config, cards=self._cards, order=self._order, batch_pictures=1)
             if sources.cameras is None:
                 raise ConfigError(["sources: must be cameras as they were, got others"])
-        except (VpipeError, OSError, ImportError) as error:  # a folder that goes at this moment, say
-            for problem in error.problems if isinstance(error, ConfigError) else [str(error)]:
+        except Exception as error:  # nothing here ends the run, nor that the file is read again
+            for problem in _told(error):
                 log.error("%s", problem)
             log.error("%s: must be right to be read again; the cameras stay as they are", self._config.path)
             return
@@ -86,6 +88,14 @@ class Rereading:
                 "%s: of a run that goes on only `sources` are read again, the rest at its next start", config.path
             )
         self._change(sources.cameras.all)
+
+    def _refuse_other_labels(self, config: RunConfig) -> None:
+        """What all labels rest on stays as it was when the run was started."""
+        before, now = self._config.resolved(), config.resolved()
+        changed = [key for key in LABELS_REST_ON if before.get(key) != now.get(key)]
+        if changed:
+            text = "must be as when the run was started, got another, and so other labels; give it a run of its own"
+            raise ConfigError([config.problem(text, key) for key in changed])
 
     def _change(self, wanted: Sequence[Camera]) -> None:
         there = {camera.name: camera for camera in self._cameras.all}
@@ -99,6 +109,14 @@ class Rereading:
             return
         log.info("cameras: new: %s; gone: %s", ", ".join(new) or "none", ", ".join(gone) or "none")
         self._cameras.change(cameras)
+
+
+def _told(error: Exception) -> Sequence[str]:
+    if isinstance(error, ConfigError):
+        return error.problems
+    if isinstance(error, (VpipeError, OSError, ImportError)):  # a folder that goes at this moment, say
+        return [str(error)]
+    return [f"a failure ({type(error).__name__})"]  # that nobody foresaw; its text may hold a secret
 
 
 def _apart(config: RunConfig) -> dict[str, object]:

@@ -15,10 +15,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.threads import Stop
+
 __all__ = ["Removed", "free_bytes", "make_room"]
 
 log = logging.getLogger(__name__)
 
+MARGIN = 1.1
 DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
@@ -41,18 +44,26 @@ def make_room(
     min_free_bytes: int = 0,
     now: datetime | None = None,
     free: Callable[[Path], int] = free_bytes,
+    stop: Stop | None = None,
 ) -> Removed:
     """Removes files of a live run.
 
     Args:
         folder: The run's folder.
         keep_days: Files of days that ended longer ago are removed; None: none for its age.
-        min_free_bytes: Of the disk; below it the oldest files are removed until so much is free.
+        min_free_bytes: Of the disk; below it the oldest files are removed until so much and a tenth more is free, so
+            that not every window that comes makes it look through the folder again.
         now: In UTC.
         free: What is free on the disk of a folder, in bytes.
+        stop: Ends it soon.
     """
     now = now or datetime.now(UTC)
-    files = sorted(_removable(folder), key=lambda path: (path.parent.name, path.name))
+    found = []
+    for path in _removable(folder):
+        if stop:
+            return Removed()
+        found.append(path)
+    files = sorted(found, key=lambda path: (path.parent.name, path.name))
     kept, old = [], 0
     for path in files:
         ended = datetime.strptime(path.parent.name, "%Y-%m-%d").replace(tzinfo=UTC) + timedelta(days=1)
@@ -61,10 +72,11 @@ def make_room(
         else:
             kept.append(path)
     for_room = 0
-    for path in kept:
-        if free(folder) >= min_free_bytes:
-            break
-        for_room += _remove(path)
+    if free(folder) < min_free_bytes:
+        for path in kept:
+            if free(folder) >= MARGIN * min_free_bytes or stop:
+                break
+            for_room += _remove(path)
     if for_room:
         log.warning("%s: %d of the oldest files were removed, as the disk is nearly full", folder, for_room)
     return Removed(old, for_room)

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from logging.handlers import MemoryHandler
+from logging.handlers import MemoryHandler, RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["Outcome", "Watcher", "label", "run"]
 
 log = logging.getLogger(__name__)
+
+LOG_BYTES, OLD_LOGS = 10_000_000, 5  # of a run over cameras, which goes on for months
 
 
 def run(
@@ -91,7 +93,10 @@ def run(
             page = None if config.page is None else cleanup.enter_context(_page(config, config.page))
             cleanup.enter_context(place.held())
             folder, sha = _open_folder(config, place, models, plan, mode)
-            handler = logging.FileHandler(folder.log, encoding="utf-8", errors="backslashreplace")
+            most_bytes = LOG_BYTES if config.is_live else 0  # none: a run over files ends
+            handler = RotatingFileHandler(
+                folder.log, maxBytes=most_bytes, backupCount=OLD_LOGS, encoding="utf-8", errors="backslashreplace"
+            )
             handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
             cleanup.callback(_closed, handler)
             kept.setTarget(handler)

@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pipeline.assembly import Model, open_sinks
-from pipeline.batch import Counts, FoldedBatch, FrameBatch, SegmentEnd
+from pipeline.batch import FoldedBatch, FrameBatch, SegmentEnd
 from pipeline.config import RunConfig
 from pipeline.contracts import Sink, Watcher
 from pipeline.errors import ConfigError, SinkError, VpipeError
 from pipeline.events import EventRule
 from pipeline.faults import FaultySink
 from pipeline.files import write_json
-from pipeline.ledger import EXIT_CODES, Ledger, State, run_state, summary
+from pipeline.ledger import EXIT_CODES, Earlier, Ledger, State, run_state, summary
 from pipeline.machine import cores
 from pipeline.memory import give_back
 from pipeline.monitor import Monitor
@@ -50,10 +50,12 @@ __all__ = ["Outcome", "Running"]
 log = logging.getLogger(__name__)
 
 ROOM_S = 600.0  # between looks at what is old
+FULL_S = 2.0  # and at how full the disk is
 REREAD_S = 0.25  # between looks whether the configuration is to be read again
 LAG_S = 10.0  # of a camera, unless `metrics` says another
 TRIM_S = 2.0  # between two times that freed memory is given back
 KEPT_ENDS = 100  # of a camera's segments, for the ledger: nearly a day at ten minutes each
+KEPT_LOST = 1000  # ranges of lost frames in those, unless the last segment has more
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,10 @@ class Running:
     labelled: int = 0
     dropped: list[SegmentEnd] = field(default_factory=list)
     tails: dict[str, deque[SegmentEnd]] = field(default_factory=dict)  # of cameras, the last ends
-    earlier: dict[str, Counts] = field(default_factory=dict)  # and the sum of those before
+    earlier: dict[str, Earlier] = field(default_factory=dict)  # and the sum of those before
     rereading: Rereading | None = None
     removed: Removed = field(default_factory=Removed)
+    _look_s: float = 0.0  # monotonic time at which to look for what is old
     error: str | None = None
 
     def __post_init__(self) -> None:
@@ -126,7 +129,7 @@ class Running:
             cleanup.enter_context(every(self.config.telemetry.interval_s, telemetry.sample, name="telemetry"))
             cleanup.enter_context(every(TRIM_S, give_back, name="memory"))
             if self.plan.is_live:
-                cleanup.enter_context(every(ROOM_S, self._make_room, name="retention"))
+                cleanup.enter_context(every(FULL_S, self._look_for_room, name="retention"))
             if self.rereading is not None:  # apart, as reading takes longer than frames may wait
                 cleanup.enter_context(every(REREAD_S, self.rereading.look, name="rereading"))
             cleanup.enter_context(self._served(telemetry))
@@ -270,27 +273,30 @@ class Running:
                 sink.commit(end)
             if end.error is not None:
                 log.warning("%s: %s", end.segment.source, end.error)
-            if end.counts.dropped:
-                log.warning("%s: %d of %d frames dropped", end.segment.source, end.counts.dropped, end.counts.indexed)
-            for lost in (lost for lost in end.lost if lost.why != "dropped"):
-                log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
             if self.plan.is_live:
+                for why in ("corrupt", "dropped", "failed"):  # a line each: it may be so for months
+                    if n := getattr(end.counts, why):
+                        log.warning("%s: %d of %d frames %s", end.segment.source, n, end.counts.indexed, why)
                 self._remember(end)
-                if free_bytes(self.folder.path) < self.config.run.min_free_gb * 1e9:
-                    self._make_room()
-            elif end.retry:
-                self.dropped.append(end)
+            else:
+                for lost in end.lost:
+                    log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
+                if end.retry:
+                    self.dropped.append(end)
             if not end.retry:
                 self.labelled += end.counts.labelled
             for watcher in self.watchers:
                 watcher.committed(end)
 
-    def _make_room(self) -> None:
+    def _look_for_room(self) -> None:
+        """Removes what is old, time and again, and the oldest as soon as the disk is nearly full."""
+        least = round(self.config.run.min_free_gb * 1e9)
         try:
+            if time.monotonic() < self._look_s and free_bytes(self.folder.path) >= least:
+                return
+            self._look_s = time.monotonic() + ROOM_S
             removed = make_room(
-                self.folder.path,
-                keep_days=self.config.run.keep_days,
-                min_free_bytes=round(self.config.run.min_free_gb * 1e9),
+                self.folder.path, keep_days=self.config.run.keep_days, min_free_bytes=least, stop=self.stop
             )
         except OSError as error:  # the next look may tell more
             log.warning("%s: cannot be looked through for what is old: %s", self.folder.path, error.strerror)
@@ -301,10 +307,9 @@ class Running:
         """Keeps the last ends of a camera, and the sum of those before: it may run for months."""
         tail = self.tails.setdefault(end.segment.source, deque())
         tail.append(end)
-        if len(tail) > KEPT_ENDS:
-            oldest = tail.popleft()
-            if not oldest.retry:
-                self.earlier[oldest.segment.source] = self.earlier.get(oldest.segment.source, Counts()) + oldest.counts
+        while len(tail) > KEPT_ENDS or (len(tail) > 1 and sum(len(end.lost) for end in tail) > KEPT_LOST):
+            before = self.earlier.get(end.segment.source, Earlier())
+            self.earlier[end.segment.source] = before + Earlier.of(tail.popleft())
 
     def _watched(self, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
         for batch in batches:
@@ -392,6 +397,7 @@ class _Order:
     """Lets the segments of each source pass in order: one that is whole early waits for those before it."""
 
     def __init__(self, committed: Iterable[SegmentEnd], *, live: bool) -> None:
+        self._live = live
         self._passed = {(end.segment.source, end.segment.number) for end in committed}
         self._next: dict[str, int] = {}
         if live:  # early windows may have been removed
@@ -402,6 +408,9 @@ class _Order:
     def ready(self, end: SegmentEnd) -> Iterator[SegmentEnd]:
         """The segments that may be committed now that this one is whole."""
         source = end.segment.source
+        if self._live and end.retry:  # nothing came of a camera, and what comes later takes its number
+            yield end
+            return
         waiting = self._waiting.setdefault(source, {})
         waiting[end.segment.number] = end
         number = self._next.get(source, 0)

@@ -260,8 +260,9 @@ class RunFolder:
             if folder.exists():
                 shutil.rmtree(folder)
         of_a_run = (self.path / "events.parquet", self.telemetry, self.ledger, self.summary, self.log, self.strip)
+        old_logs = self.path.glob(f"{self.log.name}.*")
         of_a_training = (self.training, self.curves, self.confusion, self.checkpoint, self.teacher)
-        for path in (*of_a_run, *of_a_training):
+        for path in (*of_a_run, *old_logs, *of_a_training):
             path.unlink(missing_ok=True)
         self.run_json.unlink(missing_ok=True)  # last: it marks the folder as one that may be cleared
 

@@ -79,7 +79,7 @@ class RunSection(Section):
     min_free_gb: Annotated[float, Field(ge=0)] = Field(
         default=1.0,
         description="So many GB of the disk are kept free in a run over cameras: below, the oldest windows and events "
-        "are removed, but for the last of each camera.",
+        "are removed until a tenth more is free, but for the last of each camera.",
     )
     torch_threads: Count | None = Field(
         default=None,
@@ -141,7 +141,8 @@ class CameraSource(Section):
     )
     name: SourceName = Field(
         default_factory=lambda validated: named_after_url(validated["url"]),
-        description="Unique. Default: the host and path of its address.",
+        description="Unique. Default: the host and path of its address. Must be given where the path holds a "
+        "`${VARIABLE}`.",
     )
     transport: Literal["tcp", "udp"] = Field(default="tcp", description="How RTSP brings its packets.")
     fps: Annotated[float, Field(gt=0)] | None = Field(

@@ -176,9 +176,10 @@ def _headers(headers: object) -> object:
 
 
 def named_after_url(url: str) -> str:
-    """The default name of a camera: its host, and its path."""
+    """The default name of a camera: its host, and its path if that is but a path: some cameras take passwords there."""
     parts = urlsplit(url)
-    return f"{parts.hostname or ''}{parts.path}".rstrip("/") or "camera"
+    path = parts.path if re.fullmatch(r"[\w/.-]*", parts.path) else ""
+    return f"{parts.hostname or ''}{path}".rstrip("/") or "camera"
 
 
 def _device(name: str) -> str:

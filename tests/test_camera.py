@@ -3,11 +3,13 @@
 import io
 import json
 import logging
+import math
 import re
 import subprocess
 import sys
 import time
 from collections import Counter
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -19,7 +21,7 @@ from pipeline.config import load_run_config
 from pipeline.contracts import Watcher
 from pipeline.errors import ConfigError
 from pipeline.runner import run
-from pipeline.sources.camera import Camera
+from pipeline.sources.camera import Camera, _SenderClock
 from pipeline.sources.scaler import PictureFormat, View
 from pipeline.threads import Lanes, Request, Stop
 from tests.clips import read, write_clip
@@ -98,11 +100,44 @@ def test_a_camera_that_is_killed_comes_back_and_its_numbers_go_on(caplog):
         watched.frames(10)
         assert time.monotonic() - back_s < 5
         assert watched.camera.reconnects > 0
+        spent_s = watched.camera.spent_s
+        assert list(spent_s) == ["connecting", "live", "down"]
+        assert min(spent_s.values()) > 0
     counts = watched.counts
     assert counts.indexed == counts.corrupt + counts.decoded == watched.shown()[-1].number + 1
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(told) == len(set(told)) > 0, told  # how the end shows, and that it is still away, each once
     assert all(line.startswith("gate: down") for line in told)
+
+
+def test_what_comes_without_a_picture_is_told_within_a_second_or_so():
+    with serving(CLOCK) as server, Watched(server.url(), fps=0.05) as watched:
+        watched.until(lambda w: w.counts.skipped > 20, "told")
+        assert len(watched.shown()) <= 2  # the first has no time
+
+
+def test_a_camera_that_does_not_know_the_time_is_not_asked_for_it():
+    class Reported:
+        pts, time_base, utc_us = 90_000, Fraction(1, 90_000), 0
+
+        def has_sidedata(self, kind):
+            return kind == "prft"
+
+        def get_sidedata(self, kind):
+            return self.utc_us.to_bytes(8, sys.byteorder, signed=True) + bytes(8)
+
+    clock, report = _SenderClock(), Reported()
+    for utc_us in (
+        -2_208_988_800_000_000,
+        0,
+        86_400_000_000,
+    ):  # 1900, where NTP begins, and 1970
+        report.utc_us = utc_us
+        clock.heed(report)
+        assert math.isnan(clock.utc_s(1.0))
+    report.utc_us = 1_764_000_000_500_000
+    clock.heed(report)
+    assert clock.utc_s(3.0) == 1_764_000_002.5
 
 
 def test_a_camera_that_stalls_goes_on_when_it_is_back():
@@ -316,6 +351,12 @@ def test_a_run_ends_in_time_whatever_state_its_cameras_are_in(tmp_path):
         assert sources["c0"]["error"] is None
         assert sources["c1"]["error"].startswith("no frame came: ")
         assert sources["c2"]["error"] == "no frame came: down: Server returned 404 Not Found"
+        told = {name: one["states"] for name, one in json.loads(outcome.folder.ledger.read_text())["sources"].items()}
+        assert told["c0"]["live"] > told["c0"]["connecting"] > 0
+        assert list(told["c1"]) == ["connecting"]
+        assert list(told["c2"]) == ["connecting", "down"]
+        took_s = [sum(states.values()) for states in told.values()]
+        assert max(took_s) - min(took_s) < 1
 
 
 class Noted(Stop):
@@ -333,16 +374,34 @@ class Noted(Stop):
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("http://u:canary@10.0.0.1/a", "must be rtsp, as `type` is"),
-        ("u:canary@10.0.0.1/a", "must be an address as rtsp://host/path"),
+        ("http://u:canary@10.0.0.1/a", "url: must be rtsp, as `type` is"),
+        ("u:canary@10.0.0.1/a", "url: must be an address as rtsp://host/path"),
+        ("rtsp://10.0.0.1/user=u&password=${SECRET}.sdp", "name: must be given, as the path of `url` holds a"),
+        ("${SECRET}", "url: must be an address as rtsp://host/path"),
     ],
 )
-def test_what_is_wrong_with_an_address_is_said_without_its_password(tmp_path, url, problem):
+def test_what_is_wrong_with_an_address_is_said_without_its_password(tmp_path, monkeypatch, url, problem):
+    monkeypatch.setenv("SECRET", "canary")
     (tmp_path / "run.yaml").write_text(f"sources: [{{type: rtsp, url: '{url}'}}]\nfilter: {{model: m.safetensors}}\n")
     with pytest.raises(ConfigError) as caught:
         load_run_config(tmp_path / "run.yaml")
-    assert f"sources.0.url: {problem}" in str(caught.value)
+    assert f"sources.0.{problem}" in str(caught.value)
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("rtsp://u:canary@10.0.0.1:554/live/ch0", "10.0.0.1/live/ch0"),
+        ("rtsp://10.0.0.1/user=u_password=canary_channel=1_stream=0.sdp", "10.0.0.1"),
+        ("rtsp://u:${SECRET}@door.example.org/a?token=canary", "door.example.org/a"),
+    ],
+)
+def test_the_name_of_a_camera_that_is_given_none_holds_no_password(tmp_path, monkeypatch, url, name):
+    monkeypatch.setenv("SECRET", "canary")
+    reads = f"model: 'tests.models:NumberReader', classes: [{', '.join(BITS)}], task: any_of, input: [64, 96]"
+    (tmp_path / "run.yaml").write_text(f"sources: [{{type: rtsp, url: '{url}'}}]\nfilter: {{{reads}, fold: 2}}\n")
+    assert [source.name for source in load_run_config(tmp_path / "run.yaml").sources] == [name]
 
 
 def test_cameras_have_a_run_of_their_own(tmp_path):
@@ -418,7 +477,8 @@ def test_cameras_are_added_and_removed_as_the_file_says_and_a_wrong_one_changes_
         lines = {k: f"  - {{type: rtsp, name: c{k}, url: '{server.url(k)}'}}\n" for k in range(3)}
         scenes = Scenes(
             ("c0", 5, lambda: write(right.replace("type: rtsp", "type: rtps"))),
-            ("c0", 10, lambda: write(right.replace(lines[0], lines[2]))),
+            ("c0", 25, lambda: write(right.replace("fold: 2", "keep: {b00: 0.5}, fold: 2"))),
+            ("c0", 25, lambda: write(right.replace(lines[0], lines[2]))),
             ("c2", 10, lambda: None),
         )
         outcome = run(config, stop=scenes.stop, reread=reread, watcher=scenes)
@@ -429,6 +489,7 @@ def test_cameras_are_added_and_removed_as_the_file_says_and_a_wrong_one_changes_
         assert [f"c{k}" for k in by.tolist()] == [row["source"] for row in rows_of(outcome)]
     told = [record.getMessage() for record in caplog.records]
     assert any("sources.0.type: must be" in line for line in told)
+    assert any("filter: must be as when the run was started, got another" in line for line in told)
     assert any(line.endswith("must be right to be read again; the cameras stay as they are") for line in told)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.batch import Counts, Lost, Segment, SegmentEnd
-from pipeline.ledger import EXIT_CODES, Ledger, bound_by, run_state, summary
+from pipeline.ledger import EXIT_CODES, Earlier, Ledger, bound_by, run_state, summary
 
 
 def end(number, first, n, *, source="a", error=None, retry=False, lost=(), **counts):
@@ -209,14 +209,34 @@ def test_importing_the_ledger_loads_neither_arrow_nor_torch():
 
 
 def test_what_a_camera_did_before_the_segments_that_are_listed_counts():
-    earlier = Counts(indexed=30, dropped=2, decoded=28, labelled=28, written=28)
+    earlier = Earlier(Counts(indexed=30, dropped=2, decoded=28, labelled=28, written=28), {"live": 2.5, "down": 0.5})
     windows = [
-        replace(end(number, 30 + 10 * number, 10), segment=Segment("a", 3 + number, 30 + 10 * number, window_utc_s=0.0))
+        replace(
+            end(number, 30 + 10 * number, 10),
+            segment=Segment("a", 3 + number, 30 + 10 * number, window_utc_s=0.0),
+            states={"live": 1.2},
+        )
         for number in range(2)
     ]
     ledger = Ledger(windows, sources=["a", "b"], earlier={"a": earlier})
     assert ledger.counts == Counts(indexed=50, dropped=2, decoded=48, labelled=48, written=48)
     assert ledger.check() == []
+    told = ledger.as_dict()["sources"]
+    assert told["a"]["states"] == {"live": 4.9, "down": 0.5}
+    assert [segment["states"] for segment in told["a"]["segments"]] == [{"live": 1.2}] * 2
+
+
+def test_a_time_at_the_end_in_which_nothing_came_of_a_camera_is_told_and_no_error():
+    window = replace(end(0, 0, 10), segment=Segment("a", 0, 0, window_utc_s=0.0), states={"live": 1.0})
+    silence = SegmentEnd(Segment("a", 1, 10, window_utc_s=0.0), retry=True, states={"live": 0.5, "down": 60.0})
+    later = replace(end(1, 10, 5), segment=Segment("a", 1, 10, window_utc_s=600.0), states={"connecting": 0.2})
+    for ends in ([window, silence], [window, silence, later]):
+        ledger = Ledger(ends)
+        assert ledger.complete
+        assert ledger.check() == []
+        assert ledger.sources["a"].states["down"] == 60.0
+    lost = replace(later, segment=replace(later.segment, first_frame=12))
+    assert len(Ledger([window, silence, lost]).check()) == 1
 
 
 def test_a_camera_that_came_after_all_has_no_error_of_the_time_before():

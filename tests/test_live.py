@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.batch import Counts, FrameBatch, Lost, Segment, SegmentEnd
 from pipeline.filter import Filter, folded_filter
 from pipeline.fold import Grouping, fold
+from pipeline.running import KEPT_ENDS, KEPT_LOST, Running, _Order
 from pipeline.sources.camera import Cap, Received, joined
 from pipeline.sources.live import APART_S, LANE, Cameras
 from pipeline.sources.scaler import PictureFormat, View
@@ -40,6 +42,7 @@ class Scripted:
         self.name, self.next_frame = name, first_frame
         self.views, self.regions = (View(PictureFormat(*SIZE)),), ()
         self.stop = Stop()
+        self.state, self.why, self.spent_s = "live", "", {}
         self._script = script
         self.closed = threading.Event()
 
@@ -213,8 +216,27 @@ def test_a_window_ends_by_the_clock_though_its_camera_is_silent():
         return any(batch.end is not None for batch in found)
 
     batches = run_until([Scripted("c", script())], stop, enough, clock=lambda: now_s, window_s=60)
-    (end,) = [batch.end for batch in batches if batch.end is not None]
+    end, nothing = [batch.end for batch in batches if batch.end is not None]
     assert (end.segment.window_utc_s, end.counts.decoded) == (960.0, 2)
+    assert (nothing.retry, nothing.error, nothing.counts) == (True, None, Counts())
+
+
+def test_each_window_tells_how_long_its_camera_was_in_which_state():
+    now_s, camera = 1_000.0, Scripted("c", [received(0)])
+
+    def enough(found):
+        nonlocal now_s
+        ends = sum(batch.end is not None for batch in found)
+        if len(frames_of(found, "c")) == 1 and not ends:
+            camera.spent_s, now_s = {"connecting": 0.25, "live": 9.75}, 1_100.0
+        if ends:
+            camera.spent_s = {"connecting": 0.25, "live": 12.0, "down": 47.5}
+        return ends == 1
+
+    batches = run_until([camera], Stop(), enough, clock=lambda: now_s, window_s=60)
+    window, silence = [batch.end for batch in batches if batch.end is not None]
+    assert window.states == {"connecting": 0.25, "live": 9.75}
+    assert silence.states == {"connecting": 0.0, "live": 2.25, "down": 47.5}
 
 
 def test_windows_of_several_cameras_end_one_after_the_other():
@@ -232,7 +254,8 @@ def test_windows_of_several_cameras_end_one_after_the_other():
         return len(ended_s) == 4
 
     batches = run_until(cameras, Stop(), enough, clock=lambda: now_s, window_s=60)
-    assert {batch.end.segment.window_utc_s for batch in batches if batch.end is not None} == {960.0}
+    ends = [batch.end for batch in batches if batch.end is not None and not batch.end.retry]
+    assert {end.segment.window_utc_s for end in ends} == {960.0}
     assert sorted(ended_s) == ["c0", "c1", "c2", "c3"]
     assert np.allclose(np.diff(sorted(ended_s.values())), APART_S, atol=0.02)
     assert min(ended_s.values()) >= 1_020.0
@@ -253,7 +276,7 @@ def test_what_was_taken_of_a_camera_counts_over_all_its_windows():
 
     camera = Scripted("c", script())
     batches = run_until([camera], stop, enough, clock=itertools.count().__next__, window_s=1)  # a window at each look
-    ends = [batch.end.counts for batch in batches if batch.end is not None]
+    ends = [batch.end.counts for batch in batches if batch.end is not None and not batch.end.retry]
     assert ends == [Counts(indexed=1, decoded=1), Counts(indexed=3, skipped=2, decoded=1)]
     assert camera.taken == ends[0] + ends[1]
 
@@ -291,6 +314,76 @@ def test_cameras_come_and_go_and_nothing_of_them_is_lost():
     assert {key: (end.segment.first_frame, end.counts.decoded) for key, end in ends.items()} == {
         ("a", 0): (0, 3), ("a", 1): (3, 2), ("b", 0): (0, 1),
     }  # fmt: skip
+
+
+def test_frames_that_are_under_way_keep_the_regions_of_their_camera_as_it_was():
+    stop = Stop()
+    first, again = Scripted("a", [received(0)]), Scripted("a", [received(1)])
+    first.regions, again.regions = ("door", "gate"), ("bay",)
+    cameras = Cameras([first], window_s=1e6)
+    seen = {}
+    for batch in cameras.batches(stop=stop):
+        if len(batch) and batch.segment.number == 0:
+            cameras.change([again])
+        elif len(batch):
+            stop.set()
+        if len(batch):
+            seen[batch.segment.number] = batch.segment
+        told = {number: cameras.regions(segment) for number, segment in seen.items()}
+        assert told in ({}, {0: ("door", "gate")}, {0: ("door", "gate"), 1: ("bay",)})
+    assert len(seen) == 2
+
+
+def test_a_clock_that_is_set_back_ends_the_window():
+    now_s = 10_000.0
+
+    def enough(found):
+        nonlocal now_s
+        if sum(map(len, found)) == 1:
+            now_s = 400.0
+        return any(batch.end is not None for batch in found)
+
+    batches = run_until([Scripted("c", [received(0)])], Stop(), enough, clock=lambda: now_s, window_s=60)
+    assert next(batch.end.segment.window_utc_s for batch in batches if batch.end is not None) == 9_960.0
+
+
+def test_a_time_in_which_nothing_came_holds_up_no_later_window():
+    def end(number, *, retry=False):
+        return SegmentEnd(Segment("c", number, 10 * number, window_utc_s=0.0), retry=retry)
+
+    order = _Order([end(4)], live=True)
+    for one in (end(5), end(6, retry=True), end(6, retry=True), end(6), end(7)):
+        assert list(order.ready(one)) == [one]
+    assert list(order.rest()) == []
+
+
+def test_what_is_kept_of_a_camera_for_the_ledger_is_bounded():
+    kept = SimpleNamespace(tails={}, earlier={})
+    for number in range(3 * KEPT_ENDS):
+        lost = tuple(Lost(2 * n, 2 * n, "dropped") for n in range(KEPT_LOST // 2)) if number > 2 * KEPT_ENDS else ()
+        window = Segment("c", number, 10 * number, window_utc_s=0.0)
+        Running._remember(kept, SegmentEnd(window, Counts(indexed=10, decoded=10), lost, states={"live": 1.0}))
+        assert len(kept.tails["c"]) <= KEPT_ENDS
+        assert sum(len(end.lost) for end in kept.tails["c"]) <= KEPT_LOST
+    assert len(kept.tails["c"]) == 2
+    assert kept.earlier["c"].counts.indexed == 10 * (3 * KEPT_ENDS - 2)
+    assert kept.earlier["c"].states == {"live": 3 * KEPT_ENDS - 2}
+
+
+def test_a_thread_that_is_left_may_tell_what_came_last():
+    stop = Stop()
+
+    def counts():
+        yield 1
+        while not stop:
+            threading.Event().wait(0.005)
+        yield 2
+
+    lanes = Lanes(depth=8, drop=lambda older, newer: newer)
+    lane = lanes.start(counts(), "c")
+    stop.set()
+    assert lanes.leave(lane, 5.0)[-1] == 2
+    lanes.close()
 
 
 # ------------------------------------------------------------------------------------- folding live

@@ -107,7 +107,7 @@ def test_every_label_is_that_of_its_region_in_its_frame(case, groups, late):
     def tell(batch, labelled, written):
         told[batch.source] = (told[batch.source][0] + labelled, told[batch.source][1] + written)
 
-    stage = folded_filter(filters, owed=owed.__getitem__, told=tell, clock=clock)
+    stage = folded_filter(filters, owed=lambda segment: owed[segment.source], told=tell, clock=clock)
     labelled = list(stage(fold(*groupings)(iter(batches))))
     ends = [batch.end for batch in labelled if batch.end]
     assert sorted(end.segment.source for end in ends) == [name for name, *_ in segments]
@@ -144,7 +144,7 @@ def test_what_a_filter_never_saw_is_told_as_failed(lost):
         batches = [batch.rows(batch.region == 0) if batch.view == 1 else batch for batch in batches]
         batches = [replace(batch, regions=("r0",)) if batch.view == 1 else batch for batch in batches]
     filters = [Filter(f"m{k}", MeanEngine(4), grouping=k) for k in range(2)]
-    stage = folded_filter(filters, owed=lambda source: [2, 2])
+    stage = folded_filter(filters, owed=lambda segment: [2, 2])
     labelled = stage(fold(Grouping(1, "regions", 0), Grouping(1, "regions", 1))(iter(batches)))
     (end,) = (batch.end for batch in labelled if batch.end)
     assert end.counts.failed == (4 if lost == "a view" else 2)
@@ -178,7 +178,7 @@ def test_across_streams_nothing_is_lost_whatever_comes_first(lengths, counts, ch
     groupings = [Grouping(len(lengths) + view % 2, "streams", view) for view in range(len(counts))]
     filters = [Filter(f"m{k}", MeanEngine(3), grouping=k) for k in range(len(counts))]
     owed = [max(1, count) for count in counts]
-    labelled = list(folded_filter(filters, owed=lambda source: owed)(fold(*groupings)(iter(mixed))))
+    labelled = list(folded_filter(filters, owed=lambda segment: owed)(fold(*groupings)(iter(mixed))))
     for slot, own in enumerate(lengths):
         (end,) = (batch.end for batch in labelled if batch.end and batch.source == members[slot])
         assert (end.counts.labelled, end.counts.failed) == (sum(own), 0)
@@ -218,7 +218,7 @@ def test_frames_of_which_one_region_is_kept_are_written():
     told = []
     stage = folded_filter(
         [Filter("m", MeanEngine(4), keep=((0, 130.0),))],
-        owed=lambda source: [3],
+        owed=lambda segment: [3],
         told=lambda batch, labelled, written: told.append((len(batch), labelled, written)),
     )
     labelled = list(stage(fold(Grouping(1, "regions"))(iter(batches))))

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from pipeline.retention import Removed, make_room
+from pipeline.threads import Stop
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 
@@ -56,16 +57,19 @@ def test_the_last_window_of_a_camera_stays_whatever_its_age_and_whatever_the_dis
 
 def test_the_oldest_go_first_until_there_is_room(run, caplog):
     def free(folder):
-        return 1000 - sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+        return 300 - sum(path.stat().st_size for path in folder.rglob("*.parquet"))
 
-    need = free(run) + 5 * 5
-    removed = make_room(run, min_free_bytes=need, now=NOW, free=free)
-    assert free(run) >= need
-    assert free(run) - need < 5
+    assert free(run) == 212
+    assert make_room(run, min_free_bytes=212, now=NOW, free=free) == Removed()
+    stop = Stop()
+    stop.set()
+    assert make_room(run, min_free_bytes=220, now=NOW, free=free, stop=stop) == Removed()
+    removed = make_room(run, min_free_bytes=220, now=NOW, free=free)
+    assert 242 <= free(run) < 247  # a tenth more, so that the next window finds room
     assert days(run)[0] == "2026-03-05"
     assert removed.old == 0
-    assert removed.for_room == 7
-    assert "7 of the oldest files were removed" in caplog.text
+    assert removed.for_room == 8
+    assert "8 of the oldest files were removed" in caplog.text
 
 
 def test_a_clock_that_was_set_back_does_not_make_the_last_window_an_old_one(run):

@@ -22,7 +22,7 @@ from pipeline.files import write_json
 from pipeline.rows import Labelling, labelling_of, schema, table
 from pipeline.sinks import open_sink, parts, text
 from pipeline.sinks.lines import Jsonl
-from pipeline.sinks.parts import PartsSink, committed, disk_errors, part_path, read_end
+from pipeline.sinks.parts import PartsSink, committed, disk_errors, newest, part_path, read_end
 from pipeline.threads import Stop
 
 PERSON = Labelling("person", ("person", "none"))
@@ -100,6 +100,19 @@ def test_the_footer_gives_back_the_end_and_the_identity(tmp_path):
     footer = pq.read_metadata(path).metadata
     assert footer[b"vpipe.identity"] == b"abc"
     assert labelling_of(footer) == PERSON
+
+
+def test_a_window_that_not_every_filter_has_is_removed_as_its_numbers_are_given_anew(tmp_path, caplog):
+    sink = PartsSink(tmp_path, [PERSON, THINGS], identity="abc")
+    windows = [Segment("gate", k, 10 * k, window_utc_s=60.0 * k) for k in range(2)]
+    for window in windows:
+        sink.commit(SegmentEnd(window, Counts(indexed=10, skipped=10)))
+    part_path(tmp_path, THINGS.name, windows[1]).unlink()  # the disk took one of two
+    for _ in range(2):
+        assert [end.segment for end in newest(tmp_path)] == windows[:1]
+        left = [path.name for path in (tmp_path / "frames").rglob("*.parquet")]
+        assert left == ["000000-000000000000.parquet"] * 2
+    assert caplog.text.count("is not of a whole segment; it is removed") == 1
 
 
 def test_counts_in_numpy_integers_can_be_committed(tmp_path):

@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, cast
 
+from pipeline.batch import Segment
 from pipeline.config import CameraSource, RunConfig, SourceObject
 from pipeline.config import FileSource as FileSection
 from pipeline.configcheck import absent_decoder
@@ -46,11 +47,11 @@ class Sources:
     ignored: tuple[Path, ...]
     of_files: Mapping[str, tuple[str, ...]]  # names of the regions of each file that has some
 
-    def regions(self, source: str) -> tuple[str, ...]:
-        """Names of the regions of a source; none: whole frames."""
+    def regions(self, segment: Segment) -> tuple[str, ...]:
+        """Names of the regions in a segment; none: whole frames."""
         if self.cameras is not None:
-            return self.cameras.regions(source)
-        return self.of_files.get(source, ())
+            return self.cameras.regions(segment)
+        return self.of_files.get(segment.source, ())
 
     @property
     def names(self) -> list[str]:

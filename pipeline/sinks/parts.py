@@ -244,17 +244,23 @@ def _is_sound(path: Path) -> bool:
 
 def newest(folder: Path) -> Iterator[SegmentEnd]:
     """The end of the last segment of each source that is committed. Cameras leave more parts than are read quickly, so
-    that only the last ones are looked at, and removed if they are damaged."""
-    for filter_folder in _visible(folder / "frames")[:1]:
-        for source_folder in _visible(filter_folder):
-            # By the first frame, with which names end: a camera's clock may have been set back.
-            for path in sorted(_parts(source_folder), key=lambda path: path.stem[-FRAME_DIGITS:], reverse=True):
-                if not _is_sound(path):
-                    continue
-                end = read_end(path)
-                if _is_committed(folder, end):
-                    yield end
-                    break
+    that only the last ones are looked at, and removed if they are damaged, or not of each filter: their frames' numbers
+    are given anew."""
+    filters = _visible(folder / "frames")
+    for source in sorted(
+        {source_folder.name for filter_folder in filters for source_folder in _visible(filter_folder)}
+    ):
+        # By the first frame, with which names end: a camera's clock may have been set back.
+        paths = [path for filter_folder in filters for path in _parts(filter_folder / source)]
+        for path in sorted(paths, key=lambda path: path.stem[-FRAME_DIGITS:], reverse=True):
+            if not path.exists() or not _is_sound(path):
+                continue
+            end = read_end(path)
+            if _is_committed(folder, end):
+                yield end
+                break
+            log.warning("%s: is not of a whole segment; it is removed", path)
+            path.unlink()
 
 
 def _is_committed(folder: Path, end: SegmentEnd) -> bool:
@@ -323,4 +329,5 @@ def _from_json(text: bytes) -> SegmentEnd:
         fields["retry"],
         fields["filters"],
         fields.get("per_frame", 0),
+        fields.get("states", {}),
     )

@@ -16,7 +16,7 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 from urllib.parse import urlsplit
@@ -48,6 +48,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.25, 2.0  # between attempts
 JITTER = 0.2  # of a wait, so that cameras do not all come back at once
 SOUND_S = 5.0  # a connection that lasts for so long is none that fails at once
 SLACK = 0.1  # of a step, by which a frame may come early
+TELL_S = 1.0  # without a picture, until what else came is told
 PREVIEW_S, PREVIEW_WIDTH = 1.0, 320  # pixels
 NO_ADDRESS = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))  # answers of name servers
 NAP_S = 0.05  # how soon a stop is seen while waiting
@@ -95,6 +96,19 @@ def joined(lost: tuple[Lost, ...], later: tuple[Lost, ...]) -> tuple[Lost, ...]:
     if lost and later and lost[-1].why == later[0].why and lost[-1].last + 1 == later[0].first:
         return (*lost[:-1], Lost(lost[-1].first, later[0].last, later[0].why), *later[1:])
     return lost + later
+
+
+class _Spent(NamedTuple):
+    """Time in states: in one since a monotonic time, and in each before that, in seconds."""
+
+    state: State
+    since_s: float | None = None
+    before: Mapping[str, float] = {}
+
+    def until(self, now_s: float) -> Mapping[str, float]:
+        if self.since_s is None or self.state == "ended":
+            return self.before
+        return {**self.before, self.state: self.before.get(self.state, 0.0) + now_s - self.since_s}
 
 
 class Preview(NamedTuple):
@@ -152,6 +166,7 @@ class Camera:
         self.views, self.regions = tuple(views), regions
         self.state: State = "connecting"
         self.why = ""
+        self._spent = _Spent("connecting")
         self._logged: set[str] = set()  # reasons to be down, of which the log knows since it was live last
         self.reconnects = 0
         self.size: tuple[int, int] | None = None
@@ -174,7 +189,13 @@ class Camera:
         """Whether another would be read in the same way, from the same place."""
         return (self.name, self._told) == (other.name, other._told)
 
+    @property
+    def spent_s(self) -> Mapping[str, float]:
+        """Seconds that it has been in each state so far, since it is read."""
+        return self._spent.until(time.monotonic())
+
     def __iter__(self) -> Iterator[Received]:
+        self._spent = _Spent(self.state, time.monotonic())
         wait_s = FIRST_WAIT_S
         while not self.stop:
             began_s = time.monotonic()
@@ -226,8 +247,12 @@ class Camera:
         awaits_key = False
         clock = _SenderClock()
         previewed_s = -math.inf
+        told_s = time.monotonic()
         for packet in self._packets(container, stream):
-            arrived_s = time.time()
+            arrived_s, now_s = time.time(), time.monotonic()
+            if self._pending.indexed and now_s - told_s > TELL_S:
+                told_s = now_s
+                yield self._taken(None, math.nan, arrived_s)
             clock.heed(packet)
             if awaits_key and packet.size and not packet.is_keyframe:
                 self._lose()
@@ -252,8 +277,8 @@ class Camera:
                 except (av.error.FFmpegError, ValueError):
                     self._lose()
                     raise
-                if arrived_s - previewed_s >= PREVIEW_S:
-                    previewed_s = arrived_s
+                if now_s - previewed_s >= PREVIEW_S:
+                    previewed_s = now_s
                     self.size = frame.width, frame.height
                     self.preview = Preview(self.next_frame, _small(frame))
                     self.previews += 1
@@ -262,6 +287,7 @@ class Camera:
                 pts_s = math.nan if frame.time is None else frame.time
                 captured_s = clock.utc_s(pts_s)
                 self.tells_time = not math.isnan(captured_s)
+                told_s = now_s
                 yield self._taken(rows, pts_s, captured_s if self.tells_time else arrived_s)
 
     def _taken(self, views: Sequence[Pixels] | None, pts_s: float, captured_s: float) -> Received:
@@ -318,6 +344,9 @@ class Camera:
             log.log(level, "%s: %s%s", self.name, state, why and f": {why}")
         if is_new:
             self._logged.add(why)
+        if state != self.state:
+            now_s = time.monotonic()
+            self._spent = _Spent(state, now_s, self._spent.until(now_s))
         self.state, self.why = state, why
 
 
@@ -342,6 +371,9 @@ def _small(frame: VideoFrame) -> Pixels:
     return np.asarray(picture, np.uint8)
 
 
+EARLIEST_S = 946_684_800.0  # the year 2000: a camera that does not know the time says none, or 1970
+
+
 class _SenderClock:
     """The time of capture by the camera's own clock, which it tells in the sender reports of RTCP (RFC 3550)."""
 
@@ -351,8 +383,9 @@ class _SenderClock:
     def heed(self, packet: Packet) -> None:
         """Looks at what FFmpeg made of the last report: microseconds since 1970, at the head of `prft`."""
         if packet.pts is not None and packet.has_sidedata("prft"):
-            utc_us = int.from_bytes(bytes(packet.get_sidedata("prft"))[:8], sys.byteorder, signed=True)
-            self._offset_s = utc_us / 1e6 - float(packet.pts * packet.time_base)
+            utc_s = int.from_bytes(bytes(packet.get_sidedata("prft"))[:8], sys.byteorder, signed=True) / 1e6
+            if utc_s >= EARLIEST_S:
+                self._offset_s = utc_s - float(packet.pts * packet.time_base)
 
     def utc_s(self, pts_s: float) -> float:
         """Seconds since 1970 of a frame; NaN where it is not known."""

@@ -28,7 +28,7 @@ class Lanes(Generic[T]):
         self._condition = threading.Condition()
         self._lanes: dict[int, deque[T]] = {}
         self._failures: list[BaseException] = []
-        self._threads: list[threading.Thread] = []
+        self._threads: dict[int, threading.Thread] = {}
         self._started = 0
 
     def start(self, iterable: Iterable[T], name: str) -> int:
@@ -37,7 +37,8 @@ class Lanes(Generic[T]):
         with self._condition:
             self._lanes[number] = deque()
         thread = threading.Thread(target=self._produce, args=(number, iterable), name=f"{self._name}-{name}")
-        self._threads = [*(thread for thread in self._threads if thread.is_alive()), thread]
+        running = {key: one for key, one in self._threads.items() if key in self._lanes or one.is_alive()}
+        self._threads = {**running, number: thread}
         thread.start()
         return number
 
@@ -53,8 +54,12 @@ class Lanes(Generic[T]):
                 self._lanes[key].clear()
         return taken
 
-    def leave(self, number: int) -> list[T]:
-        """What waits in a lane, of which nothing more is taken: its thread ends with its next item."""
+    def leave(self, number: int, grace_s: float = 0.0) -> list[T]:
+        """What waits in a lane, of which nothing more is taken: its thread ends with its next item.
+
+        A thread that is about to end by itself has so long for its last items.
+        """
+        self._threads[number].join(max(0.0, grace_s))
         with self._condition:
             return list(self._lanes.pop(number))
 
@@ -62,7 +67,7 @@ class Lanes(Generic[T]):
         """Leaves all lanes, and waits a while for their threads."""
         with self._condition:
             self._lanes.clear()
-        join(self._threads)
+        join([*self._threads.values()])
 
     def _produce(self, key: int, iterable: Iterable[T]) -> None:
         iterator = iter(iterable)
