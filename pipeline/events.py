@@ -23,6 +23,7 @@ import numpy.typing as npt
 __all__ = ["Event", "EventRule", "Track"]
 
 Float64s = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 SILENT_S = 10.0  # without any frame: nobody knows whether it was there
@@ -147,11 +148,11 @@ class Track:
         if not len(frame):
             return
         time_s = self._filled(time_s)
-        up = self._states(score)
-        # Each begins a stretch of one state, without a gap in time.
         with np.errstate(invalid="ignore"):  # of no time yet: minus infinity
-            breaks = (up[1:] != up[:-1]) | (np.diff(time_s) > self._silent_s)
-        edges = np.flatnonzero(np.concatenate([[True], breaks]))
+            anew = np.diff(time_s, prepend=self._now_s) > self._silent_s
+        up = self._states(score, anew)
+        # Each begins a stretch of one state, without a gap in time.
+        edges = np.flatnonzero(np.concatenate([[True], up[1:] != up[:-1]]) | anew)
         for start, stop in zip(edges.tolist(), [*edges[1:].tolist(), len(up)], strict=True):
             if up[start]:
                 yield from self._there(frame[start:stop], time_s[start:stop], score[start:stop])
@@ -175,9 +176,10 @@ class Track:
         known = np.where(np.isfinite(time_s), time_s, -np.inf)
         return np.asarray(np.maximum.accumulate(np.maximum(known, self._now_s)), np.float64)
 
-    def _states(self, score: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Whether the class is there, row by row."""
-        decided = np.where(score >= self._rule.on, 1, np.where(score < self._rule.off, 0, -1))
+    def _states(self, score: npt.NDArray[np.float32], anew: Bools) -> Bools:
+        """Whether the class is there, row by row. Of what was there before a row that is `anew` nobody knows: it takes
+        `on` again."""
+        decided = np.where(score >= self._rule.on, 1, np.where((score < self._rule.off) | anew, 0, -1))
         last = np.maximum.accumulate(np.where(decided >= 0, np.arange(len(score)), -1))  # row that decided
         return np.where(last >= 0, decided[last] == 1, self._is_up)
 

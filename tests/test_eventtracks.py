@@ -34,7 +34,9 @@ def reference(rule, frames, times, scores):
             events.append((open_[0][0], open_[-1][0], best[0]))
 
     for frame, time_s, score in zip(frames, times, scores, strict=True):
-        last_s = max(last_s, -math.inf if math.isnan(time_s) else time_s)
+        before_s, last_s = last_s, max(last_s, -math.inf if math.isnan(time_s) else time_s)
+        if last_s - before_s > max(rule.gap_s, SILENT_S):
+            up = False
         up = score >= rule.on or (up and score >= rule.off)
         longest_s = rule.gap_s if went or not up else max(rule.gap_s, SILENT_S)
         went = not up
@@ -106,6 +108,27 @@ def test_an_event_is_told_as_soon_as_it_was_there_for_long_enough_and_gone_for_l
         best_score=over.best_score,
         is_over=True,
     )
+
+
+def added(track, rows, *, apart=False, first=0):
+    """What a track tells of rows (time, score), which come together or one by one."""
+    times, scores = (np.array(column) for column in zip(*rows, strict=True))
+    frames = np.arange(first, first + len(rows))
+    pieces = [slice(n, n + 1) for n in range(len(rows))] if apart else [slice(None)]
+    return [
+        event
+        for piece in pieces
+        for event in track.add(frames[piece], times[piece].astype(np.float64), scores[piece].astype(np.float32))
+    ]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_score_below_on_begins_no_event_behind_a_silence(apart):
+    rows = [(0.0, 0.9), (0.1, 0.9), (3600.0, 0.45), (3600.1, 0.45), (3600.2, 0.7), (3600.3, 0.45)]
+    track = Track(EventRule(on=0.6, off=0.4), **OF)
+    told = [*added(track, rows, apart=apart), *track.close()]
+    over = [(event.first_frame, event.last_frame, event.best_frame) for event in told if event.is_over]
+    assert over == [(0, 1, 0), (4, 5, 4)]
 
 
 @pytest.mark.parametrize(
