@@ -5,8 +5,9 @@
     state  ──┘────┘    └─┘       an event begins with the first frame up, once it was up for `min_s`,
                                  and ends with the last frame up, once it was down for `gap_s`
 
-A track is one region of one source (or its whole frames), in the order of time. There is Python for every change of
-state and none for every row.
+A track is one region of one source (or its whole frames), in the order of time. Where its clock is set back, as when a
+camera tells its own, an event ends, and the time goes on from there. There is Python for every change of state and none
+for every row.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ Bools = npt.NDArray[np.bool_]
 
 
 SILENT_S = 10.0  # without any frame: nobody knows whether it was there
+# From one frame to the next a clock that went back by more was set: frames that come out of order, and a camera's clock
+# that follows another, are off by less. What is off by less holds an event up for no longer than this.
+BACK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,25 +139,30 @@ class Track:
         self._told = False  # whether it has begun: it was there for `min_s`
         self._went = False  # since the last frame in which it was there
         self._silent_s = max(SILENT_S, rule.gap_s)
-        self._now_s = -math.inf
+        self._now_s = -math.inf  # the latest since the clock was last set back
+        self._known_s = -math.inf  # of the last frame that had a time
 
     def add(self, frame: npt.NDArray[np.int64], time_s: Float64s, score: npt.NDArray[np.float32]) -> Iterator[Event]:
         """Takes rows (N,) in order. Yields each event twice: when it has begun, and when it is over.
 
         Args:
             frame: Ascending.
-            time_s: Seconds, or NaN for a frame without a time: it is taken to be of the time of the one before.
+            time_s: Seconds, or NaN for a frame without a time: it is taken to be of the time of the one before. Where
+                one is more than `BACK_S` before that, the clock was set back: what is under way is over with the frame
+                before. One that is back by less is taken to be of the latest time.
             score: Of the class.
         """
         if not len(frame):
             return
-        time_s = self._filled(time_s)
+        time_s, back = self._steady(time_s)
         with np.errstate(invalid="ignore"):  # of no time yet: minus infinity
-            anew = np.diff(time_s, prepend=self._now_s) > self._silent_s
+            anew = back | (np.diff(time_s, prepend=self._now_s) > self._silent_s)
         up = self._states(score, anew)
         # Each begins a stretch of one state, without a gap in time.
         edges = np.flatnonzero(np.concatenate([[True], up[1:] != up[:-1]]) | anew)
         for start, stop in zip(edges.tolist(), [*edges[1:].tolist(), len(up)], strict=True):
+            if back[start]:
+                yield from self.close()
             if up[start]:
                 yield from self._there(frame[start:stop], time_s[start:stop], score[start:stop])
             else:
@@ -171,10 +180,16 @@ class Track:
             yield replace(self._found, is_over=True)
         self._found, self._told, self._is_up = None, False, False
 
-    def _filled(self, time_s: Float64s) -> Float64s:
-        """Times that never go back: what a clock does is no end of an event."""
-        known = np.where(np.isfinite(time_s), time_s, -np.inf)
-        return np.asarray(np.maximum.accumulate(np.maximum(known, self._now_s)), np.float64)
+    def _steady(self, time_s: Float64s) -> tuple[Float64s, Bools]:
+        """Times that never go back, but where the clock was set back; and whether it was, row by row."""
+        last = np.maximum.accumulate(np.where(np.isfinite(time_s), np.arange(len(time_s)), -1))  # row with a time
+        known = np.where(last >= 0, time_s[last], self._known_s)
+        with np.errstate(invalid="ignore"):  # of no time yet: minus infinity
+            back = np.diff(known, prepend=self._known_s) < -BACK_S
+        self._known_s = float(known[-1])
+        stretches = np.split(known, np.flatnonzero(back))
+        stretches[0] = np.maximum(stretches[0], self._now_s)  # empty where the first row is set back
+        return np.concatenate([np.maximum.accumulate(stretch) for stretch in stretches]), back
 
     def _states(self, score: npt.NDArray[np.float32], anew: Bools) -> Bools:
         """Whether the class is there, row by row. Of what was there before a row that is `anew` nobody knows: it takes

@@ -15,7 +15,7 @@ from pipeline.batch import FrameBatch, Segment, SegmentEnd
 from pipeline.config import load_run_config
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError
-from pipeline.events import SILENT_S, Event, EventRule, Track
+from pipeline.events import BACK_S, SILENT_S, Event, EventRule, Track
 from pipeline.rows import Labelling
 from pipeline.runner import run
 from pipeline.sinks.events import EventsSink
@@ -26,7 +26,7 @@ OF = {"source": "gate", "region": None, "filter": "who", "label": "person", "clo
 
 def reference(rule, frames, times, scores):
     """The events that are over, frame by frame."""
-    events, open_, up, went, last_s = [], None, False, False, -math.inf
+    events, open_, up, went, last_s, known_s = [], None, False, False, -math.inf, -math.inf
 
     def close():
         if open_ and open_[-1][1] - open_[0][1] >= rule.min_s:
@@ -34,7 +34,12 @@ def reference(rule, frames, times, scores):
             events.append((open_[0][0], open_[-1][0], best[0]))
 
     for frame, time_s, score in zip(frames, times, scores, strict=True):
-        before_s, last_s = last_s, max(last_s, -math.inf if math.isnan(time_s) else time_s)
+        if not math.isnan(time_s):
+            if time_s - known_s < -BACK_S:
+                close()
+                open_, up, last_s = None, False, time_s
+            known_s = time_s
+        before_s, last_s = last_s, max(last_s, known_s)
         if last_s - before_s > max(rule.gap_s, SILENT_S):
             up = False
         up = score >= rule.on or (up and score >= rule.off)
@@ -59,7 +64,9 @@ def reference(rule, frames, times, scores):
     ),
     rows=st.lists(
         st.tuples(
-            st.sampled_from([0.1, 0.2, 3.0, 20.0, -1.0, math.nan]), st.sampled_from([0.1, 0.4, 0.6, 0.9]), st.booleans()
+            st.sampled_from([0.1, 0.2, 3.0, 20.0, -0.5, -1.0, -5.0, math.nan]),
+            st.sampled_from([0.1, 0.4, 0.6, 0.9]),
+            st.booleans(),
         ),
         max_size=40,
     ),
@@ -85,6 +92,7 @@ def test_events_are_those_of_a_plain_reference_in_whatever_pieces_rows_come(rule
     began = [event.first_frame for event in told if not event.is_over]
     assert began == [first for first, _, _ in over]  # each is told once when it begins, and before it ends
     assert [event.is_over for event in told] == [False, True] * len(over)
+    assert all(event.began_s <= event.ended_s for event in told)
 
 
 def test_an_event_is_told_as_soon_as_it_was_there_for_long_enough_and_gone_for_long_enough():
@@ -129,6 +137,36 @@ def test_a_score_below_on_begins_no_event_behind_a_silence(apart):
     told = [*added(track, rows, apart=apart), *track.close()]
     over = [(event.first_frame, event.last_frame, event.best_frame) for event in told if event.is_over]
     assert over == [(0, 1, 0), (4, 5, 4)]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_clock_that_goes_back_ends_an_event_and_holds_none_up(apart):
+    there, gone = [0.9] * 10, [0.1] * 10
+    scores = [*there, *there, *gone, *there, *gone]
+    times = [n / 10 if n < 10 else n / 10 - 3600 for n in range(len(scores))]
+    track = Track(EventRule(min_s=0.5, gap_s=0.5), **OF)
+    told = added(track, list(zip(times, scores, strict=True)), apart=apart)
+    assert [(event.first_frame, event.last_frame) for event in told if event.is_over] == [(0, 9), (10, 19), (30, 39)]
+    spans = [(event.began_s, event.ended_s) for event in told if event.is_over]
+    assert spans == [pytest.approx((0.0, 0.9)), pytest.approx((-3599.0, -3598.1)), pytest.approx((-3597.0, -3596.1))]
+    assert [event.is_over for event in told] == [False, True] * 3
+    assert len({event.key for event in told}) == 3
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_score_below_on_begins_no_event_where_the_clock_goes_back(apart):
+    rows = [(7200.0, 0.9), (7200.1, 0.9), (3600.0, 0.45), (3600.1, 0.7), (3600.2, 0.1), (3600.3, 0.1)]
+    told = added(Track(EventRule(on=0.6, off=0.4), **OF), rows, apart=apart)
+    assert [(event.first_frame, event.last_frame) for event in told if event.is_over] == [(0, 1), (3, 3)]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_times_that_go_back_a_little_end_no_event(apart):
+    times = [0.0, 0.8, 0.2, 1.0, 0.1, math.nan, 0.9, 1.9, 0.9, 2.0, 3.0]
+    track = Track(EventRule(gap_s=0.5), **OF)
+    told = [*added(track, [(time_s, 0.9) for time_s in times], apart=apart), *track.close()]
+    over = [(event.first_frame, event.last_frame, event.began_s, event.ended_s) for event in told if event.is_over]
+    assert over == [(0, 10, 0.0, 3.0)]
 
 
 @pytest.mark.parametrize(
