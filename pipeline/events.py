@@ -120,6 +120,9 @@ class Track:
     Args:
         rule: What makes one.
         source, region, filter, label, clock: See Event.
+
+    Attributes:
+        silent_s: For how long no frame must come for an event to end; the track's own times tell once one has come.
     """
 
     def __init__(
@@ -138,7 +141,7 @@ class Track:
         self._found: Event | None = None  # under way, or gone for less than `gap_s`
         self._told = False  # whether it has begun: it was there for `min_s`
         self._went = False  # since the last frame in which it was there
-        self._silent_s = max(SILENT_S, rule.gap_s)
+        self.silent_s = max(SILENT_S, rule.gap_s)
         self._now_s = -math.inf  # the latest since the clock was last set back
         self._known_s = -math.inf  # of the last frame that had a time
 
@@ -156,7 +159,7 @@ class Track:
             return
         time_s, back = self._steady(time_s)
         with np.errstate(invalid="ignore"):  # of no time yet: minus infinity
-            anew = back | (np.diff(time_s, prepend=self._now_s) > self._silent_s)
+            anew = back | (np.diff(time_s, prepend=self._now_s) > self.silent_s)
         up = self._states(score, anew)
         # Each begins a stretch of one state, without a gap in time.
         edges = np.flatnonzero(np.concatenate([[True], up[1:] != up[:-1]]) | anew)
@@ -199,7 +202,7 @@ class Track:
         return np.where(last >= 0, decided[last] == 1, self._is_up)
 
     def _there(self, frame: npt.NDArray[np.int64], time_s: Float64s, score: npt.NDArray[np.float32]) -> Iterator[Event]:
-        longest_s = self._rule.gap_s if self._went else self._silent_s
+        longest_s = self._rule.gap_s if self._went else self.silent_s
         if self._found is not None and float(time_s[0]) - self._found.ended_s > longest_s:
             yield from self.close()
         self._went = False

@@ -2,6 +2,7 @@
 
 import io
 import math
+from itertools import count
 
 import av
 import numpy as np
@@ -238,6 +239,95 @@ def test_events_of_cameras_are_told_as_they_come_and_written_when_a_window_is(tm
     assert {(row["source"], row["thumbnail"] is None) for row in rows} == {("a", False), ("b", True)}
 
 
+class Clock:
+    """Seconds that pass in steps."""
+
+    def __init__(self):
+        self.now_s = 0.0
+
+    def __call__(self):
+        return self.now_s
+
+    def pass_in(self, sink, seconds, each=lambda: FrameBatch.tick(Segment("b", -1))):
+        """Time in which a run goes on: a batch each 0.5 s."""
+        for _ in range(round(2 * seconds)):
+            self.now_s += 0.5
+            sink.write(each())
+
+
+@pytest.fixture
+def gate(tmp_path):
+    """A sink of the camera `a` and others, what it tells, and its clock."""
+    heard, clock = Heard(), Clock()
+    previews = {"a": Preview(0, np.full((20, 32, 3), 90, np.uint8))}
+    sink = EventsSink(
+        tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, tell=[heard.event], preview=previews.get,
+        clock=clock,
+    )  # fmt: skip
+    return sink, heard.events, clock
+
+
+@pytest.mark.parametrize("others_go_on", [False, True])
+def test_an_event_of_a_camera_that_is_away_is_over_while_it_is(gate, tmp_path, others_go_on):
+    sink, told, clock = gate
+    numbers = count()
+    each = {"each": lambda: batch("b", next(numbers), [0.1])} if others_go_on else {}
+    sink.write(batch("a", 0, [0.1, 0.9, 0.7, 0.8]))
+    sink.commit(SegmentEnd(Segment("a")))
+    clock.pass_in(sink, SILENT_S, **each)
+    assert [event.is_over for event in told] == [False]
+    clock.pass_in(sink, 3, **each)
+    began, over = told
+    assert (over.is_over, over.key, over.first_frame, over.last_frame) == (True, began.key, 1, 3)
+    assert (over.began_s, over.ended_s) == (1e9 + 0.1, 1e9 + 0.3)
+    assert (over.best_frame, over.best_score) == (1, pytest.approx(0.9))
+    assert grey_of(over.thumbnail) == pytest.approx(90, abs=2)
+    (row,) = ds.dataset(tmp_path / "events").to_table().to_pylist()  # though no window of it may ever come again
+    assert (row["source"], row["first_frame"], row["last_frame"]) == ("a", 1, 3)
+    clock.pass_in(sink, 60, **each)
+    sink.finish()
+    assert len(told) == 2
+    assert len(ds.dataset(tmp_path / "events").to_table()) == 1
+
+
+def test_frames_that_come_again_begin_another_event(gate):
+    sink, told, clock = gate
+    sink.write(batch("a", 0, [0.9, 0.9]))
+    clock.pass_in(sink, SILENT_S + 3)
+    sink.write(batch("a", 2, [0.5, 0.5, 0.9, 0.9]))  # by their times at once, as those of a camera may be
+    sink.finish()
+    events = [(event.first_frame, event.last_frame, event.is_over) for event in told]
+    assert events == [(0, 1, False), (0, 1, True), (4, 5, False), (4, 5, True)]
+    assert len({event.key for event in told}) == 2
+
+
+def test_an_event_goes_on_where_its_camera_does(gate):
+    sink, told, clock = gate
+    for first in range(0, 60, 2):
+        sink.write(batch("a", first, [0.9, 0.9]))
+        clock.pass_in(sink, 5)
+    assert [event.is_over for event in told] == [False]
+
+
+def test_what_holds_up_the_run_is_no_silence_of_its_cameras(gate):
+    sink, told, clock = gate
+    sink.write(batch("a", 0, [0.9, 0.9]))
+    clock.now_s += 60
+    sink.write(batch("b", 0, [0.1]))
+    sink.write(batch("a", 2, [0.9, 0.9]))
+    clock.pass_in(sink, 5)
+    assert [event.is_over for event in told] == [False]
+
+
+def test_what_was_not_there_for_long_enough_is_no_event_behind_a_silence(gate):
+    sink, told, clock = gate
+    sink.write(batch("a", 0, [0.9]))
+    clock.pass_in(sink, SILENT_S + 3)
+    sink.write(batch("a", 1, [0.9]))
+    sink.finish()
+    assert told == []
+
+
 def grey_of(thumbnail):
     with av.open(io.BytesIO(thumbnail)) as image:
         return round(next(image.decode(video=0)).to_ndarray(format="gray").mean())
@@ -279,6 +369,18 @@ def test_thumbnails_show_the_best_frame_where_labels_come_late(tmp_path):
         sink.write(batch("a", first, [scores.get(n, 0.65 if 55 < n < 115 else 0.1) for n in range(first, first + 20)]))
     assert [event.is_over for event in heard.events] == [False, True]
     assert [grey_of(event.thumbnail) for event in heard.events] == pytest.approx([60, 80], abs=2)
+
+
+def test_events_of_files_are_found_without_a_clock(tmp_path):
+    def clock():
+        raise AssertionError("their times are those of the files")
+
+    heard = Heard()
+    sink = EventsSink(tmp_path, RULES, {"who": PERSON}, sources={"a": None}, tell=[heard.event], clock=clock)
+    sink.write(batch("a", 0, [0.9, 0.9]))
+    sink.write(FrameBatch.tick(Segment("a")))
+    sink.finish()
+    assert heard.events == []
 
 
 def test_events_of_files_are_those_of_the_whole_run_though_it_was_interrupted(tmp_path):

@@ -1,18 +1,20 @@
 """The run's own record of events, which hands them on to the other sinks.
 
     <folder>/events.parquet                                            of files: written when the run is done
-    <folder>/events/<UTC date>/<time, 6 digits>-<number>.parquet       of cameras: what ended in a window
+    <folder>/events/<UTC date>/<time, 6 digits>-<number>.parquet       of cameras: what ended since the one before
 
 A row is an event that is over: source, region, filter, label, clock, first_frame, last_frame, began_s, ended_s,
 best_frame, best_score, thumbnail (a JPEG, or null). Of files, events are found in the committed
-parts when the run is done, so that one that was resumed has them whole; of cameras, in rows as they come, and an
-event that is under way when a run is stopped ends there.
+parts when the run is done, so that one that was resumed has them whole; of cameras, in rows as they come. There an
+event that is under way when the run is stopped ends with it, and one whose camera is away as soon as no row came for
+long enough by the run's clock, for none may ever come that tells.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +27,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.batch import FrameBatch, Pixels, Segment, SegmentEnd
+from pipeline.batch import FrameBatch, Pixels, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SourceError
 from pipeline.events import Event, EventRule, Track
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 WIDTH = 320  # of a thumbnail, in pixels
 PREVIEWS = 8  # of a camera, about a second apart: rows that are later than that are beyond all bounds
 AT_ONCE = 64  # events that are told and written together
+LOOK_S = 1.0  # between looks for what is silent
+LATE_S = 1.0  # so much later than the row before a row may come, beside the time between their frames
 
 SCHEMA = pa.schema(
     [
@@ -95,6 +99,7 @@ class EventsSink(Sink):
         tell: Called with each, at both of its times.
         preview: Of a camera, by its name, a frame that is about a second old, if there is one. None: the sources are no
             cameras.
+        clock: Seconds; of files nobody asks it.
     """
 
     def __init__(
@@ -106,6 +111,7 @@ class EventsSink(Sink):
         sources: Mapping[str, Path | None],
         tell: Sequence[Callable[[Event], None]],
         preview: Callable[[str], Preview | None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._rules, self._labellings = folder, rules, labellings
         self._sources, self._listeners, self._preview = sources, tell, preview
@@ -114,12 +120,21 @@ class EventsSink(Sink):
         self._shots: dict[_Key, _Shot] = {}  # of events under way
         self._over: list[Event] = []
         self._files = 0
+        self._clock = clock
+        self._written_s = math.inf  # by the clock, the last batch of a camera
+        self._now_s = 0.0  # time in which batches of cameras came, ticks too
+        self._looked_s = 0.0  # likewise, when silent ones were last looked for
+        self._heard_s: dict[_Key, float] = {}  # likewise, the last rows of each track
 
     def write(self, batch: FrameBatch) -> None:
-        if self._preview is not None and len(batch) and batch.filter in self._rules:
+        if self._preview is None:
+            return
+        self._pass()
+        if len(batch) and batch.filter in self._rules:
             rows = _of_batch(batch)
             self._keep(rows.source, self._preview(rows.source))
             for key, events in self._found(rows):
+                self._heard_s[key] = self._now_s
                 for event in events:
                     if not event.is_over:
                         self._look(key, rows, since=event.first_frame)
@@ -130,17 +145,20 @@ class EventsSink(Sink):
                     self._shots.pop(key, None)
                 else:
                     self._look(key, rows, since=first)
+        if self._now_s - self._looked_s >= LOOK_S:
+            self._looked_s = self._now_s
+            if silent := [key for key, track in self._tracks.items() if self._is_silent(key, track)]:
+                self._end(silent)
+                self._save_cameras()  # no window of theirs may ever end again
 
     def commit(self, end: SegmentEnd) -> None:
-        if self._preview is not None and self._over:
-            self._files += 1
-            self._save(self._folder / "events" / f"{datetime.now(UTC):%Y-%m-%d/%H%M%S}-{self._files:06d}.parquet")
+        if self._preview is not None:
+            self._save_cameras()
 
     def finish(self) -> None:
         if self._preview is not None:
-            for key, events in self._closed():
-                self._tell(replace(event, thumbnail=self._thumbnail(key)) for event in events)
-            self.commit(SegmentEnd(Segment("")))
+            self._end([*self._tracks])
+            self._save_cameras()
             return
         path = self._folder / "events.parquet"
         known = _known(path)
@@ -151,7 +169,8 @@ class EventsSink(Sink):
                     for filter in self._rules:
                         for rows in _of_part(part_path(self._folder, filter, end.segment), source, filter):
                             found += [event for _, events in self._found(rows) for event in events]
-                found += [event for _, events in self._closed() for event in events]
+                found += [event for track in self._tracks.values() for event in track.close()]
+                self._tracks.clear()
                 for some in _with_thumbnails(found, video):
                     self._tell(some, known)
                     if self._over:
@@ -172,11 +191,23 @@ class EventsSink(Sink):
                 score = rows.scores[mine, classes.index(label)]
                 yield key, list(self._tracks[key].add(rows.frame[mine], rows.time_s[mine], score))
 
-    def _closed(self) -> Iterator[tuple[_Key, list[Event]]]:
-        """What is over as no row follows on those that came."""
-        for key, track in self._tracks.items():
-            yield key, list(track.close())
-        self._tracks.clear()
+    def _pass(self) -> None:
+        """Lets time pass. What a run is held up for, by a receiver or as its process was stopped, is no silence of its
+        cameras: their frames wait."""
+        now_s = self._clock()
+        self._now_s += min(max(0.0, now_s - self._written_s), LOOK_S)
+        self._written_s = now_s
+
+    def _is_silent(self, key: _Key, track: Track) -> bool:
+        return self._now_s - self._heard_s[key] > track.silent_s + LATE_S
+
+    def _end(self, keys: Sequence[_Key]) -> None:
+        """Tells that these tracks of cameras are at their end. Rows that come again begin others."""
+        for key in keys:
+            events = self._tracks.pop(key).close()
+            self._tell(replace(event, thumbnail=self._thumbnail(key)) for event in events)
+            self._shots.pop(key, None)
+            del self._heard_s[key]
 
     def _keep(self, source: str, preview: Preview | None) -> None:
         """Keeps the last previews of a camera: its rows may come seconds later."""
@@ -220,6 +251,12 @@ class EventsSink(Sink):
                     tell(event)
             if event.is_over:
                 self._over.append(event)
+
+    def _save_cameras(self) -> None:
+        """Writes what is over, if anything is."""
+        if self._over:
+            self._files += 1
+            self._save(self._folder / "events" / f"{datetime.now(UTC):%Y-%m-%d/%H%M%S}-{self._files:06d}.parquet")
 
     def _save(self, path: Path) -> None:
         with disk_errors(path):
