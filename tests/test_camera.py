@@ -7,6 +7,7 @@ import math
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from fractions import Fraction
@@ -22,9 +23,11 @@ from pipeline.contracts import Watcher
 from pipeline.errors import ConfigError
 from pipeline.runner import run
 from pipeline.sources.camera import Camera, _SenderClock
+from pipeline.sources.hls import Turns
 from pipeline.sources.scaler import PictureFormat, View
-from pipeline.threads import Lanes, Request, Stop
+from pipeline.threads import Lanes, Request, Stop, stuck_threads
 from tests.clips import read, write_clip
+from tests.hls import RATE, streaming
 from tests.models import BITS, numbers
 from tests.rtsp import serving
 
@@ -36,10 +39,10 @@ VIEWS = [View(PictureFormat(64, 96))]
 class Watched:
     """A camera that is read in a thread, and what came of it."""
 
-    def __init__(self, url, **options):
+    def __init__(self, url, *, depth=10_000, **options):
         self.camera = Camera(url, name="gate", views=VIEWS, **options)
         self.received = []
-        self._lanes = Lanes(depth=10_000, drop=lambda older, newer: newer.dropping(older), name="test")
+        self._lanes = Lanes(depth=depth, drop=lambda older, newer: newer.dropping(older), name="test")
 
     def __enter__(self):
         self._lane = self._lanes.start(self.camera, "gate")
@@ -276,6 +279,142 @@ def test_what_a_camera_over_http_names_is_not_opened_as_a_file(web, caplog):
         watched.until(lambda w: w.camera.state == "down", "down")
     assert not watched.shown()
     assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("uri", ["file://{}", "crypto:file://{}"])
+def test_what_a_live_playlist_names_later_is_not_opened_as_a_file(web, uri):
+    folder, address = web
+    clip = write_clip(folder / "secret.ts", range(30), source=5, size=(96, 64))
+    write_clip(folder / "camera.ts", range(30), source=3, size=(96, 64))
+    head = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:1,\ncamera.ts\n"
+    (folder / "camera.m3u8").write_text(head)
+    with Watched(f"{address}/camera.m3u8", protocol="http", dead_s=2.0) as watched:
+        watched.frames(10)
+        (folder / "camera.m3u8").write_text(f"{head}#EXTINF:1,\n{uri.format(clip)}\n")
+        watched.until(lambda w: w.camera.state == "down", "down")
+    assert numbers_of(watched.shown())[1] == {3}
+
+
+def test_hls_is_read_from_its_newest_segment_on_at_the_pace_of_its_frames():
+    with streaming() as stream:
+        begun = stream.newest
+        with Watched(stream.url, protocol="http", depth=RATE) as watched:
+            watched.frames(6 * RATE)
+            assert (watched.camera.state, watched.camera.reconnects) == ("live", 0)
+    received = watched.shown()
+    found, _ = numbers_of(received)
+    assert found[0] > begun - 2 * RATE
+    assert found == list(range(found[0], found[0] + len(found)))
+    assert watched.counts == Counts(indexed=len(received), decoded=len(received))
+    assert [one.number for one in received] == list(range(len(received)))
+    assert {one.captured_by for one in received} == {"arrival"}
+    assert np.diff([one.captured_s for one in received]).max() < 1.5
+
+
+def test_hls_whose_segments_come_late_is_waited_for():
+    with streaming() as stream, Watched(stream.url, protocol="http", depth=RATE) as watched:
+        watched.frames(10)
+        stream.late(4.0)
+        watched.frames(4 * RATE)
+        assert (watched.camera.reconnects, watched.counts.dropped) == (0, 0)
+
+
+@pytest.mark.parametrize("bframes", [0, 2])
+def test_no_frame_of_hls_comes_twice_where_it_is_connected_to_anew(bframes):
+    with streaming(bframes=bframes) as stream, Watched(stream.url, protocol="http") as watched:
+        watched.frames(10)
+        for _ in range(2):
+            stream.go(away=True)
+            watched.until(lambda w: w.camera.state == "down", "down")
+            stream.go(away=False)
+            watched.frames(20)
+    found, _ = numbers_of(watched.shown())
+    assert found == list(range(found[0], found[0] + len(found)))
+    assert watched.counts == Counts(indexed=len(found), decoded=len(found))
+    assert watched.camera.reconnects >= 2
+
+
+def test_hls_over_which_nothing_comes_is_given_up():
+    with streaming() as stream, Watched(stream.url, protocol="http", dead_s=2.0) as watched:
+        watched.frames(5)
+        stream.hang()
+        watched.until(lambda w: w.camera.state == "down", "down")
+        assert watched.camera.why == "nothing came for 2 s"
+
+
+def test_of_the_variants_of_hls_one_is_read():
+    with streaming() as stream:
+        with Watched(stream.url.replace("camera", "master"), protocol="http") as watched:
+            watched.frames(10)
+            stream.asked.clear()
+            watched.frames(4 * RATE)
+        assert len([path for path in stream.asked if path.endswith(".ts")]) > 1
+        assert not [path for path in stream.asked if "small" in path]
+
+
+def test_a_run_over_hls_that_hangs_ends_in_time(tmp_path):
+    with streaming() as stream:
+        reads = f"model: 'tests.models:NumberReader', classes: [{', '.join(BITS)}], task: any_of, input: [64, 96]"
+        (tmp_path / "run.yaml").write_text(
+            f"sources: [{{type: http, name: c0, url: '{stream.url}'}}]\n"
+            f"filter: {{{reads}, fold: 2, order: streams}}\nrun: {{dir: {tmp_path}}}\n"
+        )
+        stopped_s = []
+        stop = Noted(stopped_s)
+
+        def hang():
+            stream.hang()
+            threading.Timer(5.0, stop.set).start()  # by then it waits for the next segment
+
+        scenes = Scenes(("c0", 30, hang), ("c0", 10_000, stop.set))
+        outcome = run(load_run_config(tmp_path / "run.yaml"), stop=stop, watcher=scenes)
+        assert time.monotonic() - stopped_s[0] < 5
+        assert "camera-c0" in stuck_threads()
+    assert outcome.exit_code == 0
+    assert outcome.summary["sources"]["c0"]["labelled"] >= 30
+
+
+def come(turns, times):
+    """Which of some times are handed on over a connection, and when, where they all arrive at 0."""
+    turns.begin()
+    return [(at_s, turns.wait_s(at_s, 0.0)) for at_s in times if turns.is_new(at_s)]
+
+
+def test_frames_that_arrive_at_once_have_their_turn_one_after_the_other():
+    for times, waits in [
+        ([7.0, 7.11, 7.22], [0.0, 0.1, 0.2]),
+        ([7.0, 90.0, 3.0, 3.11], [0.0, 0.0, 0.0, 0.1]),  # a gap, and a time that begins anew
+        ([None, None], [0.0, 0.0]),
+    ]:
+        assert [wait_s for _, wait_s in come(Turns(), times)] == pytest.approx(waits)
+
+
+def test_a_frame_that_comes_late_delays_the_next_by_no_more_than_their_distance():
+    turns = Turns()
+    turns.begin()
+    assert turns.wait_s(7.0, 100.0) == 0.0
+    assert turns.wait_s(7.11, 105.0) == 0.0
+    assert turns.wait_s(7.22, 105.0) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("again", "handed_on"),
+    [
+        ([8.0, 9.0, 10.0, 11.0, 12.0], [11.0, 12.0]),
+        ([11.0, 12.0], [11.0, 12.0]),
+        ([8.0, 11.0, 2.0, 3.0], [11.0, 2.0, 3.0]),  # its time begins anew later on
+    ],
+)
+def test_behind_a_new_connection_only_what_is_new_is_handed_on(again, handed_on):
+    turns = Turns()
+    come(turns, [9.0, 10.0])
+    assert [at_s for at_s, _ in come(turns, again)] == handed_on
+
+
+def test_a_stream_that_was_begun_anew_is_all_new():
+    turns = Turns()
+    come(turns, [1000.0])
+    assert [at_s for at_s, _ in come(turns, [0.0, 1.0])] == [0.0, 1.0]
 
 
 class Until(Watcher):

@@ -26,10 +26,12 @@ import av.container
 import av.error
 import av.video.stream
 import numpy as np
+from av.stream import Discard
 from av.video.frame import VideoFrame
 
 from pipeline.batch import CapturedBy, Counts, Lost, Pixels
 from pipeline.errors import SourceError
+from pipeline.sources import hls
 from pipeline.sources.container import Packet
 from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.threads import Stop
@@ -179,6 +181,7 @@ class Camera:
         self._options = {"protocol_whitelist": PROTOCOLS[protocol]}
         if protocol == "rtsp":
             self._options |= {"rtsp_transport": transport, "allowed_media_types": "video", **LITTLE_PROBING}
+        self._turns: hls.Turns | None = None  # of HLS alone
         self.stop = Stop()
         self.next_frame = 0
         self._jitter = random.Random(name)
@@ -223,9 +226,22 @@ class Camera:
         self._is("ended")
 
     def _opened(self) -> av.container.InputContainer:
+        container = self._open()
+        if container.format.name == "hls" and self._turns is None:  # which only a connection tells
+            container.close()
+            self._turns = hls.Turns()
+            self._options |= hls.OPTIONS
+            container = self._open()
+        if self._turns is not None:
+            self._turns.begin()
+        return container
+
+    def _open(self) -> av.container.InputContainer:
+        # Of HLS a read may last until there is a segment, and FFmpeg does not read on behind one that was cut short.
+        read_s = READ_S if self._turns is None else self._dead_s
         open_s, began_s = OPEN_S[self._protocol], time.monotonic()
         try:
-            return av.open(self._url, options=dict(self._options), timeout=(open_s, READ_S), metadata_errors="replace")
+            return av.open(self._url, options=dict(self._options), timeout=(open_s, read_s), metadata_errors="replace")
         except av.error.FFmpegError as error:
             if time.monotonic() - began_s >= open_s:  # FFmpeg calls it invalid data
                 raise SourceError(self.name, f"it did not answer in {open_s:g} s") from error
@@ -242,6 +258,9 @@ class Camera:
             raise SourceError(self.name, "it sends video of a codec for which there is no decoder")
         stream.codec_context.thread_type = "NONE"
         stream.codec_context.thread_count = 1
+        if self._turns is not None:
+            for other in set(container.streams) - {stream}:  # FFmpeg would ask for them all
+                other.discard = Discard.all
         scalers = [Scaler(view) for view in self.views]
         cap = None if self._fps is None else Cap(self._fps)
         awaits_key = False
@@ -255,16 +274,21 @@ class Camera:
                 yield self._taken(None, math.nan, arrived_s)
             clock.heed(packet)
             if awaits_key and packet.size and not packet.is_keyframe:
-                self._lose()
+                self._lose(packet)
                 continue
             awaits_key = False
             try:
                 frames = packet.decode()
             except av.error.FFmpegError:
-                self._lose()
+                self._lose(packet)
                 awaits_key = True
                 continue
             for frame in frames:
+                if self._turns is not None:
+                    if not self._turns.is_new(frame.time):
+                        continue
+                    self._wait(self._turns.wait_s(frame.time, time.monotonic()))
+                    arrived_s, now_s = time.time(), time.monotonic()  # those of a segment come at one time
                 self.last_frame_s = time.monotonic()
                 if cap is not None and not cap.lets_pass(arrived_s if frame.time is None else frame.time):
                     self._pending += Counts(indexed=1, skipped=1)
@@ -275,7 +299,7 @@ class Camera:
                     for scaler, row in zip(scalers, rows, strict=True):
                         scaler.draw(frame, row)
                 except (av.error.FFmpegError, ValueError):
-                    self._lose()
+                    self._lose(packet)
                     raise
                 if now_s - previewed_s >= PREVIEW_S:
                     previewed_s = now_s
@@ -298,8 +322,10 @@ class Camera:
         self._pending, self._lost = Counts(), ()
         return taken
 
-    def _lose(self) -> None:
+    def _lose(self, packet: Packet) -> None:
         """The next frame gives no picture."""
+        if self._turns is not None and not self._turns.is_new(packet.pts and float(packet.pts * packet.time_base)):
+            return
         self._lost = joined(self._lost, (Lost(self.next_frame, self.next_frame, "corrupt"),))
         self._pending += Counts(indexed=1, corrupt=1)
         self.next_frame += 1
@@ -311,12 +337,15 @@ class Camera:
             try:
                 for packet in container.demux():  # of all streams: sound may go on where pictures do not
                     if packet.stream_index == stream.index:
-                        last_s = time.monotonic()
+                        if packet.size:
+                            last_s = time.monotonic()
                         yield cast("Packet", packet)  # an empty one at the end, for the frames that the decoder holds
                     else:
                         self._look_at_silence(time.monotonic() - last_s)
                     if self.stop:
                         return
+                if self._turns is not None:
+                    self._look_at_silence(time.monotonic() - last_s)  # FFmpeg calls it the end
                 return
             except av.error.ExitError:  # nothing came for a while; the connection is still there
                 self._look_at_silence(time.monotonic() - last_s)
@@ -332,7 +361,7 @@ class Camera:
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds
         while not self.stop and time.monotonic() < until:
-            time.sleep(NAP_S)
+            time.sleep(min(NAP_S, max(0.0, until - time.monotonic())))
 
     def _is(self, state: State, why: str = "") -> None:
         """Takes a state on; the log is told when it is another, and of a camera that is down once for each reason."""
