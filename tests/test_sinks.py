@@ -21,8 +21,9 @@ from pipeline.events import Event
 from pipeline.files import write_json
 from pipeline.rows import Labelling, labelling_of, schema, table
 from pipeline.sinks import open_sink, parts, text
+from pipeline.sinks.events import _known
 from pipeline.sinks.lines import Jsonl
-from pipeline.sinks.parts import PartsSink, committed, disk_errors, newest, part_path, read_end
+from pipeline.sinks.parts import PartsSink, committed, discard_damaged, disk_errors, newest, part_path, read_end
 from pipeline.threads import Stop
 
 PERSON = Labelling("person", ("person", "none"))
@@ -235,6 +236,38 @@ def test_a_damaged_part_is_named_with_what_to_do(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(SinkError, match=r"000000000000.parquet: must be a readable part.*remove it and --resume"):
         list(committed(tmp_path))
+
+
+def flip(path, column="frame"):
+    """Alters the last byte of a column's values: the footer stays whole."""
+    names = pq.read_schema(path).names
+    column = pq.read_metadata(path).row_group(0).column(names.index(column))
+    data = bytearray(path.read_bytes())
+    data[column.data_page_offset + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_part_of_which_a_page_is_damaged_is_named_by_the_sinks_that_read_it_and_removed_on_resuming(tmp_path):
+    commit(tmp_path, Segment("a"), 300)
+    path = part_path(tmp_path, "person", Segment("a"))
+    flip(path)
+    assert read_end(path).counts.labelled == 300
+    told = r"frames/person/a/000000000000.parquet: must be a readable part of the run, got .*checksum"
+    file, out = (texts(tmp_path, "csv", tmp_path / "rows.csv"), texts(tmp_path, "csv"))
+    with pytest.raises(SinkError, match=told):
+        file.finish()
+    file.close()
+    with pytest.raises(SinkError, match=told):
+        out.commit(ended(Segment("a"), 300))
+    discard_damaged(tmp_path)
+    assert not path.exists()
+
+
+def test_a_table_of_events_that_is_damaged_is_made_anew(tmp_path, caplog):
+    path = tmp_path / "events.parquet"
+    path.write_bytes(b"PAR1 and no more")
+    assert _known(path) == {}
+    assert f"{path}: cannot be read any more" in caplog.text
 
 
 def test_a_parquet_file_of_something_else_is_named(tmp_path):

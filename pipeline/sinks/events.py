@@ -37,6 +37,7 @@ from pipeline.sinks.parts import committed, disk_errors, open_part, part_path
 from pipeline.sources.camera import Preview
 from pipeline.sources.stills import as_jpeg, read_stills
 from pipeline.text import printable
+from specialized.objects import one_line
 
 __all__ = ["EventsSink", "Rules"]
 
@@ -274,8 +275,11 @@ def _known(path: Path) -> dict[str, Mapping[str, object]]:
     """The events of a table that was written when all of them had been told: by their keys, as they ended."""
     if not path.exists():
         return {}
-    with disk_errors(path):
+    try:
         rows = pq.read_table(path, columns=[name for name in SCHEMA.names if name != "thumbnail"]).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        log.warning("%s: cannot be read any more (%s); all events are told again", path, one_line(error))
+        return {}
     made = (Event(**_finite(row), is_over=True) for row in rows)
     return {event.key: _facts(event) for event in made}
 

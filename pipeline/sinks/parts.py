@@ -145,7 +145,12 @@ class _Part:
         if self._opened is None:
             make_folder(self._path.parent)
             file = WholeFile(self._path)
-            self._opened = file, pq.ParquetWriter(file.file, self._schema, compression="zstd", use_dictionary=REPEATING)
+            self._opened = (
+                file,
+                pq.ParquetWriter(
+                    file.file, self._schema, compression="zstd", use_dictionary=REPEATING, write_page_checksum=True
+                ),
+            )
         writer = self._opened[1]
         self._settle()
         if self._tables:
@@ -170,16 +175,19 @@ def part_path(folder: Path, filter: str, segment: Segment) -> Path:
     return _source_folder(folder, filter, segment.source) / name
 
 
-def open_part(path: Path) -> pq.ParquetFile:
+@contextmanager
+def open_part(path: Path) -> Generator[pq.ParquetFile]:
     """Opens a part for reading.
 
     Raises:
-        SinkError: it is missing or damaged.
+        SinkError: it is missing or damaged; also where what is damaged is read within the block.
     """
     try:
-        return pq.ParquetFile(path)
+        with pq.ParquetFile(path, page_checksum_verification=True) as part:
+            yield part
     except (OSError, pa.ArrowException) as exc:
-        raise SinkError(f"{path}: must be a readable part of the run, got {exc}; remove it and --resume") from exc
+        told = " ".join(str(exc).split())
+        raise SinkError(f"{path}: must be a readable part of the run, got {told}; remove it and --resume") from exc
 
 
 def read_end(path: Path) -> SegmentEnd:
@@ -225,10 +233,10 @@ def discard_damaged(folder: Path) -> None:
 
 
 def _is_sound(path: Path) -> bool:
-    """Whether a part is as it was committed; one that is not is removed."""
+    """Whether a part is as it was committed, every page of it; one that is not is removed."""
     try:
         with open_part(path) as part:
-            rows = part.metadata.num_rows
+            rows = sum(map(len, part.iter_batches()))
             wanted = _end_in(part, path).filters.get(labelling_of(part.metadata.metadata).name)
         if rows == wanted:
             return True
