@@ -27,7 +27,7 @@ from pipeline.errors import SinkError
 from pipeline.events import Event
 from pipeline.rows import Labelling, labelling_of, table
 from pipeline.sinks.lines import Jsonl, event_json
-from pipeline.sinks.parts import disk_errors, open_part, part_path
+from pipeline.sinks.parts import open_part, part_path
 from pipeline.sinks.spool import Spool
 from pipeline.threads import Stop, Worker
 
@@ -99,7 +99,7 @@ class SpooledSink(Sink):
         self._live = live
         self._lines = Jsonl()
         self._opened: tuple[Spool, Worker] | None = None
-        self._left: deque[Path] = deque()  # parts that are committed, and have found no room as the run went on
+        self._left: deque[Path] = deque()  # parts that are committed, and have found no room yet
         self._closing_s = math.inf  # monotonic time at which closing ends
         self._away_s = math.inf  # monotonic time since when it is away
         self._why = ""  # it is, as the log was told last
@@ -172,7 +172,7 @@ class SpooledSink(Sink):
         if self._rows and self._live is None:
             spool, _ = self._open()
             marks = spool.marks()
-            self._left = deque(path for end in ends for path in self._parts(end) if self._mark(path) not in marks)
+            self._left.extend(path for end in ends for path in self._parts(end) if self._mark(path) not in marks)
             self._catch_up()
 
     def write(self, batch: FrameBatch) -> None:
@@ -193,8 +193,8 @@ class SpooledSink(Sink):
     def commit(self, end: SegmentEnd) -> None:
         spool, worker = self._open()
         if self._rows and self._live is None and not end.retry:
-            for path in self._parts(end):
-                self._leave_part(path)
+            self._left.extend(self._parts(end))
+            self._catch_up()
         spool.sync()
         worker.wake()
 
@@ -202,7 +202,12 @@ class SpooledSink(Sink):
         """Of files, waits until all is sent, also what an earlier run left, unless the receiver is away."""
         self._open()
         if self._live is None:
-            self._catch_up()  # it may be back
+            self._try_now()
+            left = -1
+            while self._left and len(self._left) != left:
+                left = len(self._left)
+                self._wait(self._max_bytes // 2)
+                self._catch_up()
             self._wait(0)
 
     def hurry(self) -> None:
@@ -239,8 +244,8 @@ class SpooledSink(Sink):
         return str(path.relative_to(self._folder))
 
     def _catch_up(self) -> None:
-        """Leaves parts to be sent, as far as there is room: rather than given up they are left for later."""
-        while self._left and not self._is_full() and self._leave_part(self._left[0], whole=False):
+        """Leaves parts to be sent, in order, as far as there is room: rather than given up they are left for later."""
+        while self._left and not self._is_full() and self._leave_part(self._left[0]):
             self._left.popleft()
 
     def _is_full(self) -> bool:
@@ -248,20 +253,20 @@ class SpooledSink(Sink):
         spool, _ = self._open()
         return bool(self._stop) or spool.bytes > self._max_bytes // 2
 
-    def _leave_part(self, path: Path, *, whole: bool = True) -> bool:
-        """Leaves the rows of a committed part to be sent, and marks it; as far as there is room if not `whole`.
+    def _leave_part(self, path: Path) -> bool:
+        """Leaves the rows of a committed part to be sent, and marks it, as far as there is room.
 
         Returns:
-            Whether all of it was left.
+            Whether all of it was left; else it is to be left anew.
         """
         spool, _ = self._open()
-        with disk_errors(path), open_part(path) as part:
+        with open_part(path) as part:
             labelling = labelling_of(part.metadata.metadata)
             for rows in part.iter_batches(ROWS):
+                if self._is_full():
+                    return False
                 self._leave_rows(rows, labelling)
                 self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
-                if not whole and self._is_full():
-                    return False
         spool.mark(self._mark(path))
         return True
 
@@ -277,6 +282,15 @@ class SpooledSink(Sink):
         spool, worker = self._open()
         while spool.bytes > most_bytes and time.monotonic() - self._away_s < PATIENCE_S and not self._stop:
             worker.wake()  # raises what the thread failed with
+            time.sleep(WAIT_S)
+
+    def _try_now(self) -> None:
+        """Makes the next attempt at a receiver that was away at once: it may be back, and nobody waits for it later."""
+        _, worker = self._open()
+        before, until_s = self._attempts, time.monotonic() + TRIAL_S
+        self._next_s = 0.0
+        while before and self._attempts == before and time.monotonic() < until_s and not self._stop:
+            worker.wake()
             time.sleep(WAIT_S)
 
     def _work(self, spool: Spool) -> float | None:
