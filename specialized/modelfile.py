@@ -10,8 +10,9 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
@@ -36,6 +37,7 @@ _CARD_KEY = "vpipe-model-v1"
 _ANY_CARD_KEY = re.compile(r"vpipe-model-v\d+")
 _MAX_CARD_BYTES = 16 << 20  # each class has its figures in it
 _FEW_VALUES = 10_000_000  # of weights: 40 MB
+_OWN_TIMES = 10  # as many values a class of one's own may take while it is made: some of them are not kept
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,16 +232,22 @@ def load_model(path: str | os.PathLike[str]) -> tuple[ModelCard, "nn.Module"]:
     With `ranges` in the card its layers round to 8 bits, see `specialized.quantize`.
 
     A class of one's own is looked for where Python finds modules, and last beside the model file. If its module lies
-    there and another one is found first, the file is refused: it may be a network of the same shapes.
+    there and another one is found first, the file is refused: it may be a network of the same shapes. So is one that
+    names a module of Python's own library, which holds no networks and may do anything when it is imported.
 
     Raises:
         ModelError: names the file and what is wrong with it.
     """
     card = read_card(path)
+    module_name, colon, _ = card.architecture.partition(":")
+    if colon and module_name.partition(".")[0] in sys.stdlib_module_names:
+        raise ModelError(
+            f"{path}: architecture must be a network, got {card.architecture}, of Python's own library; save it anew"
+        )
     search_beside(path, card.architecture)
+    most = max(_FEW_VALUES, 2 * _values(path))  # of a few too many, the weights that do not fit are named
     try:
-        # A class of one's own may take what it likes while it is made.
-        with _at_most(_values(path)) if card.architecture in MODELS else nullcontext():
+        with _at_most(most if card.architecture in MODELS else _OWN_TIMES * most, _values(path)):
             module = network(card)
     except ModelError as exc:
         raise ModelError(f"{path}: {exc}") from exc
@@ -261,12 +269,11 @@ def _values(path: str | os.PathLike[str]) -> int:
 
 
 @contextmanager
-def _at_most(values: int) -> Iterator[None]:
-    """Lets a network be made only as large as a file of so many values may fill: its card may ask for any size."""
+def _at_most(most: int, values: int) -> Iterator[None]:
+    """Lets a network be made of so many values at most, for a file that holds some: its card may ask for any size."""
     import torch
     from torch.overrides import TorchFunctionMode
 
-    most = max(_FEW_VALUES, 2 * values)  # of a few too many, the weights that do not fit are named
     made = 0
 
     class Counting(TorchFunctionMode):

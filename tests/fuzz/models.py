@@ -45,6 +45,8 @@ ASKED: tuple[dict[str, Any], ...] = (
     {"architecture": "resnet50", "args": {}, "input": [50, 50]},
     {"architecture": "os:system"},
     {"architecture": "torch.nn:Linear", "args": {"in_features": 10**5, "out_features": 10**5}},
+    {"architecture": "torch.nn:Linear", "args": {"in_features": 30_000, "out_features": 30_000}},
+    {"architecture": "antigravity:geohash", "args": {}},
     {"architecture": "torch.nn:Identity", "args": {}},
     {"architecture": "../x:Y"},
     {"architecture": "nowhere.x:Y"},
