@@ -68,6 +68,12 @@ class Fault:
             self.kind == "slow" and len(batch) > 0 and int(batch.index[-1]) >= self.number
         )
 
+    def has_happened(self, batch: FrameBatch) -> bool:
+        """Whether it did, by what became of a batch or a segment: it may be in another process that it happens."""
+        frame = -1 if self.place == "segment" else self.number
+        lost = () if batch.end is None or self.source not in (None, batch.source) else batch.end.lost
+        return self.is_in(batch) or any(part.first <= frame <= part.last for part in lost)
+
 
 def parse_fault(text: str) -> Fault:
     """Reads `KIND@PLACE:NUMBER[:SOURCE]`.
@@ -117,6 +123,11 @@ class FaultySink(Sink):
         self._written = dict.fromkeys(self._faults, 0)
         self._damage = damage
         self._damaged: set[object] = set()  # segments
+
+    @property
+    def to_come(self) -> list[Fault]:
+        """Those that have not happened."""
+        return [fault for fault, written in self._written.items() if written < fault.number]
 
     def resume(self, ends: Sequence[SegmentEnd]) -> None:
         self._sink.resume(ends)

@@ -22,7 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.contracts import Sink, Watcher
 from pipeline.errors import ConfigError, SinkError, VpipeError
 from pipeline.events import EventRule
-from pipeline.faults import FaultySink
+from pipeline.faults import Fault, FaultySink
 from pipeline.files import write_json
 from pipeline.ledger import EXIT_CODES, Earlier, Ledger, State, run_state, summary
 from pipeline.machine import cores
@@ -103,6 +103,8 @@ class Running:
     tails: dict[str, deque[SegmentEnd]] = field(default_factory=dict)  # of cameras, the last ends
     earlier: dict[str, Earlier] = field(default_factory=dict)  # and the sum of those before
     rereading: Rereading | None = None
+    to_come: set[Fault] = field(default_factory=set)  # faults at segments and frames
+    faulty: FaultySink | None = None
     removed: Removed = field(default_factory=Removed)
     _look_s: float = 0.0  # monotonic time at which to look for what is old
     error: str | None = None
@@ -110,6 +112,7 @@ class Running:
     def __post_init__(self) -> None:
         lag_s = LAG_S if self.config.metrics is None else self.config.metrics.lag_s
         self.monitor = Monitor(self.plan.sources.names, cameras=self._cameras, lag_s=lag_s)
+        self.to_come = {fault for fault in self.plan.faults if fault.place != "write"}
         self.watchers = (self.monitor, *self.watchers)  # first, so that the others find it up to date
 
     def work(self) -> Outcome:
@@ -232,7 +235,7 @@ class Running:
         self.receivers = [sink for sink in others if isinstance(sink, SpooledSink)]
         parts: Sink = PartsSink(self.folder.path, [*labellings.values()], identity=self.sha)
         if self.plan.faults:
-            parts = FaultySink(parts, *self.plan.faults, damage=self._damage)
+            parts = self.faulty = FaultySink(parts, *self.plan.faults, damage=self._damage)
         opened: list[tuple[str, Sink]] = [("parts", parts)]
         if rules := _rules(self.config):
             paths = {source.name: source.path for source in sources.files}
@@ -315,6 +318,8 @@ class Running:
         for batch in batches:
             for watcher in self.watchers:
                 watcher.decoded(batch)
+            if self.to_come:
+                self.to_come -= {fault for fault in self.to_come if fault.has_happened(batch)}
             yield batch
 
     def _counted(self, groups: Iterator[FoldedBatch]) -> Iterator[FoldedBatch]:
@@ -332,6 +337,8 @@ class Running:
         ledger = Ledger(ends, sources=self.plan.sources.names, earlier=self.earlier)
         for problem in ledger.check():
             log.error("the ledger does not add up: %s", problem)
+        for fault in (*self.to_come, *(self.faulty.to_come if self.faulty is not None else ())):
+            log.warning("--fault %s: has not happened, as nothing came to that place", fault)
         interrupted = bool(self.stop) and not self.plan.is_live  # cameras end when they are stopped
         # What waits for a receiver of cameras' events is sent when the run goes on, as it does; files are done now.
         untold = any(sink.lost or sink.refused or (sink.pending and not self.plan.is_live) for sink in self.receivers)

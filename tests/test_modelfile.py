@@ -269,17 +269,13 @@ def test_a_network_larger_than_its_file_is_refused_before_it_takes_memory(tmp_pa
 def test_a_class_that_asks_for_far_more_than_its_file_holds_is_refused_too(tmp_path: Path) -> None:
     args = {"in_features": 30_000, "out_features": 30_000}
     path = with_card(tmp_path / "m.safetensors", architecture="torch.nn:Linear", args=args)
-    with pytest.raises(
-        ModelError, match=r"m\.safetensors: torch.nn:Linear: .*the file holds 1 values"
-    ):
+    with pytest.raises(ModelError, match=r"m\.safetensors: torch.nn:Linear: .*the file holds 1 values"):
         load_model(path)
 
 
 def test_a_module_of_pythons_own_library_is_not_run(tmp_path: Path) -> None:
     path = with_card(tmp_path / "m.safetensors", architecture="this:Zen", args={})
-    with pytest.raises(
-        ModelError, match=r"m\.safetensors: architecture must be a network, got this:Zen, of"
-    ):
+    with pytest.raises(ModelError, match=r"m\.safetensors: architecture must be a network, got this:Zen, of"):
         load_model(path)
     assert "this" not in sys.modules
 

@@ -50,6 +50,16 @@ def labelled(outcome):
     return {frame for _, frame in test_runner.rows(outcome.folder)[0]}
 
 
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_fault_that_has_not_happened_is_told(tmp_path, caplog, isolate):
+    config = configured(tmp_path, decode={"workers": 1, "isolate": isolate})
+    happen = [Fault("corrupt", "frame", 3), Fault("slow", "segment", 2), Fault("raise", "frame", 20)]
+    miss = [Fault("hang", "frame", 1200), Fault("raise", "segment", 77), Fault("slow", "write", 1000)]
+    assert run(config, faults=[*happen, *miss]).exit_code == 3
+    told = [record.getMessage() for record in caplog.records if "has not happened" in record.getMessage()]
+    assert sorted(told) == sorted(f"--fault {fault}: has not happened, as nothing came to that place" for fault in miss)
+
+
 @pytest.mark.parametrize(
     "text", ["", "raise", "raise@frame", "raise@frame:x", "melt@frame:1", "raise@moon:1", "raise@frame:-1"]
 )
