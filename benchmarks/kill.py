@@ -6,14 +6,17 @@
     python -m benchmarks.kill --by disk              its disk is full until it has broken off; needs root, for a tmpfs
     python -m benchmarks.kill --by receiver          a receiver of its rows goes and comes, and SIGKILL
 
-Eight files of 7,200 frames in 576 segments are labelled by `lobby-person-f4`. The run is disturbed, `--resume` goes on
-with it, and so on. Nine in ten moments wait for a commit of the process that they hit, and then for a random time, so
-long that the run is about done at the last of them; the others are any moment, its start included. Afterwards all of
-this must hold: a part that was committed is the same file with the same time for ever after; no temporary file is left;
-the rows, sorted, are byte for byte those of the undisturbed run.
+Eight files of 7,200 frames in 576 segments are labelled by `lobby-person-f4` and `-f1`: a segment is committed when
+each of the two has its part. The run is disturbed, `--resume` goes on with it, and so on. Nine in ten moments wait for
+a commit of the process that they hit, and then for a random time, so long that the run is about done at the last of
+them; the others are any moment, its start included. Afterwards all of this must hold: the parts of a segment that was
+committed are the same files with the same times for ever after; no temporary file is left, and no part too many; the
+rows, sorted, are byte for byte those of the undisturbed run; each process ended as it must, without a traceback; and of
+SIGKILL and SIGTERM, seven in ten moments at least lay between the first commit and the last.
 
 *disk*: the run must break off by itself, with exit code 1 and a message that names a file, and without a traceback; a
-sink with a spool and a csv file are on that disk, too. *receiver*: each row must arrive at least once.
+sink with a spool and a csv file are on that disk, too, and what they wrote must be as undisturbed. *receiver*: each row
+must arrive at least once, and none that is not the run's.
 """
 
 from __future__ import annotations
@@ -25,26 +28,28 @@ import random
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import click
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from benchmarks.archive import F4
+from benchmarks.archive import F1, F4
 from benchmarks.facts import ROOT, facts
 from benchmarks.footage import clip, joined
 from benchmarks.live import Receiver
 from benchmarks.measuring import VPIPE, Failed
 from benchmarks.part import RESULTS, say
 from pipeline.files import make_folder, write_json
+from pipeline.sinks.database import OF_ROWS
 
 FILES, REPEATS, SEGMENT = 8, 8, 100
 LIMIT_S = 120.0  # of a process
@@ -54,6 +59,14 @@ ANY_MOMENT = 0.1  # the share of moments that wait for no commit
 DISK_MB = 64  # several times what the run leaves
 LEFT_BYTES = 1 << 16  # of room that a filled disk may have left, so that it runs out in different places
 FOLDER = "the run's folder"
+BETWEEN = 0.7  # the least share of moments between the first commit and the last
+FILTERS = {"four": F4, "one": F1}
+ENDS = {  # with what processes may end; SIGTERM may come before the program has begun
+    "kill": {-signal.SIGKILL, 0},
+    "term": {-signal.SIGTERM, 130, 0},
+    "disk": {1, 0},
+    "receiver": {-signal.SIGKILL, 0},
+}
 KILLED_OF = 3  # one in so many moments of the receiver is a SIGKILL, too
 
 Parts = dict[Path, tuple[int, int]]  # of each file its inode and its time of change
@@ -82,7 +95,7 @@ def main(by: str, isolate: bool, times: int, seed: int, out: Path) -> None:
         if code := start(place, "undisturbed").wait(10 * LIMIT_S):
             raise Failed(f"the undisturbed run must end with 0, got {code}")
         say(f"kill: undisturbed, {time.monotonic() - began_s:.1f} s")
-        segments = len(parts(place, "undisturbed"))
+        segments = len(parts(place, "undisturbed")) // len(FILTERS)
         run = Disturbed(place, times, segments, chance)
         if by == "disk":
             found = filled(run)
@@ -98,9 +111,16 @@ def main(by: str, isolate: bool, times: int, seed: int, out: Path) -> None:
             "segments": segments,
             "rows": rows(place, "killed").num_rows,
             "same_rows": digest(rows(place, "killed")) == digest(rows(place, "undisturbed")),
+            "same_parts": files(place, "killed") == files(place, "undisturbed"),
             "parts_done_again": run.again,
+            "half_committed": run.halves,
             "temporary_files": sum(path.name.startswith(".") for path in (place / "killed").rglob("*")),
         }
+        found["ended_otherwise"] = sum(n for code, n in found["exit_codes"].items() if code not in ENDS[by])
+        if by in ("kill", "term"):
+            found["too_few_between"] = run.when["between"] < BETWEEN * times
+        if by == "disk":
+            found |= written(place, Path(folder))
         if receiver is not None:
             found |= arrivals(place, Path(folder) / "received")
     command = f"python -m benchmarks.kill --by {by}{' --isolate' * isolate} --times {times} --seed {seed}"
@@ -114,7 +134,9 @@ def main(by: str, isolate: bool, times: int, seed: int, out: Path) -> None:
 def is_sound(found: Found) -> bool:
     """Whether all holds that must."""
     wrong = ("last_exit_code", "parts_done_again", "temporary_files", "not_broken_off_well", "rows_lost")
-    return bool(found["same_rows"]) and not any(found.get(key) for key in wrong)
+    wrong += ("rows_unknown", "ended_otherwise", "tracebacks", "too_few_between")
+    right = ("same_rows", "same_parts", "same_csv", "same_database")
+    return all(found.get(key, True) for key in right) and not any(found.get(key) for key in wrong)
 
 
 def sinks(by: str, folder: Path, name: str, receiver: Receiver | None) -> list[str]:
@@ -131,7 +153,8 @@ def write_config(place: Path, name: str, sinks: list[str], *, isolate: bool) -> 
     video = joined(clip("lobby-person"), REPEATS)
     sources = [f"  - {{name: s{k}, path: {video}}}" for k in range(FILES)]
     decode = f"decode: {{segment_frames: {SEGMENT}, isolate: {str(isolate).lower()}}}"
-    lines = ["sources:", *sources, decode, f"filter: {{model: {F4}}}"]
+    filters = [f"  - {{name: {name}, model: {model}}}" for name, model in FILTERS.items()]
+    lines = ["sources:", *sources, decode, "filters:", *filters]
     lines += ["telemetry: {interval_s: 0.5}", *(["sinks:"] if sinks else []), *(f"  - {sink}" for sink in sinks)]
     (place / f"{name}.yaml").write_text("\n".join(lines))
 
@@ -148,13 +171,14 @@ class Disturbed:
     Attributes:
         before: What was committed when it was looked at last.
         again: Parts that were not what they had been.
+        halves: Moments behind which one filter had a part that the other had not.
         when: How far it was, counted.
     """
 
     def __init__(self, place: Path, times: int, segments: int, chance: random.Random) -> None:
         self.place, self.times, self.segments, self.chance = place, times, segments, chance
-        self.before: Parts = {}
-        self.again = 0
+        self.before: Parts = {}  # of whole segments
+        self.again = self.halves = 0
         self.when: Counter[str] = Counter()
 
     def start(self, err: int | None = None) -> subprocess.Popen[bytes]:
@@ -164,7 +188,7 @@ class Disturbed:
     def wait(self, process: subprocess.Popen[bytes], k: int) -> None:
         """Waits for the k-th moment."""
         ends_s = time.monotonic() + LIMIT_S
-        if self.chance.random() < ANY_MOMENT or len(self.before) == self.segments:
+        if self.chance.random() < ANY_MOMENT or self.is_whole(self.before):
             time.sleep(self.chance.uniform(0, 3))
             return
         while len(parts(self.place, "killed")) <= len(self.before) and process.poll() is None:
@@ -172,32 +196,40 @@ class Disturbed:
                 raise Failed(f"a segment must be committed within {LIMIT_S:g} s, got none")
             time.sleep(POLL_S)
         # As many segments as are left, over the moments that are left: at some 50 a second.
-        share = (self.segments - len(self.before)) / (self.times - k)
+        share = (self.segments - len(self.before) / len(FILTERS)) / (self.times - k)
         time.sleep(self.chance.uniform(0, 2 * share / 50))
 
     def look(self, k: int | None = None) -> Parts:
         """Compares what is committed with what was; k: after the k-th moment."""
         now = parts(self.place, "killed")
         self.again += changed(self.before, now)
+        self.halves += len(files(self.place, "killed")) > len(now)
         self.before = now
         if k is not None:
-            whole = len(now) == self.segments
+            whole = self.is_whole(now)
             self.when["before the first commit" if not now else "after the last" if whole else "between"] += 1
             if k % 10 == 9:
-                say(f"kill: {k + 1}, {len(now)} of {self.segments} segments")
+                say(f"kill: {k + 1}, {len(now) // len(FILTERS)} of {self.segments} segments")
         return now
+
+    def is_whole(self, now: Parts) -> bool:
+        return len(now) == len(FILTERS) * self.segments
 
 
 def killed(run: Disturbed, number: signal.Signals) -> Found:
     """Kills the run so many times."""
     codes: Counter[int] = Counter()
+    tracebacks = 0
     for k in range(run.times):
-        process = run.start()
-        run.wait(process, k)
-        process.send_signal(number)
-        codes[process.wait(LIMIT_S)] += 1
+        with tempfile.TemporaryFile() as told:
+            process = run.start(told.fileno())
+            run.wait(process, k)
+            process.send_signal(number)
+            codes[process.wait(LIMIT_S)] += 1
+            told.seek(0)
+            tracebacks += b"Traceback" in told.read()
         run.look(k)
-    return {"exit_codes": dict(codes)}
+    return {"exit_codes": dict(codes), "tracebacks": tracebacks}
 
 
 # ------------------------------------------------------------------------------------------ a full disk
@@ -280,6 +312,19 @@ def broke_at(said: str, place: Path) -> str:
     return next((kind for kind in of if kind != FOLDER), FOLDER if of else "")
 
 
+def written(place: Path, folder: Path) -> Found:
+    """Whether the csv file and the database hold what they hold undisturbed."""
+    csv = [(place / f"{name}.csv").read_bytes() for name in ("killed", "undisturbed")]
+    databases = [labels(folder / f"{name}.sqlite") for name in ("killed", "undisturbed")]
+    return {"same_csv": csv[0] == csv[1], "same_database": databases[0] == databases[1]}
+
+
+def labels(path: Path) -> list[tuple[object, ...]]:
+    """The rows of a database."""
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(f"select {', '.join(OF_ROWS[1:])} from labels order by source, frame, filter").fetchall()
+
+
 # ------------------------------------------------------------------------------------------ a receiver
 
 
@@ -306,7 +351,7 @@ def left_alone(run: Disturbed, receiver: Receiver) -> Found:
 
 def arrivals(place: Path, received: Path) -> Found:
     """What came of the rows of the run that lies at `place`, as the receiver wrote it."""
-    came = Counter((row["source"], row["frame"]) for row in arrived(received, "killed"))
+    came = Counter((row["filter"], row["source"], row["frame"]) for row in arrived(received, "killed"))
     wanted = ids(rows(place, "killed"))
     return {
         "rows_arrived": len(wanted & set(came)),
@@ -325,17 +370,25 @@ def arrived(received: Path, run: str) -> Iterator[dict[str, object]]:
                 yield from body.get("rows", ())
 
 
-def ids(table: pa.Table) -> set[tuple[object, object]]:
-    return set(zip(table["source"].to_pylist(), table["frame"].to_pylist(), strict=True))
+def ids(table: pa.Table) -> set[tuple[object, ...]]:
+    return set(zip(*(table[name].to_pylist() for name in ("filter", "source", "frame")), strict=True))
 
 
 # ------------------------------------------------------------------------------------------ what is committed
 
 
-def parts(place: Path, name: str) -> Parts:
-    """What is committed."""
+def files(place: Path, name: str) -> set[Path]:
+    """The parts that are in place, below the folder of the run."""
     found = (path for path in (place / name / "frames").rglob("*.parquet") if not path.name.startswith("."))
-    return {path.relative_to(place): (facts.st_ino, facts.st_mtime_ns) for path in found for facts in [path.stat()]}
+    return {path.relative_to(place / name) for path in found}
+
+
+def parts(place: Path, name: str) -> Parts:
+    """What is committed: the parts of segments of which each filter has its own."""
+    found = files(place, name)
+    filters = Counter(Path(*path.parts[2:]) for path in found)
+    paths = [place / name / path for path in found if filters[Path(*path.parts[2:])] == len(FILTERS)]
+    return {path.relative_to(place): (facts.st_ino, facts.st_mtime_ns) for path in paths for facts in [path.stat()]}
 
 
 def changed(before: Parts, after: Parts) -> int:
@@ -345,12 +398,15 @@ def changed(before: Parts, after: Parts) -> int:
 
 def rows(place: Path, name: str) -> pa.Table:
     """All rows of a run, sorted, without dictionaries, which Arrow does not sort by and which may differ in order."""
-    found = ds.dataset(place / name / "frames").to_table()
-    plain = {
-        field.name: column.cast(pa.string()) if pa.types.is_dictionary(field.type) else column
-        for field, column in zip(found.schema, found.columns, strict=True)
-    }
-    return pa.table(plain).sort_by([("source", "ascending"), ("frame", "ascending")])
+    tables = []
+    for filter in FILTERS:
+        found = ds.dataset(place / name / "frames" / filter).to_table()
+        plain = {
+            field.name: column.cast(pa.string()) if pa.types.is_dictionary(field.type) else column
+            for field, column in zip(found.schema, found.columns, strict=True)
+        }
+        tables.append(pa.table({"filter": [filter] * found.num_rows, **plain}))
+    return pa.concat_tables(tables).sort_by([(key, "ascending") for key in ("filter", "source", "frame")])
 
 
 def digest(table: pa.Table) -> str:

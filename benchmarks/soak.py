@@ -5,8 +5,9 @@
 
 Eight files of one length are labelled by `lobby-person-f4`, with events, a csv file, JSON lines of events and a
 database of rows. Each second the process is looked at from outside, and the rows of the parts that it has committed are
-counted, which tells how far it is. Memory is the median of each tenth of the frames. The exit code is 1 if the run
-fails, if a frame has no row, or if a tenth behind the first holds over 5 % more than was held about 10 % of the frames.
+counted, which tells how far it is. Memory, files and threads are medians of each tenth of the frames. The exit code is
+1 if the run fails, if a frame has no row, if a tenth behind the first holds over 5 % more memory than was held about
+10 % of the frames, or if one has more files or threads than the second.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def main(least: int, out: Path) -> None:
     )
     for key, value in found.items():
         click.echo(f"{key}: {value}")
-    sound = found["is_flat"] and found["rows"] == total and not process.returncode
+    sound = found["is_flat"] and found["is_level"] and found["rows"] == total and not process.returncode
     sys.exit(0 if sound else 1)
 
 
@@ -133,6 +134,10 @@ def judged(sampled: Sampled, done: Sequence[int], total: int) -> Result:
     if not len(around):
         raise Failed(f"there must be a sample about {100 // TENTHS} % of the frames, got none; raise --frames")
     reference = float(np.median(around))
+    files, threads = (
+        {tenth: statistics.median_low(of[k] for k in at) for tenth, at in sorted(tenths.items())}
+        for of in (sampled.files, sampled.threads)
+    )
     growth = max(value for tenth, value in medians.items() if tenth > 1) / reference - 1
     return {
         "frames": total,
@@ -141,8 +146,9 @@ def judged(sampled: Sampled, done: Sequence[int], total: int) -> Result:
         "rss_mb": {f"{10 * tenth} %": round(value, 1) for tenth, value in medians.items()},
         "rss_mb_highest": round(float(rss.max()), 1),
         "rss_mb_per_100000_frames_in_the_second_half": round(slope, 3),
-        "files": {f"{10 * tenth} %": max(sampled.files[k] for k in of) for tenth, of in sorted(tenths.items())},
-        "threads": {f"{10 * tenth} %": max(sampled.threads[k] for k in of) for tenth, of in sorted(tenths.items())},
+        "files": {f"{10 * tenth} %": number for tenth, number in files.items()},
+        "threads": {f"{10 * tenth} %": number for tenth, number in threads.items()},
+        "is_level": all(number <= of[2] for of in (files, threads) for tenth, number in of.items() if tenth > 2),
         "rss_mb_at_10_percent": round(reference, 1),
         "growth": round(growth, 4),
         "most_growth": MOST_GROWTH,

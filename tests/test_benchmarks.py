@@ -356,11 +356,34 @@ def test_rows_count_that_came_whole_from_the_run_that_is_asked_for(tmp_path) -> 
     assert list(kill.arrived(tmp_path / "received", "a")) == [{"frame": 1}] * 2
 
 
-@pytest.mark.parametrize("wrong", ["last_exit_code", "parts_done_again", "temporary_files", "rows_lost"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("last_exit_code", "parts_done_again", "temporary_files", "rows_lost", "rows_unknown", "ended_otherwise"),
+        *("tracebacks", "too_few_between"),
+    ],
+)
 def test_a_run_is_sound_only_if_all_holds(wrong) -> None:
     assert kill.is_sound({"same_rows": True, "rows_repeated": 100})
-    assert not kill.is_sound({"same_rows": False})
+    for name in ("same_rows", "same_parts", "same_csv", "same_database"):
+        assert not kill.is_sound({"same_rows": True, name: False})
     assert not kill.is_sound({"same_rows": True, wrong: 1})
+
+
+def test_a_segment_of_which_one_filter_has_no_part_yet_is_not_committed(tmp_path) -> None:
+    for place in ("four/s0/0", "four/s0/1", "one/s0/0", "one/s1/1"):
+        path = tmp_path / "killed" / "frames" / f"{place}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert sorted(map(str, kill.parts(tmp_path, "killed"))) == [
+        f"killed/frames/{filter}/s0/0.parquet" for filter in ("four", "one")
+    ]
+
+
+def test_files_and_threads_are_level_if_no_tenth_has_more_than_the_second() -> None:
+    for files, is_level in ([9] * 20, True), ([12, 12, *[9] * 18], True), ([9] * 10 + [10] * 10, False):
+        sampled = Sampled(0, rss_bytes=[100_000_000] * 20, threads=[5] * 20, files=files)
+        assert soak.judged(sampled, [*range(0, 1000, 50), 1000], 1000)["is_level"] == is_level
 
 
 @pytest.mark.parametrize(("last", "is_flat"), [(104, True), (106, False)])
