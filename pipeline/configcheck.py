@@ -71,6 +71,8 @@ def check_run_config(config: RunConfig) -> list[str]:
     _check_sinks(report, config)
     if config.page is not None:
         _check_page(report, config.page)
+        if config.metrics is not None and config.page.port == config.metrics.port:
+            report.problem(("page", "port"), f"must be another than that of `metrics`, got {config.page.port} for both")
     check_folder(report, ("run", "dir"), config.run.dir)
     config._warnings = tuple(report.warnings)
     return report.problems

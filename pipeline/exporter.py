@@ -287,6 +287,14 @@ class _Handler(MetricsHandler):
         """Why not all is well, a line each."""
         return []
 
+    def do_HEAD(self) -> None:  # noqa: N802 (named by its base)
+        """The status alone, which is what some probes ask for."""
+        path = self.path.partition("?")[0]
+        status = 200 if path == "/metrics" else 404 if path != "/healthz" else 503 if self.problems() else 200
+        self.send_response(status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def do_GET(self) -> None:  # noqa: N802 (named by its base)
         match self.path.partition("?")[0]:
             case "/metrics":

@@ -20,6 +20,7 @@ __all__ = ["Rereading"]
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # between looks at the file
+APART = tuple(sorted(RunConfig.model_fields.keys() - {"sources"}))
 LABELS_REST_ON = ("filters", "fold", "decode", "regions", "regions_px")
 
 
@@ -83,7 +84,7 @@ class Rereading:
                 log.error("%s", problem)
             log.error("%s: must be right to be read again; the cameras stay as they are", self._config.path)
             return
-        if _apart(config) != _apart(self._config):
+        if any(getattr(config, key) != getattr(self._config, key) for key in APART):
             log.warning(
                 "%s: of a run that goes on only `sources` are read again, the rest at its next start", config.path
             )
@@ -107,7 +108,14 @@ class Rereading:
         gone = [name for name, camera in there.items() if camera not in cameras]
         if self._stop:
             return
-        log.info("cameras: new: %s; gone: %s", ", ".join(new) or "none", ", ".join(gone) or "none")
+        changed = [name for name in new if name in gone]
+        told = {
+            "new": [name for name in new if name not in changed],
+            "gone": [name for name in gone if name not in changed],
+            "changed": changed,
+        }
+        each = "; ".join(f"{what}: {', '.join(names)}" for what, names in told.items() if names)
+        log.info("cameras: %s", each or "as they were")
         self._cameras.change(cameras)
 
 
@@ -117,8 +125,3 @@ def _told(error: Exception) -> Sequence[str]:
     if isinstance(error, (VpipeError, OSError, ImportError)):  # a folder that goes at this moment, say
         return [str(error)]
     return [f"a failure ({type(error).__name__})"]  # that nobody foresaw; its text may hold a secret
-
-
-def _apart(config: RunConfig) -> dict[str, object]:
-    """All but the sources."""
-    return {key: value for key, value in config.resolved().items() if key != "sources"}

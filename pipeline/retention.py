@@ -50,7 +50,7 @@ def make_room(
 
     Args:
         folder: The run's folder.
-        keep_days: Files of days that ended longer ago are removed; None: none for its age.
+        keep_days: Files of UTC days that ended longer ago are removed; None: none for its age.
         min_free_bytes: Of the disk; below it the oldest files are removed until so much and a tenth more is free, so
             that not every window that comes makes it look through the folder again.
         now: In UTC.
@@ -79,6 +79,8 @@ def make_room(
             for_room += _remove(path)
     if for_room:
         log.warning("%s: %d of the oldest files were removed, as the disk is nearly full", folder, for_room)
+    if free(folder) < min_free_bytes and not stop:
+        log.warning("%s: less is free than must be, and nothing is left that may be removed; make room", folder)
     return Removed(old, for_room)
 
 

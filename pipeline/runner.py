@@ -89,9 +89,9 @@ def run(
         if stop:
             raise Interrupted("stopped before anything was started")
         with disk_errors(place.path), ExitStack() as cleanup:
+            cleanup.enter_context(place.held())
             endpoint = None if config.metrics is None else cleanup.enter_context(_endpoint(config, config.metrics))
             page = None if config.page is None else cleanup.enter_context(_page(config, config.page))
-            cleanup.enter_context(place.held())
             folder, sha = _open_folder(config, place, models, plan, mode)
             most_bytes = LOG_BYTES if config.is_live else 0  # none: a run over files ends
             handler = RotatingFileHandler(

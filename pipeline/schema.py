@@ -74,7 +74,8 @@ class RunSection(Section):
     )
     keep_days: Annotated[float, Field(ge=0)] | None = Field(
         default=None,
-        description="Windows, events and telemetry of cameras that are older are removed. Default: none is.",
+        description="Windows, events and telemetry of cameras, of UTC days that ended longer ago, are removed. "
+        "Default: none is.",
     )
     min_free_gb: Annotated[float, Field(ge=0)] = Field(
         default=1.0,
@@ -141,7 +142,8 @@ class CameraSource(Section):
     )
     name: SourceName = Field(
         default_factory=lambda validated: named_after_url(validated["url"]),
-        description="Unique. Default: the host and path of its address. Must be given where the path holds a "
+        description="Unique. Default: the host and path of its address, a path with other signs than `/ . - _` "
+        "left out. Must be given where the path holds a "
         "`${VARIABLE}`.",
     )
     transport: Literal["tcp", "udp"] = Field(default="tcp", description="How RTSP brings its packets.")

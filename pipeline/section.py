@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr
 
-from pipeline.yamlfile import Node, Step
+from pipeline.values import HIDDEN, without_path, without_secrets
+from pipeline.yamlfile import VARIABLE, Node, Step
 
 
 class Section(BaseModel):
@@ -67,19 +69,38 @@ class Configuration(Section):
         return node.problem(text, *missing)
 
     def resolved(self) -> dict[str, JsonValue]:
-        """All values, defaults included, as JSON has them; texts with ${VARIABLE} as they were written: secrets."""
+        """All values, defaults included, as JSON has them, without what may be secret; texts with ${VARIABLE} as they
+        were written, likewise."""
         values: dict[str, JsonValue] = self.model_dump(mode="json", by_alias=True)
         return {key: _as_written(value, self._tree.child(key)) for key, value in values.items()}
 
 
 def _as_written(value: JsonValue, node: Node | None) -> JsonValue:
-    if node is None or node.raw is not None:
-        return value if node is None else node.raw
+    if node is None:
+        return value
+    if node.raw is not None:
+        return _without_secrets(value, node.value, node.raw)
     if isinstance(value, dict):
         return {key: _as_written(v, node.child(key)) for key, v in value.items()}
     if isinstance(value, list):
         return [_as_written(v, node.child(k)) for k, v in enumerate(value)]
     return value
+
+
+def _without_secrets(value: JsonValue, filled: object, raw: str) -> JsonValue:
+    """A text as it was written, less what is left out of `value`, which it is once it is filled in."""
+    if VARIABLE.fullmatch(raw):
+        return raw
+    if value == HIDDEN:
+        return HIDDEN
+    if isinstance(filled, str) and "://" in filled:
+        shown = without_path(raw) if value == without_path(filled) else without_secrets(raw)
+        user = urlsplit(raw).netloc.rpartition("@")[0]
+        if VARIABLE.search(user):
+            parts = (part if VARIABLE.fullmatch(part) else HIDDEN for part in user.split(":"))
+            shown = shown.replace("//", f"//{':'.join(parts)}@", 1)
+        return shown
+    return raw
 
 
 def sections_in(annotation: object) -> list[type[BaseModel]]:

@@ -121,6 +121,7 @@ def _source_name(name: str) -> str:
     return name
 
 
+HIDDEN = "..."  # stands for what may be secret
 STRICT = ("postgres", "postgresql")  # whose library shows what it cannot read
 
 
@@ -133,6 +134,7 @@ def _url(*schemes: str) -> AfterValidator:
         try:
             parts = urlsplit(url)
             whole = parts.hostname and (parts.port is None or parts.port > 0) and not re.search(r"\s", url)
+            whole = whole and "@" not in parts.path + parts.query + parts.fragment  # of a password that was cut in two
             whole = whole and not (parts.scheme in STRICT and re.search(r"%(?![0-9A-Fa-f]{2})", url))
         except ValueError:  # a port that is no number, say
             whole = None
@@ -227,11 +229,11 @@ TimeZone = Annotated[str, AfterValidator(_zone)]
 Url = Annotated[str, _url("rtsp", "http", "rtsps", "https"), PlainSerializer(without_secrets)]
 WebUrl = Annotated[str, _url("http", "https"), PlainSerializer(without_path)]
 PostgresUrl = Annotated[str, _url("postgresql", "postgres"), PlainSerializer(without_secrets)]
-Secret = Annotated[str, BeforeValidator(_secret), PlainSerializer(lambda _: "...")]
+Secret = Annotated[str, BeforeValidator(_secret), PlainSerializer(lambda _: HIDDEN)]
 Headers = Annotated[
     dict[str, str],
     BeforeValidator(_headers),
-    PlainSerializer(lambda headers: dict.fromkeys(headers, "...")),
+    PlainSerializer(lambda headers: dict.fromkeys(headers, HIDDEN)),
 ]
 Device = Annotated[str, AfterValidator(_device)]
 DecodeDevice = Annotated[str, AfterValidator(_decode_device)]

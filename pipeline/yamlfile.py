@@ -339,7 +339,7 @@ def override(root: Node, assignment: str, problems: list[str]) -> None:
             node.value, node.where, node.broken = tree(value.plain(), where, target.key).value, where, False
 
 
-_VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
+VARIABLE = re.compile(r"\$\$\{|\$\{([^}]*)(\}?)")
 
 
 def fill_in(node: Node, env: Mapping[str, str], problems: list[str]) -> None:
@@ -357,7 +357,7 @@ def fill_in(node: Node, env: Mapping[str, str], problems: list[str]) -> None:
             return env[name]
 
         node.raw = node.value
-        node.value = _VARIABLE.sub(filled, node.raw)
+        node.value = VARIABLE.sub(filled, node.raw)
         node.broken = bool(missing)
         problems.extend(
             node.problem(f"${{{name}}} must be set in the environment, got no such variable; export it")

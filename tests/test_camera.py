@@ -516,6 +516,7 @@ class Noted(Stop):
         ("http://u:canary@10.0.0.1/a", "url: must be rtsp, as `type` is"),
         ("u:canary@10.0.0.1/a", "url: must be an address as rtsp://host/path"),
         ("rtsp://10.0.0.1/user=u&password=${SECRET}.sdp", "name: must be given, as the path of `url` holds a"),
+        ("rtsp://u:canary@canary/canary@10.0.0.1/a", "url: must be an address as rtsp://host/path"),
         ("${SECRET}", "url: must be an address as rtsp://host/path"),
     ],
 )
@@ -541,6 +542,25 @@ def test_the_name_of_a_camera_that_is_given_none_holds_no_password(tmp_path, mon
     reads = f"model: 'tests.models:NumberReader', classes: [{', '.join(BITS)}], task: any_of, input: [64, 96]"
     (tmp_path / "run.yaml").write_text(f"sources: [{{type: rtsp, url: '{url}'}}]\nfilter: {{{reads}, fold: 2}}\n")
     assert [source.name for source in load_run_config(tmp_path / "run.yaml").sources] == [name]
+
+
+def test_what_may_be_secret_beside_a_variable_is_not_recorded(tmp_path, monkeypatch):
+    for name, value in {"HOST": "10.0.0.1", "USER": "viewer", "NAME": "x", "WHOLE": "rtsp://u:canary@h/a"}.items():
+        monkeypatch.setenv(name, value)
+    reads = f"model: 'tests.models:NumberReader', classes: [{', '.join(BITS)}], task: any_of, input: [64, 96]"
+    hook = "url: 'http://hook:canary@${HOST}:9/canary?key=canary', headers: {Authorization: 'canary ${USER}'}"
+    (tmp_path / "run.yaml").write_text(
+        "sources:\n"
+        "  - {type: rtsp, name: 'cam-${NAME}', url: 'rtsp://viewer:canary@${HOST}:1/cam0?token=canary'}\n"
+        "  - {type: rtsp, name: b, url: '${WHOLE}'}\n"
+        f"filter: {{{reads}, fold: 2}}\n"
+        f"sinks: [{{type: webhook, {hook}, rows: true, secret: '${{USER}}canary'}}]\n"
+    )
+    told = load_run_config(tmp_path / "run.yaml").resolved()
+    assert "canary" not in json.dumps(told)
+    assert [source["url"] for source in told["sources"]] == ["rtsp://${HOST}:1/cam0?token=...", "${WHOLE}"]
+    assert told["sources"][0]["name"] == "cam-${NAME}"
+    assert told["sinks"][0]["headers"] == {"Authorization": "..."}
 
 
 def test_cameras_have_a_run_of_their_own(tmp_path):

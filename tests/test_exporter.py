@@ -304,7 +304,7 @@ def test_a_port_that_is_taken_is_told_with_its_cure_before_anything_is_started(t
     (problem,) = caught.value.problems
     told = f"metrics.port: must be free to listen at, got {taken} at 127.0.0.1: Address already in use; choose another"
     assert problem.endswith(told)
-    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "runs" / "r").exists()
 
 
 @pytest.mark.parametrize("host", ["no..host", "192.0.2.1"])

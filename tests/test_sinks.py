@@ -116,6 +116,17 @@ def test_a_window_that_not_every_filter_has_is_removed_as_its_numbers_are_given_
     assert caplog.text.count("is not of a whole segment; it is removed") == 1
 
 
+def test_a_part_in_another_days_folder_is_left_alone_and_numbers_go_on_behind_it(tmp_path, caplog):
+    sink = PartsSink(tmp_path, [PERSON], identity="abc")
+    sink.commit(SegmentEnd(Segment("gate", 4, 40, window_utc_s=60.0), Counts(indexed=10, skipped=10)))
+    day = tmp_path / "frames" / "person" / "gate" / "1970-01-01"
+    day.rename(day.with_name("1969-12-24"))
+    (end,) = newest(tmp_path)
+    assert end.segment.number == 4
+    assert len(list(tmp_path.rglob("*.parquet"))) == 1
+    assert "must lie in the folder of its day" in caplog.text
+
+
 def test_counts_in_numpy_integers_can_be_committed(tmp_path):
     segment = Segment("a", first_frame=np.int64(0))
     sink = PartsSink(tmp_path, [PERSON], identity="abc")

@@ -504,7 +504,7 @@ def test_check_sends_a_test_event_and_says_what_became_of_it(receiver, tmp_path)
     assert "webhook: took an event of the source test\nsqlite: took an event of the source test\n" in done.stderr
     (request,) = receiver.requests
     assert [event["source"] for event in request["body"]["events"]] == ["test"]
-    assert request["body"]["run"] == config.run.name
+    assert request["body"]["run"] == "vpipe check"
     done = CliRunner().invoke(main, ["check", str(config.path), "--send"])
     assert (done.exit_code, done.stdout) == (1, "")
     assert "webhook: must take an event, got HTTP 500\n" in done.stderr

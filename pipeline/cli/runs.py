@@ -120,7 +120,7 @@ def run(
     if not quiet:
         click.echo(report(outcome.summary, outcome.folder.path), err=True)
     if stuck := stuck_threads():
-        logging.getLogger("pipeline").warning("left while in a native call: %s", ", ".join(stuck))
+        logging.getLogger("pipeline").warning("not waited for any longer, as it hangs: %s", ", ".join(stuck))
         logging.shutdown()
         sys.stdout.flush()
         os._exit(outcome.exit_code)
@@ -297,7 +297,7 @@ def _signals_stop(stop: Stop, reread: Request) -> Iterator[None]:
         if stop:
             os._exit(130)
         stop.set()
-        os.write(2, b"\nvpipe: stopping: what is committed stays; once more to leave at once\n")
+        os.write(2, b"\nvpipe: stopping: cameras keep what came, files what is committed; once more to leave at once\n")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     if hasattr(signal, "SIGHUP"):  # not on Windows

@@ -158,7 +158,7 @@ function showFiles(files, done) {
 function when(event) {
   if (event.began_s === null) return `frame ${number.format(event.first_frame)}`;
   const told = event.clock === "utc" ? new Date(1000 * event.began_s).toLocaleTimeString() : seconds(event.began_s);
-  const lasted = event.ended_s === null ? "" : `, ${seconds(event.ended_s - event.began_s)}`;
+  const lasted = event.ended_s === null || !event.is_over ? "" : `, ${seconds(event.ended_s - event.began_s)}`;
   return `${told}${lasted}`;
 }
 

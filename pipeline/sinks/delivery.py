@@ -139,12 +139,12 @@ class SpooledSink(Sink):
         return self._opened[0].lost if self._opened is not None else 0
 
     def trial(self) -> str | None:
-        """Sends an event of the source `test`, past the spool. For a sink that is not in use.
+        """Sends an event of the source `test` and the run `vpipe check`, past the spool. For a sink that is not in use.
 
         Returns:
             Why it did not arrive, or None.
         """
-        now_s = time.time()
+        self.run, now_s = "vpipe check", time.time()
         event = Event(
             source="test",
             region=None,

@@ -5,7 +5,7 @@ grown to `rotate_mb` it becomes `<path>.1`, what was that becomes `<path>.2`, an
 
 With `events: true`, JSON lines are events, one when it has begun and one when it is over:
 
-    {"event":"began","key":"gate//who/person/7","source":"gate","region":null,"filter":"who","label":"person",
+    {"event":"began","key":"gate//who/person/7/1764360000200","source":"gate","region":null,"filter":"who","label":"person",
      "clock":"utc","first_frame":7,"last_frame":12,"began_s":1764360000.2,"ended_s":1764360000.7,"best_frame":9,
      "best_score":0.97}
 

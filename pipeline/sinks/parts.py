@@ -264,11 +264,14 @@ def newest(folder: Path) -> Iterator[SegmentEnd]:
             if not path.exists() or not _is_sound(path):
                 continue
             end = read_end(path)
-            if _is_committed(folder, end):
-                yield end
-                break
-            log.warning("%s: is not of a whole segment; it is removed", path)
-            path.unlink()
+            if path not in {part_path(folder, name, end.segment) for name in end.filters}:
+                log.warning("%s: must lie in the folder of its day, got another; numbers go on behind it", path)
+            elif not _is_committed(folder, end):
+                log.warning("%s: is not of a whole segment; it is removed", path)
+                path.unlink()
+                continue
+            yield end
+            break
 
 
 def _is_committed(folder: Path, end: SegmentEnd) -> bool:

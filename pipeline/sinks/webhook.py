@@ -15,6 +15,8 @@ import hashlib
 import hmac
 import http.client
 import json
+import os
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -74,12 +76,12 @@ class WebhookSink(SpooledSink):
             self._headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
         self._headers |= headers or {}
         self._timeout_s = timeout_s
-        self._run = json.dumps(self.run, ensure_ascii=False).encode()
         self._secret = None if secret is None else secret.encode()
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def send(self, records: Sequence[bytes], timeout_s: float) -> int:
-        body = b'{"run": %s, "events": [%s]' % (self._run, b", ".join(events_in(records)))
+        run = json.dumps(self.run, ensure_ascii=False).encode()
+        body = b'{"run": %s, "events": [%s]' % (run, b", ".join(events_in(records)))
         if self._rows:
             body += b', "rows": [%s]' % b", ".join(rows_in(records))
         body += b"}"
@@ -95,6 +97,8 @@ class WebhookSink(SpooledSink):
                     raise Refused(f"HTTP {exc.code}") from None
                 raise Away(f"HTTP {exc.code}") from None
         except urllib.error.URLError as exc:
+            if isinstance(exc.reason, ssl.SSLCertVerificationError):
+                raise Away(f"a certificate that is not trusted: {exc.reason.verify_message}; {_cure()}") from None
             told = exc.reason.strerror if isinstance(exc.reason, OSError) else None
             raise Away(told or str(exc.reason)) from None
         except OSError as exc:
@@ -102,6 +106,13 @@ class WebhookSink(SpooledSink):
         except http.client.HTTPException as exc:  # its text may hold the address
             raise Away(f"no answer of HTTP ({type(exc).__name__})") from None
         return len(records)
+
+
+def _cure() -> str:
+    named = os.environ.get("SSL_CERT_FILE")
+    if named and not os.path.isfile(named):
+        return f"SSL_CERT_FILE must name a file, got {named}"
+    return "SSL_CERT_FILE may name a file of authorities to trust"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
