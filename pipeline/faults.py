@@ -1,6 +1,7 @@
 """Faults made on purpose, to rehearse what a run does about them: `vpipe run --fault SPEC`. A test tool.
 
 kill@segment:3        the process ends by SIGKILL where the decoder takes up segment 3 of any source
+crash@segment:3       the same by SIGSEGV, as of a fault in the decoder library
 hang@frame:1200       the decoder hangs before the batch of frame 1200
 raise@write:17:gate   the 17th batch that is written of source `gate` meets an error of the disk
 """
@@ -29,7 +30,7 @@ from pipeline.threads import hang
 
 __all__ = ["Fault", "FaultyDecoder", "FaultySink", "FaultySource", "parse_fault"]
 
-Kind = Literal["raise", "hang", "kill", "slow", "corrupt"]
+Kind = Literal["raise", "hang", "kill", "crash", "slow", "corrupt"]
 Place = Literal["segment", "frame", "write"]
 
 SPEC = re.compile(rf"({'|'.join(get_args(Kind))})@({'|'.join(get_args(Place))}):(\d+)(?::(.+))?")
@@ -41,10 +42,10 @@ class Fault:
     """What goes wrong, and where.
 
     Attributes:
-        kind: raise: an error of the disk; hang: nothing more comes; kill: SIGKILL of the process in which it happens;
-            slow: each batch of the segment, or from there on, takes half a second longer; corrupt: the frames of the
-            segment, or the frame, give no picture, or the part that the written batch belongs to is damaged behind its
-            commit.
+        kind: raise: an error of the disk; hang: nothing more comes; kill: SIGKILL of the process in which it happens,
+            as of the system for want of memory; crash: SIGSEGV of it; slow: each batch of the segment, or from there
+            on, takes half a second longer; corrupt: the frames of the segment, or the frame, give no picture, or the
+            part that the written batch belongs to is damaged behind its commit.
         place: What `number` is of: a segment of its source, a frame of it, a batch that is written.
         number: From 0; of writes from 1.
         source: Name of the source; None: any.
@@ -230,8 +231,8 @@ def _without(end: SegmentEnd, numbers: Sequence[int]) -> SegmentEnd:
 def _happen(fault: Fault) -> None:
     if fault.kind == "raise":
         raise OSError(f"{fault}: an error made on purpose")
-    if fault.kind == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
+    if fault.kind in ("kill", "crash"):
+        os.kill(os.getpid(), signal.SIGKILL if fault.kind == "kill" else signal.SIGSEGV)
     if fault.kind == "slow":
         time.sleep(SLOW_S)
     if fault.kind == "hang":

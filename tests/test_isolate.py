@@ -1,5 +1,6 @@
 """Decoders in processes of their own give what those in threads give, and what they die of costs one segment."""
 
+import errno
 import os
 import signal
 from contextlib import closing
@@ -77,14 +78,14 @@ def test_a_segment_that_ends_its_process_each_time_is_given_up_with_what_came(pl
     file = source()
     tasks = pool.Here().segments(file)
     at = 1 if place == "segment" else tasks[1].first_frame + 8  # in its second batch
-    batches = decoded(FaultyDecoder(isolated(), [Fault("kill", place, at)]), file)
+    batches = decoded(FaultyDecoder(isolated(), [Fault("crash", place, at)]), file)
     first, stop = tasks[1].cut.first_frame, tasks[1].cut.last_frame
     gone = set(range(first if place == "segment" else first + 7, stop))
     assert {n for _, n in by_frame(batches)} == set(range(FRAMES)) - gone
     ends = [batch.end for batch in batches if batch.end is not None]
     assert [end.segment.number for end in ends] == list(range(len(tasks)))
     assert {n for lost in ends[1].lost for n in range(lost.first, lost.last + 1)} == gone
-    assert "quarantined: its decoder was tried 2 times and was ended by SIGKILL" in ends[1].error
+    assert "quarantined: its decoder was tried 2 times and was ended by SIGSEGV" in ends[1].error
     assert not ends[1].retry
     assert all(end.error is None and end.counts.complete for end in ends if end.segment.number != 1)
     scored = [
@@ -93,6 +94,89 @@ def test_a_segment_that_ends_its_process_each_time_is_given_up_with_what_came(pl
     ]
     assert Ledger(scored).check() == []
     assert [record.getMessage().count("a new one is started") for record in caplog.records] == [1]
+
+
+def test_what_the_system_ends_is_tried_again_by_a_later_run(caplog):
+    file = source()
+    batches = decoded(FaultyDecoder(isolated(), [Fault("kill", "segment", 1)]), file)
+    end = next(batch.end for batch in batches if batch.end is not None and batch.end.segment.number == 1)
+    assert end.retry
+    assert "its decoder was tried 2 times and was ended by SIGKILL (for want of memory?)" in end.error
+    assert "quarantined" not in end.error
+
+
+def test_a_segment_is_quarantined_only_if_each_try_crashed():
+    (task,) = pool.Here().segments(source(segment_frames=1000))
+    decoder = isolated()
+    deaths = iter([isolate.Died("was ended by SIGKILL", is_crash=False), isolate.Died("crashed", is_crash=True)])
+
+    def frames(task):
+        raise next(deaths)
+        yield
+
+    decoder._frames = frames
+    (batch,) = decoder.frames(task)
+    assert batch.end.retry
+
+
+SERVING = "import os, signal, sys; from pipeline.sources import isolate; "
+
+
+@pytest.mark.parametrize(
+    ("program", "told", "is_crash"),
+    [
+        ("raise ImportError('no module named av')", "ended with code 1 (ImportError: no module named av)", False),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV", False),
+        (SERVING + "isolate.Here.frames = lambda *_: os._exit(3); {}", "ended with code 3", True),
+        (SERVING + "isolate.Here.frames = lambda *_: os.abort(); {}", "was ended by SIGABRT", True),
+        (SERVING + "isolate.Here.frames = lambda *_: os.kill(os.getpid(), 8); {}", "was ended by SIGFPE", True),
+        (SERVING + "isolate.Here.frames = lambda *_: os.kill(os.getpid(), 12); {}", "was ended by SIGUSR2", False),
+        (SERVING + "isolate.Here.frames = lambda *_: os.kill(os.getpid(), 40); {}", "was ended by signal 40", False),
+        (SERVING + "isolate._Unpickler.load = lambda _: {}['it']; {}", "failed (KeyError: 'it')", False),
+        (SERVING + "isolate._answer_all = lambda *_: bytes(-1); {}", "ended with code 70 (ValueError", False),
+    ],
+)
+def test_only_what_a_decoder_did_at_a_segment_is_held_against_that(monkeypatch, program, told, is_crash):
+    serve = "isolate.serve(*map(int, sys.argv[1:]))"
+    monkeypatch.setattr(isolate, "PROGRAM", program.removesuffix("{}") + serve if "{}" in program else program)
+    tasks = pool.Here().segments(source())
+    with closing(isolated()) as decoder:
+        (batch,) = decoder.frames(tasks[1])
+    assert told in batch.end.error
+    assert ("quarantined" in batch.end.error, batch.end.retry) == (is_crash, not is_crash)
+
+
+def test_a_terminal_that_closes_ends_no_decoder():
+    with closing(isolated()) as decoder:
+        tasks = decoder.segments(source())
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            os.kill(decoder._process._process.pid, number)
+        assert [batch.end.error for task in tasks for batch in decoder.frames(task) if batch.end] == [None] * len(tasks)
+
+
+def test_what_a_process_of_other_code_answers_is_told(monkeypatch):
+    unknown = "; import pipeline.batch as b; b.New = type('New', (), {'__module__': 'pipeline.batch'}); "
+    program = SERVING.rstrip("; ") + unknown + "isolate.Here.segments = lambda *_, **__: [b.New()]; "
+    monkeypatch.setattr(isolate, "PROGRAM", program + "isolate.serve(*map(int, sys.argv[1:]))")
+    (batch,) = decoded(isolated(), source())
+    assert "answered what cannot be read (AttributeError: " in batch.end.error
+
+
+@pytest.mark.parametrize(
+    "place", ["Pipe", "os.memfd_create", "mmap.mmap", "tempfile.TemporaryFile", "subprocess.Popen"]
+)
+def test_a_process_that_cannot_be_started_is_tried_again_and_leaves_nothing_open(monkeypatch, place, caplog):
+    def full(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    tasks = pool.Here().segments(source())
+    before = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as patch:
+        patch.setattr(f"pipeline.sources.isolate.{place}", full)
+        (batch,) = isolated().frames(tasks[1])
+    assert os.listdir("/proc/self/fd") == before
+    assert batch.end.retry
+    assert "its decoder was tried 2 times and could not be started (Too many open files)" in batch.end.error
 
 
 def test_what_came_before_a_process_ended_comes_once():
@@ -168,7 +252,7 @@ def test_a_poison_segment_costs_itself_alone_and_resuming_does_not_try_it_again(
     config = test_runner.configured(
         tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}], decode={"isolate": True}
     )
-    outcome = run(config, faults=[Fault("kill", "segment", 1)])
+    outcome = run(config, faults=[Fault("crash", "segment", 1)])
     assert (outcome.state, outcome.exit_code, outcome.summary["problems"]) == ("partial", 3, [])
     counts = outcome.summary["frames"]
     assert counts["indexed"] == FRAMES

@@ -41,6 +41,8 @@ POLL_S = 0.2  # between two looks at `stop`
 END_S = 2.0  # for a process to end by itself
 HALVES = 2
 ROOM, PICTURES = 1 << 24, 8  # bytes and pictures that a decoder must have room for
+CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}  # what code ends itself by
+OWN_END = 70  # exit code of a process that Python code ended, not the decoder library
 PROGRAM = "import sys; from pipeline.sources.isolate import serve; serve(*map(int, sys.argv[1:]))"
 
 
@@ -48,7 +50,8 @@ class Died(Exception):  # noqa: N818 (named as what it says of the process)
     """The process gave nothing, and has ended.
 
     Attributes:
-        is_crash: It ended by itself. Else what was wrong may be over the next time: its disk stood still, say.
+        is_crash: What it was at made it crash, and would again. Else what was wrong may be over the next time: its disk
+            stood still, it could not be started, or the system took its memory.
     """
 
     def __init__(self, why: str, *, is_crash: bool) -> None:
@@ -60,7 +63,7 @@ class Isolated:
     """See `Decoder`. What its process dies of is tried again in a new one.
 
     A segment goes on behind the batches that came of it: decoding gives the same ones each time. After so many tries it
-    ends with what came, for good if its process crashed. A file that cannot be indexed is refused.
+    ends with what came, for good if its process crashed each time. A file that cannot be indexed is refused.
 
     Args:
         limit_s: After which a process that shows no sign of life is ended.
@@ -93,6 +96,7 @@ class Isolated:
             yield task.batch
             return
         came: list[npt.NDArray[np.int64]] = []
+        is_poison = True
         for attempt in range(self._tries):
             try:
                 batches = self._frames(task)
@@ -112,7 +116,9 @@ class Isolated:
                     return
                 self._tell(death, task.source, f"at the segment from frame {task.first_frame} on", attempt)
                 why = death
-        yield task.broken(came, f"quarantined: {self._told(why)}", retry=not why.is_crash)
+                is_poison = is_poison and death.is_crash
+        told = f"quarantined: {self._told(why)}" if is_poison else self._told(why)
+        yield task.broken(came, told, retry=not is_poison)
 
     def another(self) -> Decoder:
         return Isolated(limit_s=self._limit_s, tries=self._tries, memory_mb=self._memory_mb, stop=self._stop)
@@ -171,14 +177,18 @@ class _Process:
         self.n_bytes = n_bytes
         self._limit_s, self._stop = limit_s, stop
         self._index: Index | None = None  # the one that both have
-        ours, theirs = Pipe()
-        with contextlib.ExitStack() as cleanup:
-            cleanup.callback(theirs.close)
-            shared = cleanup.enter_context(_shared_file(n_bytes))
-            descriptors = (theirs.fileno(), shared.fileno())
-            self._memory = mmap.mmap(shared.fileno(), n_bytes) if n_bytes else None
-            self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
-            try:
+        self._is_ready = self._is_at_work = False
+        self._memory: mmap.mmap | None = None
+        try:
+            with contextlib.ExitStack() as held, contextlib.ExitStack() as passed:
+                self._line, theirs = Pipe()
+                held.callback(self._line.close)
+                passed.callback(theirs.close)
+                shared = passed.enter_context(_shared_file(n_bytes))
+                if n_bytes:
+                    self._memory = held.enter_context(mmap.mmap(shared.fileno(), n_bytes))
+                self._said = held.enter_context(tempfile.TemporaryFile())
+                descriptors = (theirs.fileno(), shared.fileno())
                 self._process = subprocess.Popen(
                     [sys.executable, "-c", PROGRAM, *map(str, (*descriptors, n_bytes, memory_mb))],
                     env=os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
@@ -187,14 +197,16 @@ class _Process:
                     stderr=self._said,
                     pass_fds=descriptors,
                 )
-            except OSError as error:
-                ours.close()
-                self._said.close()
-                raise Died(f"could not be started ({error.strerror or error})", is_crash=False) from None
-        self._line: Connection[Any, Any] = ours
+                self._held = held.pop_all()
+        except OSError as error:  # too many open files, no folder for temporary ones
+            raise Died(f"could not be started ({error.strerror or error})", is_crash=False) from None
 
     def send(self, message: object) -> None:
         """Sends a message. An index is sent once, and then named: that of a long film has many megabytes."""
+        self._is_at_work = False
+        if not self._is_ready:  # a large message would wait for one that hangs
+            self.answer()
+            self._is_ready = True
         text = io.BytesIO()
         pickler = pickle.Pickler(text)
         pickler.persistent_id = self._name  # type: ignore[method-assign]
@@ -207,6 +219,7 @@ class _Process:
             self._line.send_bytes(text.getbuffer())
         except ConnectionError:
             raise self._death() from None
+        self._is_at_work = True
 
     def answer(self) -> Any:
         """What the process answers. Raises Died."""
@@ -216,6 +229,9 @@ class _Process:
                 kind, content = self._line.recv()
             except (EOFError, OSError):
                 raise self._death() from None
+            except (pickle.PickleError, AttributeError, ImportError, TypeError, ValueError) as error:  # of other code
+                told = f"{type(error).__name__}: {error}"
+                raise Died(f"answered what cannot be read ({told})", is_crash=False) from None
             alive()
             if kind == "failed":
                 raise Died(f"failed ({content})", is_crash=False)
@@ -234,12 +250,9 @@ class _Process:
         return FrameBatch(frames=frames, **fields)
 
     def close(self) -> None:
-        self._line.close()
         self._process.kill()  # it has nothing to save
         self._process.wait()
-        self._said.close()
-        if self._memory is not None:
-            self._memory.close()
+        self._held.close()
 
     def _name(self, thing: object) -> str | None:
         return "index" if thing is self._index and thing is not None else None
@@ -255,29 +268,34 @@ class _Process:
             alive()
 
     def _death(self) -> Died:
-        """What the process has ended with, of which nothing comes any more."""
+        """What the process has ended with, of which nothing comes any more.
+
+        That is held against what it was at where the process was ready, had been given it, and ended by an error of
+        the code that ran: a signal that says so, or an exit, which no code of this package makes. SIGKILL is the
+        system's, for want of memory, and others may come from anywhere.
+        """
         try:
             code = self._process.wait(END_S)
         except subprocess.TimeoutExpired:
             return Died("gave nothing more", is_crash=False)
         if code < 0:
-            name = signal.Signals(-code).name
-            return Died(f"was ended by {name}" + (" (for want of memory?)" if name == "SIGKILL" else ""), is_crash=True)
+            why = " (for want of memory?)" if -code == signal.SIGKILL else ""
+            is_crash = self._is_at_work and -code in CRASHES
+            return Died(f"was ended by {_signal_name(-code)}{why}", is_crash=is_crash)
         self._said.seek(0)
         last = self._said.read().decode(errors="replace").strip().rpartition("\n")[2]
-        return Died(f"ended with code {code}" + (f" ({last})" if last else ""), is_crash=True)
+        is_crash = self._is_at_work and code != OWN_END
+        return Died(f"ended with code {code}" + (f" ({last})" if last else ""), is_crash=is_crash)
 
 
 def serve(line: int, shared: int, n_bytes: int, memory_mb: int) -> None:
     """The process: decodes what it is sent, until nobody listens."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # which a whole group may get: who started it ends it
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a whole group may get them: who started it ends it
         signal.signal(number, signal.SIG_IGN)
     _die_with_parent()
     link: Connection[Any, Any] = Connection(line)
     memory = mmap.mmap(shared, n_bytes) if n_bytes else None
     os.close(shared)
-    decoder = Here()
-    unpickler = _Unpickler
     last_s = time.monotonic()
 
     def heartbeat() -> None:
@@ -288,22 +306,33 @@ def serve(line: int, shared: int, n_bytes: int, memory_mb: int) -> None:
 
     heard_by(heartbeat)
     _limit_memory(memory_mb)
+    try:
+        link.send(("ready", None))
+        _answer_all(link, memory, n_bytes // HALVES)
+    except ConnectionError:  # nobody listens
+        pass
+    except Exception as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(OWN_END)
+
+
+def _answer_all(link: Connection[Any, Any], memory: mmap.mmap | None, half: int) -> None:
+    """Answers what comes. Raises ConnectionError when nobody listens any more."""
+    decoder = Here()
+    unpickler = _Unpickler
     index: Index | None = None
-    with contextlib.suppress(EOFError, ConnectionError):
-        while True:
+    while True:
+        try:
             kind, content, more = unpickler(io.BytesIO(link.recv_bytes()), index).load()
             if kind == "index":
                 index = content
-                continue
-            try:
-                if kind == "segments":
-                    link.send(("segments", decoder.segments(content, whole=more)))
-                else:
-                    _send_frames(link, memory, n_bytes // HALVES, _with_room(content, decoder.frames(content)))
-            except (EOFError, ConnectionError):
-                raise
-            except Exception as error:
-                link.send(("failed", f"{type(error).__name__}: {error}"))
+            elif kind == "segments":
+                link.send(("segments", decoder.segments(content, whole=more)))
+            else:
+                _send_frames(link, memory, half, _with_room(content, decoder.frames(content)))
+        except Exception as error:  # also that the code was changed meanwhile, and cannot read the message
+            index = None
+            link.send(("failed", f"{type(error).__name__}: {error}"))
 
 
 class _Unpickler(pickle.Unpickler):
@@ -348,6 +377,13 @@ def _index_in(message: object) -> Index | None:
     return content.index if isinstance(content, SegmentTask) else None
 
 
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those for real time
+        return f"signal {number}"
+
+
 def _shared_file(n_bytes: int) -> BinaryIO:
     """Memory without a name, which ends with those who have it open."""
     if hasattr(os, "memfd_create"):
@@ -356,7 +392,11 @@ def _shared_file(n_bytes: int) -> BinaryIO:
         with tempfile.TemporaryFile() as made:
             descriptor = os.dup(made.fileno())
     file = os.fdopen(descriptor, "r+b")
-    file.truncate(n_bytes)
+    try:
+        file.truncate(n_bytes)
+    except OSError:
+        file.close()
+        raise
     return file
 
 
