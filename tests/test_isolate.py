@@ -15,6 +15,7 @@ from pipeline.batch import Counts
 from pipeline.config import load_run_config
 from pipeline.faults import Fault, FaultyDecoder
 from pipeline.ledger import Ledger
+from pipeline.regions import Region
 from pipeline.runner import run
 from pipeline.sources import isolate, pool
 from pipeline.sources.file import FileSource
@@ -327,6 +328,19 @@ def test_of_frames_in_several_views_all_batches_come_or_none():
     two = [SimpleNamespace(index=n, view=view, end=None) for n in numbers for view in (0, 1)]
     given = list(isolate._in_full(iter(two[:5])))
     assert [(batch.index[0], batch.view) for batch in given] == [(0, 0), (0, 1), (3, 0), (3, 1)]
+
+
+def test_of_frames_in_views_of_unequally_many_regions_all_batches_come_or_none():
+    regions = (Region("a", 0, 0, 0.5, 1), Region("b", 0.5, 0, 0.5, 1))
+    views = [View(PICTURE, regions=regions[:1]), View(PictureFormat(12, 18), regions=regions)]
+    file = FileSource(clip("h264-closed.mp4", FRAMES), name="c", views=views, batch_frames=7)
+    (task,) = pool.Here().segments(file)
+    whole = list(pool.Here().frames(task))
+    assert [len(batch) for batch in whole[:4]] == [7, 14, 7, 14]
+    batches = dying(isolated(), task, iter([whole[:4], whole[:4]]))
+    assert [(batch.view, len(batch)) for batch in batches] == [(0, 7), (1, 14), (0, 0)]
+    end = batches[-1].end
+    assert (end.counts.decoded, end.counts.corrupt) == (7, FRAMES - 7)
 
 
 def test_a_decoder_without_memory_is_told_and_its_segments_are_tried_again(tmp_path):

@@ -161,7 +161,8 @@ def _in_full(batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
     """The same, but of frames that are shown in several views all batches or none."""
     held: list[FrameBatch] = []
     for batch in batches:
-        if held and not np.array_equal(batch.index, held[0].index):
+        # Of the frames, and not of the pictures: a view may show several regions of each, another one.
+        if held and not np.array_equal(np.unique(batch.index), np.unique(held[0].index)):
             yield from held
             held.clear()
         held.append(batch)
