@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -11,7 +12,7 @@ from pipeline.batch import Counts, Segment, SegmentEnd
 from pipeline.config import load_run_config
 from pipeline.errors import ConfigError
 from tests.clips import clip
-from tests.fuzz import configs, labels, models, videos
+from tests.fuzz import configs, harness, labels, models, videos
 from tests.fuzz.__main__ import main
 from tests.fuzz.harness import Case, Found, Tried, fuzz, wrong_report
 from tests.fuzz.mutate import BYTES, damaged
@@ -93,6 +94,23 @@ def test_what_crashes_hangs_grows_or_is_wrong_is_told_by_its_number_and_the_rest
     assert [one["mutation"] for one in found.findings] == [f"case {number}" for number in range(1, 5)]
 
 
+def test_what_crashes_hangs_or_is_wrong_in_isolation_too_is_found(monkeypatch):
+    monkeypatch.setattr(harness, "ISOLATED_S", 1.0)
+    found = fuzz("protected", range(5))
+    assert found.outcomes == {"crashed with -6": 4, "done": 1}
+    assert [crash["isolated"] for crash in found.crashes] == [
+        "isolated: complete",
+        "isolated: crashes",
+        "isolated: hangs",
+        "isolated: wrong, so it is",
+    ]
+    assert [(one["number"], one["finding"]) for one in found.findings] == [
+        (2, "isolated: crashes"),
+        (3, "isolated: hangs"),
+        (4, "isolated: wrong, so it is"),
+    ]
+
+
 def test_the_command_writes_its_result_and_fails_at_findings(tmp_path, monkeypatch):
     told = CliRunner().invoke(main, ["labels", "--count", "3", "--out", str(tmp_path)])
     assert told.exit_code == 0, told.output
@@ -123,3 +141,19 @@ def test_what_does_not_add_up_or_is_wrongly_complete_is_found(tmp_path):
     assert "47 frames of 48 packets" in (videos.judged(path, numbers[:47], short, by_model=False)[1] or "")
     wrong = [SegmentEnd(Segment("c"), Counts(indexed=48, decoded=47))]
     assert "must hold" in (videos.judged(path, numbers[:47], wrong, by_model=False)[1] or "")
+
+
+def test_what_isolation_gives_otherwise_is_found(monkeypatch):
+    path = clip("h264-closed.mp4", videos.FRAMES)
+    here = videos.Taken.of(videos.source(path))
+    assert (len(here.numbers), videos.differing(here, path)) == (48, None)
+    end = here.ends[0]
+    for other in (
+        replace(here, numbers=[*range(47), 48]),
+        replace(here, times_s=[0.5, *here.times_s[1:]]),
+        replace(here, pictures=here.pictures[::-1]),
+        replace(here, ends=[replace(end, counts=replace(end.counts, damaged=1)), *here.ends[1:]]),
+        replace(here, ends=here.ends[:1]),
+    ):
+        monkeypatch.setattr(videos, "taken_apart", lambda _, other=other: other)
+        assert (videos.differing(here, path) or "").startswith("isolated: ")

@@ -28,7 +28,9 @@ KEEP = 250  # cases between two results
 POLL_S = 0.05
 STALL_S = 30.0  # by the clock
 READY_S = 300.0  # for a process to load what it needs
+ISOLATED_S = 300.0  # for isolation to end all that hangs in a file
 END_S = 5.0
+UNPROTECTED = ("isolated: wrong", "isolated: hangs", "isolated: crashes")  # what must not come of a file
 
 
 @dataclass(slots=True)
@@ -209,16 +211,16 @@ class Process:
         if not self._limits.crash_is_finding:
             self._line.send(("isolate", number))
             try:
-                told = self._line.recv()[1] if self._line.poll(READY_S) else "isolated: hangs"
+                told = self._line.recv()[1] if self._line.poll(ISOLATED_S) else "isolated: hangs"
             except (EOFError, ConnectionError):
                 told = "isolated: crashes"
-            if told.startswith(("isolated: hangs", "isolated: crashes")):
+            if told in ("isolated: hangs", "isolated: crashes"):
                 self.close(kill=True)
                 self._open()
         if crashed:
             found.crashes.append({"number": number, "ended": why, "isolated": told, "mutation": mutation})
             if not self._limits.crash_is_finding:
-                return Tried(why, mutation, told if told.startswith("isolated: wrong") else None)
+                return Tried(why, mutation, told if told.startswith(UNPROTECTED) else None)
         return Tried(why, mutation, f"{why}; {told}" if told else why)
 
     def close(self, *, kill: bool = False) -> None:
