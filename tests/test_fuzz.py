@@ -10,9 +10,9 @@ from click.testing import CliRunner
 
 from pipeline.batch import Counts, Segment, SegmentEnd
 from pipeline.config import load_run_config
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, SourceError
 from tests.clips import clip
-from tests.fuzz import configs, harness, labels, models, videos
+from tests.fuzz import configs, harness, labels, models, plain, videos
 from tests.fuzz.__main__ import main
 from tests.fuzz.harness import Case, Found, Tried, fuzz, wrong_report
 from tests.fuzz.mutate import BYTES, damaged
@@ -96,9 +96,9 @@ def test_what_crashes_hangs_grows_or_is_wrong_is_told_by_its_number_and_the_rest
 
 def test_what_crashes_hangs_or_is_wrong_in_isolation_too_is_found(monkeypatch):
     monkeypatch.setattr(harness, "ISOLATED_S", 1.0)
-    found = fuzz("protected", range(5))
-    assert found.outcomes == {"crashed with -6": 4, "done": 1}
-    assert [crash["isolated"] for crash in found.crashes] == [
+    found = fuzz("protected", range(6))
+    assert found.outcomes == {"crashed with -6": 4, "crashed with 1": 1, "done": 1}
+    assert [crash["isolated"] for crash in found.crashes[:4]] == [
         "isolated: complete",
         "isolated: crashes",
         "isolated: hangs",
@@ -108,6 +108,7 @@ def test_what_crashes_hangs_or_is_wrong_in_isolation_too_is_found(monkeypatch):
         (2, "isolated: crashes"),
         (3, "isolated: hangs"),
         (4, "isolated: wrong, so it is"),
+        (5, "crashed with 1; isolated: complete"),  # an exception, of the case itself
     ]
 
 
@@ -157,3 +158,49 @@ def test_what_isolation_gives_otherwise_is_found(monkeypatch):
     ):
         monkeypatch.setattr(videos, "taken_apart", lambda _, other=other: other)
         assert (videos.differing(here, path) or "").startswith("isolated: ")
+
+
+@pytest.mark.parametrize("kind", ["h264-bframes-opengop.mp4", "h264-closed.mp4", "mpeg4-bframes.avi"])
+def test_frames_that_are_given_up_or_are_others_than_a_plain_decoding_shows_are_found(kind):
+    path = clip(kind, videos.FRAMES)
+    tasks = list(videos.source(path).segments())
+    index = tasks[0].index
+    taken = videos.Taken.of(videos.decoded(tasks))
+
+    def found(segments=1, **fields):
+        return plain.misplaced(path, replace(taken, **fields), index, segments=segments) or ""
+
+    def without(*places):
+        lists = {name: getattr(taken, name) for name in ("numbers", "times_s", "pictures")}
+        return {name: [one for k, one in enumerate(all_) if k not in places] for name, all_ in lists.items()}
+
+    swapped = [*taken.pictures[:7], taken.pictures[8], taken.pictures[7], *taken.pictures[9:]]
+    assert found() == ""
+    if index.numbering == "counted":
+        for fields in ({"pictures": swapped}, without(20)):
+            assert "counted: " in found(**fields)
+        return
+    assert "needlessly: 2 frames" in found(**without(20, 30))
+    assert found(**without(20), ends=[replace(taken.ends[0], retry=True)]) == ""
+    assert f"at [{taken.times_s[7]}, {taken.times_s[8]}] s" in found(segments=2, pictures=swapped)
+    hidden = [b"by other pictures", *taken.pictures[1:]]
+    assert found(segments=2, pictures=hidden) == ""
+    assert f"at [{taken.times_s[0]}] s" in found(pictures=hidden)
+    early = without(20)
+    early["numbers"] = [*taken.numbers[:20], *taken.numbers[20:47]]
+    assert f"frame 20 at {taken.times_s[21]:.6f} s, by its packets" in found(**early)
+    assert "comes behind" in found(times_s=taken.times_s[::-1])
+
+
+def test_a_refusal_that_does_not_name_its_clip_is_found(places, monkeypatch):
+    (places[0] / "vp9.webm").write_bytes(clip("vp9.webm", videos.FRAMES).read_bytes())
+    case = videos.Videos(*places)
+    case.prepared(1, random.Random(1))
+
+    def refused(_):
+        raise SourceError("c", "no")
+
+    monkeypatch.setattr(videos, "source", refused)
+    assert case.tried(2, random.Random(1)).finding == "a line that does not name the file: 'no'"
+    end = SegmentEnd(Segment("c"), Counts(indexed=1, corrupt=1), error=f"{places[0]}: one\nother")
+    assert "not one" in (videos.judged(places[0], [], [end], by_model=False)[1] or "")

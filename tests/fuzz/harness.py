@@ -219,7 +219,8 @@ class Process:
                 self._open()
         if crashed:
             found.crashes.append({"number": number, "ended": why, "isolated": told, "mutation": mutation})
-            if not self._limits.crash_is_finding:
+            is_signal = why.startswith("crashed with -")  # and not an exception, of the case itself
+            if not self._limits.crash_is_finding and is_signal:
                 return Tried(why, mutation, told if told.startswith(UNPROTECTED) else None)
         return Tried(why, mutation, f"{why}; {told}" if told else why)
 

@@ -1,54 +1,41 @@
 """Damaged clips through the Python API, and one in a hundred through the command, too.
 
-What must hold: nothing is raised but VpipeError; the equations of the ledger hold; what came is what was counted. And a
-file is not called complete unless it is:
-
-*Frames.* A plain reading by PyAV takes the first video stream that is no cover picture and counts its packets, but for
-those that are outside of the edit list, are empty, or hold no coded picture by their own marks (NAL units, start codes,
-the bit of a hidden VP8 frame). As many frames must have come. Packets before the first keyframe, and those behind it
-that are shown before it, may be missing: a decoder has nothing to make them of. More frames may have come where a plain
-decoding gives as many: packets that hold two pictures.
-
-*Its end.* Where the container is one whose header says how long it is, that must not be over a second more than the
-last packet of all streams has.
-
-*Errors.* Where reading gave errors, a plain decoding must not give fewer frames than came. That alone does not see what
-an error hides from vpipe and from the plain reading alike.
+What must hold: nothing is raised but VpipeError, a line for each problem that names the file; the equations of the
+ledger hold; what came is what was counted; it is what a plain reading by PyAV shows, and a file is not called complete
+unless it is, for both of which see `plain`.
 
 One case in twenty is decoded in a process of its own, too: the same frames, times, pictures and ends must come.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import av
-import av.error
 import numpy as np
-import numpy.typing as npt
-from av.stream import Disposition
 
 import pipeline
 from pipeline.batch import FrameBatch, SegmentEnd
-from pipeline.errors import VpipeError
+from pipeline.errors import ConfigError, VpipeError
 from pipeline.ledger import Ledger
-from pipeline.sources.file import FileSource
+from pipeline.sources.decode import SegmentTask
+from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.isolate import Isolated
-from pipeline.sources.scaler import PictureFormat, View
+from pipeline.sources.pool import Here
 from pipeline.threads import Stop
 from tests.clips import KINDS, write_clip
-from tests.fuzz.harness import Tried, told
+from tests.fuzz.harness import Tried, told, wrong_report
 from tests.fuzz.mutate import BYTES, damaged, place_in
+from tests.fuzz.plain import VIEW, Taken, misplaced, wrongly_complete
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "specialized" / "weights" / "lobby-person-f1.safetensors"
@@ -57,9 +44,6 @@ LABELLED = 10  # one in so many is labelled by a model rather than decoded alone
 COMMANDED = 100  # one in so many goes through the command, too
 ISOLATED = 20  # one in so many is decoded in a process of its own, too
 LIMIT_S, COMMAND_S = 30.0, 120.0
-PROMISING = {"mov", "matroska", "avi"}  # demuxers that tell a duration which stands in the header
-LATE_S = 1.0
-LEADING = 32  # packets behind a keyframe among which those lie that are shown before it
 EXACT = {"fflags": "+bitexact"}  # no number by chance: a case is the same each time
 COPIES = ("mp4", "mkv", "ts")
 PROGRAM = "from pipeline.cli import main; main()"
@@ -142,17 +126,22 @@ class Videos:
     def tried(self, number: int, chance: random.Random) -> Tried:
         began_s = time.monotonic()
         by_model = number % LABELLED == 0
+        tasks: list[SegmentTask | Refusal] = []
         try:
             if by_model:
                 batches: Iterable[FrameBatch] = pipeline.label(self._path, model=MODEL, overrides=["sources.0.name=c"])
             else:
-                batches = source(self._path)
+                tasks = list(source(self._path).segments())
+                batches = decoded(tasks)
             taken = Taken.of(batches)
         except VpipeError as error:
-            return Tried(f"refused: {type(error).__name__}")
+            lines = error.problems if isinstance(error, ConfigError) else [str(error)]
+            return Tried(f"refused: {type(error).__name__}", finding=wrong_report(lines, self._path))
         except Exception as error:
             return Tried("another exception", finding=told(error))
         outcome, finding = judged(self._path, taken.numbers, taken.ends, by_model=by_model)
+        if tasks and isinstance(tasks[0], SegmentTask):
+            finding = finding or misplaced(self._path, taken, tasks[0].index, segments=len(tasks))
         if number % ISOLATED == 1:  # none that is labelled by a model
             finding = finding or differing(taken, self._path)
             outcome += ", and isolated"
@@ -177,38 +166,13 @@ CASE = Videos
 
 
 def source(path: Path) -> FileSource:
-    return FileSource(path, name="c", views=[View(PictureFormat(24, 32))], batch_frames=32, segment_frames=24)
+    return FileSource(path, name="c", views=[VIEW], batch_frames=32, segment_frames=24)
 
 
-@dataclass(slots=True)
-class Taken:
-    """What came of a clip.
-
-    Attributes:
-        numbers, times_s: Of its frames.
-        pictures: A hash of each.
-        ends: Of its segments.
-    """
-
-    numbers: list[int] = field(default_factory=list)
-    times_s: list[float] = field(default_factory=list)
-    pictures: list[bytes] = field(default_factory=list)
-    ends: list[SegmentEnd] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, batches: Iterable[FrameBatch]) -> Taken:
-        taken = cls()
-        for batch in batches:
-            taken.numbers += batch.index.tolist()
-            taken.times_s += batch.pts_s.tolist()
-            taken.pictures += map(hashed, batch.frames)
-            if batch.end is not None:
-                taken.ends.append(batch.end)
-        return taken
-
-
-def hashed(picture: npt.NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(picture.tobytes(), digest_size=8).digest()
+def decoded(tasks: Iterable[SegmentTask | Refusal]) -> Iterator[FrameBatch]:
+    with closing(Here()) as decoder:
+        for task in tasks:
+            yield from decoder.frames(task)
 
 
 def taken_apart(path: Path) -> Taken:
@@ -269,137 +233,15 @@ def judged(
         return "wrong ledger", f"{len(came)} frames came, {of.counts.decoded} were counted"
     if sorted(set(came)) != came or lost & set(came):
         return "wrong ledger", "frames came twice, out of order, or though they are called lost"
+    report = next((wrong for end in of.ends if end.error and (wrong := wrong_report([end.error], path))), None)
     if of.counts.indexed == 0 and of.error is not None:
-        return "refused", None if "\n" not in of.error else f"in several lines: {of.error!r}"
+        return "refused", report
     if of.error is not None or not of.complete:
         kind = "with losses" if of.counts.decoded else "nothing decoded"
-        return f"partial: {kind}, {'damage named' if of.error is None else 'with an error'}", None
+        return f"partial: {kind}, {'damage named' if of.error is None else 'with an error'}", report
     if not ledger.complete:
         return "wrong ledger", "complete and not"
     return ("complete", wrongly_complete(path, of.counts.decoded)) if plain else ("complete", None)
-
-
-# ------------------------------------------------------------------------------------------ a plain reading
-
-
-@dataclass(slots=True)
-class Plain:
-    """What PyAV reads of a file.
-
-    Attributes:
-        demuxer, codec: FFmpeg's names.
-        pictures: Packets that hold one.
-        headless: Of them those that may give none as they come before the first keyframe.
-        errors: While reading.
-        promised_s: By the header, or None.
-        last_s: End of the last packet of all streams, from the start.
-        decoded: Frames of a plain decoding.
-        refused: Packets that the decoder refused.
-    """
-
-    demuxer: str
-    codec: str
-    pictures: int = 0
-    headless: int = 0
-    errors: int = 0
-    promised_s: float | None = None
-    last_s: float = 0.0
-    decoded: int = 0
-    refused: int = 0
-
-
-def read_plainly(path: Path) -> Plain:
-    with av.open(str(path), metadata_errors="replace") as container:
-        chosen = next(one for one in container.streams.video if not one.disposition & Disposition.attached_pic)
-        context = chosen.codec_context
-        context.thread_count, context.thread_type = 1, "NONE"
-        plain = Plain(container.format.name.split(",")[0], context.codec.canonical_name)
-        length = (context.extradata or b"\0")[:1] == b"\1"  # NAL units behind their length rather than a start code
-        start_s = (container.start_time or 0) / av.time_base
-        key_pts: int | None = None
-        behind = 0
-        stream = container.demux()
-        progress = True
-        while True:
-            try:
-                packet = next(stream, None)
-            except av.error.FFmpegError:
-                plain.errors += 1
-                if not progress:
-                    break
-                stream, progress = container.demux(), False
-                continue
-            if packet is None:
-                break
-            if packet.pts is not None and packet.time_base is not None:
-                end = packet.pts + (packet.duration or 0)
-                plain.last_s = max(plain.last_s, float(end * packet.time_base) - start_s)
-            if packet.stream.index != chosen.index:
-                continue
-            progress = progress or bool(packet.size)
-            try:
-                plain.decoded += len(chosen.codec_context.decode(packet))
-            except av.error.EOFError:
-                pass
-            except av.error.FFmpegError:
-                plain.refused += 1
-            if not packet.size or packet.is_discard or not holds_picture(plain.codec, bytes(packet), length):
-                continue
-            plain.pictures += 1
-            behind += key_pts is not None
-            if key_pts is None and packet.is_keyframe:
-                key_pts = -(2**63) if packet.pts is None else packet.pts
-            elif key_pts is None or (packet.pts is not None and packet.pts < key_pts and behind <= LEADING):
-                plain.headless += 1
-        if plain.demuxer in PROMISING and container.duration is not None:
-            plain.promised_s = container.duration / av.time_base
-    return plain
-
-
-def holds_picture(codec: str, data: bytes, length: bool) -> bool:
-    """Whether a packet holds a coded picture by its own marks; True where they are not looked for."""
-    match codec:
-        case "h264":
-            return any(unit[0] & 31 in (1, 2, 5) for unit in units(data, length))
-        case "hevc":
-            return any(unit[0] >> 1 & 63 < 32 for unit in units(data, length))
-        case "mpeg2video" | "mpeg1video":
-            return b"\0\0\1\0" in data
-        case "mpeg4":
-            return b"\0\0\1\xb6" in data
-        case "vp8":
-            return bool(data[0] & 0x10)
-    return True
-
-
-def units(data: bytes, length: bool) -> list[bytes]:
-    """The NAL units of a packet that are not empty, by their first bytes."""
-    if not length:
-        return [part for part in data.split(b"\0\0\1")[1:] if part]
-    found, at = [], 0
-    while at + 4 < len(data):
-        n = int.from_bytes(data[at : at + 4], "big")
-        found.append(data[at + 4 : at + 6])
-        at += 4 + n
-    return found
-
-
-def wrongly_complete(path: Path, decoded: int) -> str | None:
-    """Why a file that is called complete is not."""
-    try:
-        plain = read_plainly(path)
-    except (av.error.FFmpegError, StopIteration) as error:
-        return f"complete, and plain PyAV does not open it: {error}"
-    about = f"{plain.demuxer}, {plain.codec}; a plain decoding gives {plain.decoded}, {plain.refused} packets refused"
-    if decoded == 0:
-        return f"complete without a frame, of {plain.pictures} packets ({about})"
-    if not plain.pictures - plain.headless <= decoded <= max(plain.pictures, plain.decoded):
-        return f"complete with {decoded} frames of {plain.pictures} packets, {plain.headless} without a key ({about})"
-    if plain.promised_s is not None and plain.promised_s - plain.last_s > LATE_S:
-        return f"complete with {plain.last_s:.2f} s of {plain.promised_s:.2f} s ({about})"
-    if plain.errors and plain.decoded < decoded:
-        return f"complete, and reading it gave {plain.errors} errors ({about})"
-    return None
 
 
 # ------------------------------------------------------------------------------------------ the command
