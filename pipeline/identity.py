@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ __all__ = ["differences", "identity", "identity_changes", "stamp"]
 Document = dict[str, object]
 
 END_BYTES = 1 << 14  # of the head and of the tail of a file
+STAMPED = frozenset({"path", "size", "mtime_ns", "ends", "sha256"})  # what `stamp` tells
 
 
 def identity(
@@ -40,7 +42,7 @@ def identity(
 
 
 def stamp(path: Path, *, whole: bool = False) -> Document:
-    """What tells whether a file is still the same; its path alone where it cannot be read.
+    """What tells whether a file is still the same; its path alone where it cannot be read or is no regular file.
 
     Args:
         path: The file.
@@ -48,13 +50,15 @@ def stamp(path: Path, *, whole: bool = False) -> Document:
     """
     try:
         facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            return {"path": str(path)}  # a FIFO waits for who writes it, a device may have no end
         with path.open("rb") as file:
             ends = hashlib.sha256(file.read(END_BYTES))
             file.seek(max(0, facts.st_size - END_BYTES))
             ends.update(file.read(END_BYTES))
             file.seek(0)
             everything = hashlib.file_digest(file, "sha256").hexdigest() if whole else None
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no name of a file, as it holds a NUL
         return {"path": str(path)}
     told: Document = {"path": str(path.resolve()), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
     told["ends"] = ends.hexdigest()[:16]
@@ -64,7 +68,8 @@ def stamp(path: Path, *, whole: bool = False) -> Document:
 def identity_changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
     """Why a run with identity `now` may not go on with one of identity `before`: a line per difference, none if it may.
 
-    Sources may be added; one that is changed or missing is a difference.
+    Sources may be added; one that is changed or missing is a difference. Of a file that could not be read then nothing
+    is labelled, so it may be any by now.
     """
     apart: dict[str, object] = {"sources": None, "sha": None}
     problems = list(differences({**before, **apart}, {**now, **apart}, kind="run"))
@@ -74,9 +79,20 @@ def identity_changes(before: Mapping[str, object], now: Mapping[str, object]) ->
     for name, facts in then.items():
         if name not in present:
             problems.append(f"{name}: must still be a source of the run to resume, got none of that name")
+        elif _was_unread(facts):
+            problems += differences(_unstamped(facts), _unstamped(present[name]), kind="run", where=name)
         else:
             problems += differences(facts, present[name], kind="run", where=name)
     return problems
+
+
+def _was_unread(facts: object) -> bool:
+    """Whether it is a file, of which alone a selection is told, and there was none to stamp."""
+    return isinstance(facts, Mapping) and {"path", "selection"} <= facts.keys() and "size" not in facts
+
+
+def _unstamped(facts: object) -> object:
+    return {key: facts[key] for key in facts.keys() - STAMPED} if isinstance(facts, Mapping) else facts
 
 
 def differences(before: object, now: object, *, kind: str, where: str = "") -> Iterator[str]:

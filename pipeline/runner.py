@@ -214,8 +214,11 @@ def _identity(config: RunConfig, models: Sequence[Model], plan: Plan) -> tuple[d
     """What decides the labels, from the configuration as it was written: secrets stay `${VARIABLE}`."""
     written = config.resolved()
     of_name = dict(zip((section.name for section in config.filters), _sections(written, "filters"), strict=True))
+    stamps = {source.name: stamp(source.path, whole=config.run.hash_files) for source in plan.sources.files}
+    for source in plan.sources.files:
+        source.stamp = stamps[source.name]  # its turn may come hours later
     files = {
-        source.name: stamp(source.path, whole=config.run.hash_files)
+        source.name: stamps[source.name]
         | {"selection": dataclasses.asdict(source.selection), "start": str(source.start)}
         | _regions(source)
         for source in plan.sources.files

@@ -160,6 +160,52 @@ def test_a_file_that_cannot_be_read_any_more_is_told_when_the_run_goes_on(tmp_pa
     assert (again.state, again.summary["frames"]["labelled"]) == ("done", 2 * FRAMES)
 
 
+def test_a_file_that_could_not_be_read_at_first_is_labelled_when_the_run_goes_on(tmp_path):
+    there, absent = clip("h264-closed.mp4", FRAMES), tmp_path / "absent.mp4"
+    absent.symlink_to(tmp_path / "nothing.mp4")
+    files = [{"path": str(there), "name": "there"}, {"path": str(absent), "name": "absent"}]
+    config = test_runner.configured(tmp_path, files)
+    assert run(config).exit_code == 3
+    (tmp_path / "nothing.mp4").write_bytes(clip("h264-bframes-opengop.mp4", FRAMES).read_bytes())
+    again = run(config, mode="resume")
+    assert (again.state, again.summary["frames"]["labelled"]) == ("done", 2 * FRAMES)
+    os.utime(tmp_path / "nothing.mp4", ns=(1, 1))
+    with pytest.raises(ConfigError, match=r"absent\.mtime_ns: must be"):
+        run(config, mode="resume")
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_a_file_that_changed_before_its_turn_is_not_labelled_as_what_it_was(tmp_path, monkeypatch, isolate):
+    path = tmp_path / "gate.mp4"
+    path.write_bytes(clip("h264-closed.mp4", FRAMES).read_bytes())
+    config = test_runner.configured(tmp_path, [{"path": str(path), "name": "gate"}], decode={"isolate": isolate})
+    real = running.Running.work
+
+    def work(self):
+        path.write_bytes(clip("h264-bframes-opengop.mp4", FRAMES).read_bytes())
+        return real(self)
+
+    monkeypatch.setattr(running.Running, "work", work)
+    outcome = run(config)
+    assert outcome.state != "done"
+    assert "changed since the run began; put back what it was" in outcome.summary["sources"]["gate"]["error"]
+    assert not list(outcome.folder.frames.rglob("*.parquet"))
+
+
+def test_what_is_no_regular_file_is_refused_and_others_go_on(tmp_path):
+    os.mkfifo(tmp_path / "fifo.mp4")
+    (tmp_path / "zero.mp4").symlink_to("/dev/zero")
+    names = {"fifo": tmp_path / "fifo.mp4", "zero": tmp_path / "zero.mp4", "gate": clip("h264-closed.mp4", FRAMES)}
+    files = [{"path": str(path), "name": name} for name, path in names.items()]
+    section = {"name": "r", "dir": str(tmp_path / "runs"), "torch_threads": 1, "hash_files": True}
+    config = test_runner.configured(tmp_path, files, run=section)
+    outcome = run(config)
+    told = outcome.summary["sources"]
+    assert (outcome.exit_code, told["gate"]["labelled"]) == (3, FRAMES)
+    assert "must be a video file, got a FIFO" in told["fifo"]["error"]
+    assert "must be a video file, got a device" in told["zero"]["error"]
+
+
 def test_too_many_decoders_that_hang_end_the_run(tmp_path, monkeypatch, hung):
     monkeypatch.setattr(pool, "MOST_STUCK", 2)
     config = configured(tmp_path, decode={"limit_s": 0.3, "workers": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,8 @@ def open_video(
         SourceError: The file cannot be opened, holds no video or asks for too much, or the GPU is not there or does not
             decode it.
     """
+    if (kind := _no_file(path)) is not None:
+        raise SourceError(source, f"{path}: must be a video file, got {kind}")
     try:
         hwaccel = None if device == "cpu" else accelerator(device)
         container = av.open(str(path), options=OPEN_OPTIONS, metadata_errors="replace", hwaccel=hwaccel)
@@ -104,6 +107,21 @@ def open_video(
         container.close()
         raise SourceError(source, f"{path}: cannot be decoded on {device}: it has no decoder for {chosen.codec.name}")
     return container, chosen
+
+
+def _no_file(path: Path) -> str | None:
+    """What a path stands for that must not be opened, as that might never end; None: a file, or what FFmpeg refuses."""
+    if "\0" in str(path):
+        return "a name that holds a NUL"  # FFmpeg would open what stands before it
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None
+    if stat.S_ISFIFO(mode):
+        return "a FIFO"
+    if stat.S_ISSOCK(mode):
+        return "a socket"
+    return "a device" if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else None
 
 
 def accelerator(device: str) -> HWAccel:

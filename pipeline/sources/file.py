@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
@@ -79,6 +79,9 @@ class FileSource:
         device: Where to decode: cpu, cuda, cuda:1.
         start: What tells the UTC time of the first frame, or None.
         limits: What the file may ask for.
+
+    Attributes:
+        stamp: Of the file when the run began, see `pipeline.identity.stamp`: another is refused. None: any is taken.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class FileSource:
         self._fast, self._device = fast, device
         self.start = start
         self._limits = limits
+        self.stamp: Mapping[str, object] | None = None
 
     def __iter__(self) -> Iterator[FrameBatch]:
         with Reader() as reader:
@@ -118,7 +122,11 @@ class FileSource:
         A file that cannot be read gives one Refusal, never an exception.
         """
         try:
+            if self.stamp is not None and "size" in self.stamp:
+                self._refuse_another(self.stamp)  # before what is damaged in the other one is told
             index = index_file(self.path, self.name, disposable=not self.selection.takes_all, limits=self._limits)
+            if self.stamp is not None:
+                self._refuse_another(self.stamp)
             tasks = self._tasks(index, whole)
         except SourceError as error:
             yield Refusal(self.name, str(error))
@@ -135,6 +143,19 @@ class FileSource:
     def refusal(self, why: str, *, bundle: tuple[str, ...] = (), slot: int = 0) -> Refusal:
         """Stands for its segments where it cannot be read."""
         return Refusal(self.name, f"{self.path}: {why}", bundle, slot)
+
+    def _refuse_another(self, stamp: Mapping[str, object]) -> None:
+        """Refuses what is not the file that the run began with: its labels would be told of that one."""
+        if "size" not in stamp:
+            told = "could not be read when the run began, and now it can: --resume labels it"
+            raise SourceError(self.name, f"{self.path}: {told}")
+        try:
+            facts = self.path.stat()
+        except OSError:
+            return  # it is gone, which opening it tells
+        if (facts.st_size, facts.st_mtime_ns) != (stamp["size"], stamp["mtime_ns"]):
+            told = "changed since the run began; put back what it was then and --resume, or begin another run"
+            raise SourceError(self.name, f"{self.path}: {told}")
 
     def _tasks(self, index: Index, whole: bool) -> list[SegmentTask]:
         if index.frames == 0 and index.io_error is not None:
