@@ -409,3 +409,11 @@ def test_a_selection_that_leaves_nothing_is_said(model, tmp_path):
     code, _, err = vpipe("run", clip("h264-closed.mp4"), "--model", model, *settings)
     assert code == 1
     assert "leave nothing" in err
+
+
+def test_an_error_of_the_system_that_nobody_caught_is_one_line(monkeypatch, tmp_path):
+    def broken(paths):
+        raise OSError(36, "File name too long", "clip.mp4")
+
+    monkeypatch.setattr("pipeline.sources.paths.videos_at", broken)
+    assert vpipe("probe", tmp_path) == (1, "", "vpipe: clip.mp4: File name too long\n")

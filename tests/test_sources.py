@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.sources import reader
 from pipeline.sources.cuts import cut_file
 from pipeline.sources.file import FileSource, NamePattern
 from pipeline.sources.index import index_file
@@ -300,3 +301,35 @@ def test_a_folder_that_cannot_be_read_is_a_source_that_is_refused(tmp_path, monk
     assert [name for name, _ in found.videos] == ["mnt/a.mp4", "mnt/lost+found"]
     (batch,) = source(tmp_path / "lost+found")
     assert "lost+found: cannot be opened" in batch.end.error
+
+
+def test_paths_that_the_system_does_not_take_stand_for_a_video_that_is_refused(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    for path in (f"{tmp_path}/{'x' * 300}.mp4", f"{tmp_path}/a.mp4/b", f"{tmp_path}/a.mp4\0b"):
+        assert find_videos(path, "gate").videos == (("gate", Path(path)),)
+        (refused,) = source(path).segments()
+        assert path in refused.error
+
+
+def test_a_cut_that_no_seek_reaches_is_decoded_from_the_start(monkeypatch):
+    class Unseekable:
+        def __init__(self, container):
+            self._container = container
+
+        def __getattr__(self, name):
+            return getattr(self._container, name)
+
+        def seek(self, *args, **options):
+            raise av.error.InvalidDataError(1, "no seek")
+
+    path = clip("h264-closed.mp4", FRAMES)
+    expected = decoded(source(path, segment_frames=1))
+    assert len(expected[1]) > 1
+    real = reader.open_decoder
+
+    def unseekable(*args, **options):
+        container, stream = real(*args, **options)
+        return Unseekable(container), stream
+
+    monkeypatch.setattr(reader, "open_decoder", unseekable)
+    assert decoded(source(path, segment_frames=1))[0] == expected[0]

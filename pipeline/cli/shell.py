@@ -46,6 +46,10 @@ class Command(click.Group):
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; so do we
             ctx.exit(FAILED)
+        except OSError as error:  # that nobody nearer to it had words for
+            where = "" if error.filename is None else f"{error.filename}: "
+            complain([f"{where}{error.strerror or error}"])
+            ctx.exit(FAILED)
 
 
 def _make_streams_safe() -> None:

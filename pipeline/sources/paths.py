@@ -44,9 +44,10 @@ def find_videos(path: str, name: str) -> Found:
         path: An absolute file, folder or glob (`**` goes through folders). A path that exists is never a glob.
         name: Name of the source. Videos of a folder or glob are called `<name>/<path below it>`.
     """
-    if Path(path).is_dir():
-        return _below(Path(path), sorted(_walk(Path(path))), name)
-    if Path(path).exists() or not glob.has_magic(path):
+    if os.path.isdir(path):  # that of Path raises for a name that is too long, or that may not be looked at
+        files, unreadable = _walk(Path(path))
+        return _below(Path(path), sorted([*files, *unreadable]), name, unreadable)
+    if os.path.exists(path) or not glob.has_magic(path):
         return Found(videos=((name, Path(path)),))
     matches = sorted(Path(match) for match in glob.iglob(path, recursive=True))
     return _below(_fixed_part(path), list(_files(matches)), name)
@@ -81,13 +82,14 @@ def passed_over(ignored: Sequence[Path]) -> str:
 
 def _files(matches: list[Path]) -> Iterator[Path]:
     for match in matches:
-        if not match.is_dir():  # also a link to nothing: it was meant to be a file, and will be refused by name
+        if not os.path.isdir(match):  # also a link to nothing: it was meant to be a file, and will be refused by name
             yield match
 
 
-def _walk(folder: Path) -> Iterator[Path]:
+def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
     """All files below a folder, links followed, each folder once; and the folders that cannot be read."""
     seen: set[tuple[int, int]] = set()
+    found: list[Path] = []
     unreadable: list[Path] = []
 
     def note(error: OSError) -> None:
@@ -99,14 +101,15 @@ def _walk(folder: Path) -> Iterator[Path]:
             folders.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))
-        yield from (Path(top, file) for file in files)
-    yield from unreadable
+        found += (Path(top, file) for file in files)
+    return found, unreadable
 
 
-def _below(root: Path, files: list[Path], name: str) -> Found:
-    """Tells videos from other files. A folder among them cannot be read: as a video it will be refused by name."""
-    videos = [path for path in files if path.suffix.lower() in VIDEO_SUFFIXES or path.is_dir()]
-    ignored = tuple(path for path in files if path not in set(videos))
+def _below(root: Path, files: list[Path], name: str, unreadable: Sequence[Path] = ()) -> Found:
+    """Tells videos from other files. A folder that cannot be read is taken for a video, and so refused by name."""
+    taken = {path for path in files if path.suffix.lower() in VIDEO_SUFFIXES}.union(unreadable)
+    videos = [path for path in files if path in taken]
+    ignored = tuple(path for path in files if path not in taken)
     return Found(tuple((f"{name}/{path.relative_to(root).as_posix()}", path) for path in videos), ignored)
 
 

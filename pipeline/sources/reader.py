@@ -109,7 +109,7 @@ class Reader:
         """The packets of a cut, each checked against the index.
 
         If the demuxer gives others after a seek than in a straight pass, the file is read from its start instead, up
-        to where it went wrong; the decoder never notices.
+        to where it went wrong; a decoder that has some of the cut never notices.
         """
         assert self._container is not None
         assert self._stream is not None
@@ -125,6 +125,9 @@ class Reader:
             yield packet
         if place == cut.stop:
             return
+        decoder = self._stream.codec_context
+        if place == cut.first and decoder.is_open:
+            decoder.flush_buffers()  # drained by the last cut, and no seek has brought it back
         container, video = open_video(index.path, source, limits=index.limits)
         try:
             at = 0
