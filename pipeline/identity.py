@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 __all__ = ["differences", "identity", "identity_changes", "stamp"]
@@ -65,11 +65,13 @@ def stamp(path: Path, *, whole: bool = False) -> Document:
     return told if everything is None else told | {"sha256": everything}
 
 
-def identity_changes(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:
+def identity_changes(
+    before: Mapping[str, object], now: Mapping[str, object], *, untouched: Collection[str] = ()
+) -> list[str]:
     """Why a run with identity `now` may not go on with one of identity `before`: a line per difference, none if it may.
 
-    Sources may be added; one that is changed or missing is a difference. Of a file that could not be read then nothing
-    is labelled, so it may be any by now.
+    Sources may be added; one that is changed or missing is a difference. The files of those that are `untouched`, of
+    which nothing is labelled, may be any by now.
     """
     apart: dict[str, object] = {"sources": None, "sha": None}
     problems = list(differences({**before, **apart}, {**now, **apart}, kind="run"))
@@ -79,16 +81,11 @@ def identity_changes(before: Mapping[str, object], now: Mapping[str, object]) ->
     for name, facts in then.items():
         if name not in present:
             problems.append(f"{name}: must still be a source of the run to resume, got none of that name")
-        elif _was_unread(facts):
+        elif name in untouched:
             problems += differences(_unstamped(facts), _unstamped(present[name]), kind="run", where=name)
         else:
             problems += differences(facts, present[name], kind="run", where=name)
     return problems
-
-
-def _was_unread(facts: object) -> bool:
-    """Whether it is a file, of which alone a selection is told, and there was none to stamp."""
-    return isinstance(facts, Mapping) and {"path", "selection"} <= facts.keys() and "size" not in facts
 
 
 def _unstamped(facts: object) -> object:

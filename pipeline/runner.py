@@ -27,7 +27,7 @@ from pipeline.rereading import Rereading
 from pipeline.running import Outcome, Running
 from pipeline.runs import LOGGERS, RunFolder
 from pipeline.schema import MetricsSection, PageSection
-from pipeline.sinks.parts import discard_damaged, disk_errors
+from pipeline.sinks.parts import discard_damaged, disk_errors, has_parts
 from pipeline.sources.file import FileSource
 from pipeline.threads import Request, Stop
 from pipeline.times import Times
@@ -255,7 +255,9 @@ def _open_folder(
     document, sha = _identity(config, models, plan)
     if mode == "resume":
         folder = place
-        changes = identity_changes(folder.read_identity(), document)
+        files = [source.name for source in plan.sources.files]
+        untouched = {name for name in files if not has_parts(folder.path, name)}
+        changes = identity_changes(folder.read_identity(), document, untouched=untouched)
         if changes:
             raise ConfigError([f"{folder.path}: another run: {change}" for change in changes])
         folder.remove_leftovers()

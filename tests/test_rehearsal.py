@@ -188,8 +188,11 @@ def test_a_file_that_changed_before_its_turn_is_not_labelled_as_what_it_was(tmp_
     monkeypatch.setattr(running.Running, "work", work)
     outcome = run(config)
     assert outcome.state != "done"
-    assert "changed since the run began; put back what it was" in outcome.summary["sources"]["gate"]["error"]
+    assert "changed since the run began; --resume labels it as it is" in outcome.summary["sources"]["gate"]["error"]
     assert not list(outcome.folder.frames.rglob("*.parquet"))
+    monkeypatch.undo()
+    again = run(config, mode="resume")
+    assert (again.state, again.summary["frames"]["labelled"]) == ("done", FRAMES)
 
 
 def test_what_is_no_regular_file_is_refused_and_others_go_on(tmp_path):

@@ -30,7 +30,17 @@ from pipeline.files import WholeFile, make_folder
 from pipeline.rows import Labelling, labelling_of, schema, table
 from specialized.objects import one_line
 
-__all__ = ["PartsSink", "committed", "discard_damaged", "disk_errors", "newest", "open_part", "part_path", "read_end"]
+__all__ = [
+    "PartsSink",
+    "committed",
+    "discard_damaged",
+    "disk_errors",
+    "has_parts",
+    "newest",
+    "open_part",
+    "part_path",
+    "read_end",
+]
 
 log = logging.getLogger(__name__)
 
@@ -221,6 +231,11 @@ def committed(folder: Path, source: str | None = None) -> Iterator[SegmentEnd]:
             for end in sorted(ends, key=lambda end: end.segment.first_frame):  # a camera's clock may have been set back
                 if _is_committed(folder, end):
                     yield end
+
+
+def has_parts(folder: Path, source: str) -> bool:
+    """Whether any filter has a part of a source."""
+    return any(_visible(filter_folder / _encoded(source)) for filter_folder in _visible(folder / "frames"))
 
 
 def discard_damaged(folder: Path) -> None:

@@ -154,7 +154,7 @@ class FileSource:
         except OSError:
             return  # it is gone, which opening it tells
         if (facts.st_size, facts.st_mtime_ns) != (stamp["size"], stamp["mtime_ns"]):
-            told = "changed since the run began; put back what it was then and --resume, or begin another run"
+            told = "changed since the run began; --resume labels it as it is, unless it has labels of what it was"
             raise SourceError(self.name, f"{self.path}: {told}")
 
     def _tasks(self, index: Index, whole: bool) -> list[SegmentTask]:
