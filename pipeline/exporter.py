@@ -289,21 +289,26 @@ class _Handler(MetricsHandler):
 
     def do_HEAD(self) -> None:  # noqa: N802 (named by its base)
         """The status alone, which is what some probes ask for."""
-        path = self.path.partition("?")[0]
-        status = 200 if path == "/metrics" else 404 if path != "/healthz" else 503 if self.problems() else 200
-        self.send_response(status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        found = self._found()
+        self._say(200 if found is None else found[0], [])
 
     def do_GET(self) -> None:  # noqa: N802 (named by its base)
+        found = self._found()
+        if found is None:
+            super().do_GET()
+        else:
+            self._say(*found)
+
+    def _found(self) -> tuple[int, list[str]] | None:
+        """The status and the lines of what is asked for; None: it is the metrics."""
         match self.path.partition("?")[0]:
             case "/metrics":
-                super().do_GET()
+                return None
             case "/healthz":
                 problems = self.problems()
-                self._say(503 if problems else 200, problems or ["ok"])
+                return (503, problems) if problems else (200, ["ok"])
             case _:
-                self._say(404, ["there is /metrics, and /healthz"])
+                return 404, ["there is /metrics, and /healthz"]
 
     def _say(self, status: int, lines: list[str]) -> None:
         body = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")

@@ -275,6 +275,10 @@ def test_a_client_that_says_nothing_holds_up_neither_the_others_nor_the_end():
     with Endpoint("127.0.0.1", 0) as endpoint, socket.create_connection(("127.0.0.1", endpoint.port)):
         with endpoint.serving(Nothing(), list):
             assert get(endpoint.port, "/healthz?now") == (200, "ok\n")
+            for path, status in {"/healthz": 200, "/metrics": 200, "/other": 404}.items():
+                with contextlib.closing(http.client.HTTPConnection("127.0.0.1", endpoint.port)) as asked:
+                    asked.request("HEAD", path)
+                    assert asked.getresponse().status == status
             assert get(endpoint.port, "/")[0] == 404
             left_s = time.monotonic()
         assert time.monotonic() - left_s < CLIENT_S / 2
