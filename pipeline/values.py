@@ -1,6 +1,7 @@
 """What single values of a configuration may be: paths, times, names, shares. What is none of these says so in words."""
 
 import difflib
+import errno
 import os
 import re
 import warnings
@@ -36,17 +37,27 @@ _NO_PATH = re.compile("[\x00-\x1f\x7f\ud800-\udc7f\udd00-\udfff]")  # these surr
 
 def _absolute(path: str, info: ValidationInfo) -> str:
     """The path from the configuration's folder, as an absolute one."""
-    if not path or _NO_PATH.search(path):
-        raise ValueError("must be a path without control characters")
     folder = (info.context or {}).get("folder", os.curdir)
-    joined = os.path.abspath(os.path.join(folder, os.path.expanduser(path)))
+    joined = _possible(path, os.path.abspath(os.path.join(folder, os.path.expanduser(path))))
     if has_magic(path) and not os.path.isabs(path) and not os.path.exists(joined):
         return os.path.abspath(os.path.join(escape(str(folder)), path))  # a folder's own brackets are no pattern
     return joined
 
 
+def _possible(path: str, absolute: str) -> str:
+    """The absolute path, if the system can have a file there at all."""
+    if not path or _NO_PATH.search(path):
+        raise ValueError("must be a path without control characters")
+    try:
+        os.lstat(absolute)
+    except OSError as exc:
+        if exc.errno == errno.ENAMETOOLONG:
+            raise ValueError("must be a path that the system takes, and this one is too long") from exc
+    return absolute
+
+
 def _absolute_from_here(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path))
+    return _possible(path, os.path.abspath(os.path.expanduser(path)))
 
 
 def _absolute_or_stdout(path: str, info: ValidationInfo) -> str:

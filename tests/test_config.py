@@ -125,6 +125,31 @@ telemetri: {}
 
 
 @pytest.mark.parametrize(
+    ("path", "problem"),
+    [
+        (r'"a\0b"', r"must be a path without control characters, got 'a\x00b'"),
+        ("x" * 300, "must be a path that the system takes, and this one is too long, got"),
+        ("/".join(["x" * 200] * 30), "must be a path that the system takes, and this one is too long, got"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("run.dir", "run: {{dir: {}}}\nsources: [{{path: clip.mp4}}]\nfilter: {{model: m4.safetensors}}\n"),
+        ("sources.0.path", "sources: [{{path: {}}}]\nfilter: {{model: m4.safetensors}}\n"),
+        ("filter.model", "sources: [{{path: clip.mp4}}]\nfilter: {{model: {}}}\n"),
+        (
+            "sinks.0.path",
+            "sources: [{{path: clip.mp4}}]\nfilter: {{model: m4.safetensors}}\nsinks: [{{type: csv, path: {}}}]\n",
+        ),
+    ],
+)
+def test_a_path_that_no_file_can_have_is_refused_where_it_stands(folder, key, text, path, problem):
+    (told,) = problems(text.format(path))
+    assert f" {key}: {problem}" in told
+
+
+@pytest.mark.parametrize(
     ("line", "problem"),
     [
         ("decode: {workers: 0}", "decode.workers: must be at least 1, got 0"),

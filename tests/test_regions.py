@@ -405,7 +405,7 @@ class Framing:
 
 
 def test_a_source_of_ones_own_gives_whole_frames():
-    (batch,) = OwnSource(Framing(name="mine"))
+    (batch,) = OwnSource(Framing(name="mine"), (24, 36))
     assert batch.end.retry
     assert "batches must be of whole frames, got regions" in batch.end.error
 

@@ -99,7 +99,7 @@ def open_sources(config: RunConfig, *, cards: Sequence[ModelCard], order: Order,
     seen = regions_of_each(config, config.sources)
     for section, regions, facts in zip(config.sources, seen, written, strict=True):
         if isinstance(section, SourceObject):
-            others.append(OwnSource(_own_source(section, formats[0], batch_pictures)))
+            others.append(_own_source(section, formats[0], batch_pictures))
             facts_of[others[-1].name] = facts
             continue
         views = [View(picture, _seen(regions, patterns[picture])) for picture in formats]
@@ -150,10 +150,11 @@ def _seen(regions: tuple[Region, ...] | None, patterns: Sequence[tuple[str, ...]
     return tuple(region for place, region in enumerate(regions) if place in wanted)
 
 
-def _own_source(section: SourceObject, picture: PictureFormat, batch_pictures: int) -> Source:
+def _own_source(section: SourceObject, picture: PictureFormat, batch_pictures: int) -> OwnSource:
     """A source of the user's own class, which is offered the pictures' size and the batch length."""
     make = load_object(section.type)
-    offered: Mapping[str, object] = {"input": (picture.height, picture.width), "batch_frames": batch_pictures}
+    size = (picture.height, picture.width)
+    offered: Mapping[str, object] = {"input": size, "batch_frames": batch_pictures}
     parameters = inspect.signature(make).parameters
     arguments = {name: value for name, value in offered.items() if name in parameters} | section.arguments
     try:
@@ -162,7 +163,7 @@ def _own_source(section: SourceObject, picture: PictureFormat, batch_pictures: i
         raise ConfigError([f"source {section.type}: must be made of its arguments, got {one_line(exc)}"]) from exc
     if not isinstance(source, Source) or not isinstance(source.name, str):
         raise ConfigError([f"source {section.type}: must be iterable and have a `name`, got {source!r}"])
-    return source
+    return OwnSource(source, size)
 
 
 def _camera(section: CameraSource, views: Sequence[View], regions: tuple[str, ...]) -> Camera:
