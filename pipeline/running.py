@@ -34,7 +34,7 @@ from pipeline.retention import Removed, free_bytes, make_room
 from pipeline.runs import RunFolder
 from pipeline.sinks.delivery import SpooledSink
 from pipeline.sinks.events import EventsSink, Rules
-from pipeline.sinks.parts import PartsSink, committed, discard_damaged, disk_errors, newest, part_path
+from pipeline.sinks.parts import DamagedPartError, PartsSink, committed, discard_damaged, disk_errors, newest, part_path
 from pipeline.telemetry import Telemetry
 from pipeline.threads import Stop, every
 from pipeline.times import TimedSink, Times
@@ -378,7 +378,7 @@ class Running:
         """What is committed. A part that is no longer what it was is removed, and the run is broken."""
         try:
             return list(committed(self.folder.path))
-        except SinkError as error:
+        except DamagedPartError as error:
             told = str(error).partition(";")[0]
             self.error = self.error or f"{told}; --resume labels its segment anew"
             log.error("%s", told)

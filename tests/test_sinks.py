@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import resource
 import subprocess
@@ -272,6 +273,21 @@ def test_a_part_of_which_a_page_is_damaged_is_named_by_the_sinks_that_read_it_an
         out.commit(ended(Segment("a"), 300))
     discard_damaged(tmp_path)
     assert not path.exists()
+
+
+def test_a_part_that_the_system_does_not_let_be_read_is_kept(tmp_path, monkeypatch):
+    commit(tmp_path, Segment("a"), 3)
+    path = part_path(tmp_path, "person", Segment("a"))
+
+    def refused(*args, **options):
+        raise OSError(errno.EMFILE, "arrow's words")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pq, "ParquetFile", refused)
+        with pytest.raises(SinkError, match=r"000000000000.parquet: must be readable, got Too many open files"):
+            discard_damaged(tmp_path)
+    assert [end.counts.labelled for end in committed(tmp_path)] == [3]
+    assert path.exists()
 
 
 def test_a_table_of_events_that_is_damaged_is_made_anew(tmp_path, caplog):

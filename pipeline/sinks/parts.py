@@ -13,6 +13,7 @@ import hashlib
 import json
 import logging
 import operator
+import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -31,6 +32,7 @@ from pipeline.rows import Labelling, labelling_of, schema, table
 from specialized.objects import one_line
 
 __all__ = [
+    "DamagedPartError",
     "PartsSink",
     "committed",
     "discard_damaged",
@@ -55,6 +57,10 @@ FEW = 8
 MANY = 64  # of the tables made of those: a camera gives one of a single row for every frame, and each takes kilobytes
 FRAME_DIGITS = 12  # of a part's name
 MAX_NAME_BYTES = 255  # of one component of a path, on every common file system
+
+
+class DamagedPartError(SinkError):
+    """A part is not as it was committed."""
 
 
 class PartsSink(Sink):
@@ -190,21 +196,27 @@ def open_part(path: Path) -> Generator[pq.ParquetFile]:
     """Opens a part for reading.
 
     Raises:
-        SinkError: it is missing or damaged; also where what is damaged is read within the block.
+        DamagedPartError: it is no part, or not as it was committed; also where that shows within the block.
+        SinkError: the system does not let it be read; what it holds may be well.
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as part:
             yield part
     except (OSError, pa.ArrowException) as exc:
+        if isinstance(exc, OSError) and exc.errno is not None:  # Arrow's own have none
+            told = f"must be readable, got {os.strerror(exc.errno)}; see to it, then --resume"
+            raise SinkError(f"{path}: {told}") from exc
         told = " ".join(str(exc).split())
-        raise SinkError(f"{path}: must be a readable part of the run, got {told}; remove it and --resume") from exc
+        raise DamagedPartError(
+            f"{path}: must be a readable part of the run, got {told}; remove it and --resume"
+        ) from exc
 
 
 def read_end(path: Path) -> SegmentEnd:
     """The end of the segment that a part holds.
 
     Raises:
-        SinkError: the part is missing or damaged.
+        DamagedPartError, SinkError: as `open_part` does.
     """
     with open_part(path) as part:
         return _end_in(part, path)
@@ -213,7 +225,9 @@ def read_end(path: Path) -> SegmentEnd:
 def _end_in(part: pq.ParquetFile, path: Path) -> SegmentEnd:
     footer = part.metadata.metadata or {}
     if END_KEY.encode() not in footer:
-        raise SinkError(f"{path}: must be a part written by vpipe, got a Parquet file of something else; remove it")
+        raise DamagedPartError(
+            f"{path}: must be a part written by vpipe, got a Parquet file of something else; remove it"
+        )
     return _from_json(footer[END_KEY.encode()])
 
 
@@ -240,7 +254,11 @@ def has_parts(folder: Path, source: str) -> bool:
 
 def discard_damaged(folder: Path) -> None:
     """Removes parts that cannot be read, or hold other rows than their segment's end tells of: a disk may have lost
-    what it promised. What they held is labelled anew."""
+    what it promised. What they held is labelled anew.
+
+    Raises:
+        SinkError: one cannot be read now, and may be well.
+    """
     for filter_folder in _visible(folder / "frames"):
         for source_folder in _visible(filter_folder):
             for path in _parts(source_folder):
@@ -256,7 +274,7 @@ def _is_sound(path: Path) -> bool:
         if rows == wanted:
             return True
         why = f"{path}: must hold {wanted} rows, got {rows}"
-    except SinkError as error:
+    except DamagedPartError as error:
         why = str(error).partition(";")[0]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = f"{path}: must be a part of the run, got {one_line(error)}"
