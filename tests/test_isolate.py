@@ -120,7 +120,7 @@ def test_a_segment_is_quarantined_only_if_each_try_crashed():
     assert batch.end.retry
 
 
-SERVING = "import os, signal, sys; from pipeline.sources import isolate; "
+SERVING = "import os, signal, sys; from pipeline.sources import child; "
 
 
 @pytest.mark.parametrize(
@@ -128,17 +128,17 @@ SERVING = "import os, signal, sys; from pipeline.sources import isolate; "
     [
         ("raise ImportError('no module named av')", "ended with code 1 (ImportError: no module named av)", False),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "was ended by SIGSEGV", False),
-        (SERVING + "isolate.Here.frames = lambda *_: os._exit(3); {}", "ended with code 3", True),
-        (SERVING + "isolate.Here.frames = lambda *_: os.abort(); {}", "was ended by SIGABRT", True),
-        (SERVING + "isolate.Here.frames = lambda *_: os.kill(os.getpid(), 8); {}", "was ended by SIGFPE", True),
-        (SERVING + "isolate.Here.frames = lambda *_: os.kill(os.getpid(), 12); {}", "was ended by SIGUSR2", False),
-        (SERVING + "isolate.Here.frames = lambda *_: os.kill(os.getpid(), 40); {}", "was ended by signal 40", False),
-        (SERVING + "isolate._Unpickler.load = lambda _: {}['it']; {}", "failed (KeyError: 'it')", False),
-        (SERVING + "isolate._answer_all = lambda *_: bytes(-1); {}", "ended with code 70 (ValueError", False),
+        (SERVING + "child.Here.frames = lambda *_: os._exit(3); {}", "ended with code 3", True),
+        (SERVING + "child.Here.frames = lambda *_: os.abort(); {}", "was ended by SIGABRT", True),
+        (SERVING + "child.Here.frames = lambda *_: os.kill(os.getpid(), 8); {}", "was ended by SIGFPE", True),
+        (SERVING + "child.Here.frames = lambda *_: os.kill(os.getpid(), 12); {}", "was ended by SIGUSR2", False),
+        (SERVING + "child.Here.frames = lambda *_: os.kill(os.getpid(), 40); {}", "was ended by signal 40", False),
+        (SERVING + "child._Unpickler.load = lambda _: {}['it']; {}", "failed (KeyError: 'it')", False),
+        (SERVING + "child._answer_all = lambda *_: bytes(-1); {}", "ended with code 70 (ValueError", False),
     ],
 )
 def test_only_what_a_decoder_did_at_a_segment_is_held_against_that(monkeypatch, program, told, is_crash):
-    serve = "isolate.serve(*map(int, sys.argv[1:]))"
+    serve = "child.serve(*map(int, sys.argv[1:]))"
     monkeypatch.setattr(isolate, "PROGRAM", program.removesuffix("{}") + serve if "{}" in program else program)
     tasks = pool.Here().segments(source())
     with closing(isolated()) as decoder:
@@ -157,8 +157,8 @@ def test_a_terminal_that_closes_ends_no_decoder():
 
 def test_what_a_process_of_other_code_answers_is_told(monkeypatch):
     unknown = "; import pipeline.batch as b; b.New = type('New', (), {'__module__': 'pipeline.batch'}); "
-    program = SERVING.rstrip("; ") + unknown + "isolate.Here.segments = lambda *_, **__: [b.New()]; "
-    monkeypatch.setattr(isolate, "PROGRAM", program + "isolate.serve(*map(int, sys.argv[1:]))")
+    program = SERVING.rstrip("; ") + unknown + "child.Here.segments = lambda *_, **__: [b.New()]; "
+    monkeypatch.setattr(isolate, "PROGRAM", program + "child.serve(*map(int, sys.argv[1:]))")
     (batch,) = decoded(isolated(), source())
     assert "answered what cannot be read (AttributeError: " in batch.end.error
 

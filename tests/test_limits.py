@@ -76,7 +76,7 @@ def test_the_largest_limit_is_one_that_decoders_take():
 
 def test_a_decoder_that_takes_too_much_memory_gets_none():
     code = (
-        "from pipeline.sources.isolate import _limit_memory; import numpy as np\n"
+        "from pipeline.sources.child import _limit_memory; import numpy as np\n"
         "_limit_memory(200)\n"
         "np.ones(100_000_000, np.uint8)\n"
         "try: np.ones(300_000_000, np.uint8)\n"

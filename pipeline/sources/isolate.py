@@ -1,6 +1,6 @@
 """Decoders in processes of their own: what crashes, hangs or eats up memory there is ended, and the run goes on.
 
-Isolated ──── files, segments ───▶ process: `serve` with a decoder
+Isolated ──── files, segments ───▶ process: `pipeline.sources.child`
          ◀─── batches, ends ──────    pictures in memory that both share, in two halves: one is filled while the
                                       other is copied
 """
@@ -17,33 +17,29 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing.connection import Pipe
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.batch import FrameBatch
+from pipeline.sources.child import HALVES, OWN_END
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.index import Index
-from pipeline.sources.pool import Decoder, Here
-from pipeline.threads import Stop, alive, heard_by
+from pipeline.sources.pool import Decoder
+from pipeline.threads import Stop, alive
 
-__all__ = ["Isolated", "serve"]
+__all__ = ["Isolated"]
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_S = 1.0
 POLL_S = 0.2  # between two looks at `stop`
 END_S = 2.0  # for a process to end by itself
-HALVES = 2
-ROOM, PICTURES = 1 << 24, 8  # bytes and pictures that a decoder must have room for
 CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}  # what code ends itself by
-OWN_END = 70  # exit code of a process that Python code ended, not the decoder library
-PROGRAM = "import sys; from pipeline.sources.isolate import serve; serve(*map(int, sys.argv[1:]))"
+PROGRAM = "import sys; from pipeline.sources.child import serve; serve(*map(int, sys.argv[1:]))"
 
 
 class Died(Exception):  # noqa: N818 (named as what it says of the process)
@@ -289,90 +285,6 @@ class _Process:
         return Died(f"ended with code {code}" + (f" ({last})" if last else ""), is_crash=is_crash)
 
 
-def serve(line: int, shared: int, n_bytes: int, memory_mb: int) -> None:
-    """The process: decodes what it is sent, until nobody listens."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a whole group may get them: who started it ends it
-        signal.signal(number, signal.SIG_IGN)
-    _die_with_parent()
-    link: Connection[Any, Any] = Connection(line)
-    memory = mmap.mmap(shared, n_bytes) if n_bytes else None
-    os.close(shared)
-    last_s = time.monotonic()
-
-    def heartbeat() -> None:
-        nonlocal last_s
-        if (now_s := time.monotonic()) - last_s > HEARTBEAT_S:
-            last_s = now_s
-            link.send(("alive", None))
-
-    heard_by(heartbeat)
-    _limit_memory(memory_mb)
-    try:
-        link.send(("ready", None))
-        _answer_all(link, memory, n_bytes // HALVES)
-    except ConnectionError:  # nobody listens
-        pass
-    except Exception as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(OWN_END)
-
-
-def _answer_all(link: Connection[Any, Any], memory: mmap.mmap | None, half: int) -> None:
-    """Answers what comes. Raises ConnectionError when nobody listens any more."""
-    decoder = Here()
-    unpickler = _Unpickler
-    index: Index | None = None
-    while True:
-        try:
-            kind, content, more = unpickler(io.BytesIO(link.recv_bytes()), index).load()
-            if kind == "index":
-                index = content
-            elif kind == "segments":
-                link.send(("segments", decoder.segments(content, whole=more)))
-            else:
-                _send_frames(link, memory, half, _with_room(content, decoder.frames(content)))
-        except Exception as error:  # also that the code was changed meanwhile, and cannot read the message
-            index = None
-            link.send(("failed", f"{type(error).__name__}: {error}"))
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, index: Index | None) -> None:
-        super().__init__(file)
-        self._index = index
-
-    def persistent_load(self, name: str) -> Index | None:
-        return self._index
-
-
-def _with_room(task: SegmentTask, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
-    """The same. Raises MemoryError where pictures are missing and there is no room for any: decoders that get no memory
-    say that the data is damaged."""
-    for batch in batches:
-        if batch.end is not None and batch.end.counts.corrupt:
-            bytearray(ROOM + PICTURES * 4 * task.index.width * task.index.height)
-        yield batch
-
-
-def _send_frames(
-    link: Connection[Any, Any], memory: mmap.mmap | None, half: int, batches: Iterator[FrameBatch]
-) -> None:
-    names = [name for name in FrameBatch.__slots__ if name != "frames"]
-    under_way = 0
-    for number, batch in enumerate(batches):
-        if under_way == HALVES:
-            link.recv_bytes()
-            under_way -= 1
-        at, frames = number % HALVES * half, batch.frames
-        if frames.size:
-            assert memory is not None
-            np.frombuffer(memory, np.uint8, frames.size, at)[:] = frames.reshape(-1)
-        link.send(("batch", ({name: getattr(batch, name) for name in names}, frames.shape, at)))
-        under_way += 1
-    for _ in range(under_way):
-        link.recv_bytes()
-
-
 def _index_in(message: object) -> Index | None:
     content = message[1] if isinstance(message, tuple) else None
     return content.index if isinstance(content, SegmentTask) else None
@@ -399,20 +311,3 @@ def _shared_file(n_bytes: int) -> BinaryIO:
         file.close()
         raise
     return file
-
-
-def _limit_memory(memory_mb: int) -> None:
-    import resource
-
-    with contextlib.suppress(OSError, ValueError):  # no /proc: then without
-        with open("/proc/self/statm", encoding="ascii") as file:
-            taken = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        resource.setrlimit(resource.RLIMIT_AS, (taken + memory_mb * 1_000_000,) * 2)
-
-
-def _die_with_parent() -> None:
-    """A decoder that hangs does not outlive a run that is killed."""
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
