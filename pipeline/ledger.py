@@ -72,7 +72,9 @@ class SourceLedger:
     @property
     def complete(self) -> bool:
         """Whether every frame that was asked for has a label, for good."""
-        return self.counts.complete and not self.again and not any(end.error is not None for end in self._lasting)
+        is_over = self.finished or self._is_live
+        is_well = not self.again and not any(end.error is not None for end in self._lasting)
+        return is_over and is_well and self.counts.complete
 
     @property
     def finished(self) -> bool:
@@ -86,6 +88,8 @@ class SourceLedger:
             equation = end.counts.imbalance()
             if equation is not None and not end.retry:
                 problems.append(f"{_where(end)}: {equation} must hold, got {end.counts.as_dict()}")
+            if not end.retry and min(end.counts.as_dict().values()) < 0:
+                problems.append(f"{_where(end)}: counts must not be negative, got {end.counts.as_dict()}")
             owed = end.counts.labelled * end.per_frame
             # Of a frame that failed by name one picture at least has no score; others may have theirs.
             named = sum(lost.last - lost.first + 1 for lost in end.lost if lost.why == "failed")

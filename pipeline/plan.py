@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -85,11 +86,15 @@ class Plan:
             times: Told how long it takes.
         """
         stop = stop if stop is not None else Stop()
-        done = frozenset((end.segment.source, end.segment.first_frame) for end in before)
+        committed: defaultdict[str, list[Segment]] = defaultdict(list)
+        for end in before:
+            committed[end.segment.source].append(end.segment)
+        for file in self.sources.files:
+            file.committed = committed[file.name]
         units: Iterable[pool.Unit] = self.sources.files
         if self.order == "streams":
             bundles = pool.bundles(self.sources.files, self.groupings[0].f)
-            units = (bundle for bundle in bundles if not all((name, 0) in done for name in bundle.members))
+            units = (bundle for bundle in bundles if not all(committed[name] for name in bundle.members))
         others: list[Iterable[FrameBatch]] = [*self.sources.others]
         if self.sources.cameras is not None:
             last = {end.segment.source: end for end in sorted(before, key=lambda end: end.segment.number)}
@@ -98,7 +103,6 @@ class Plan:
             units,
             workers=0 if self.is_live else workers,
             decoder=self._decoder(stop),
-            wanted=lambda source, first_frame: (source, first_frame) not in done,
             limit_s=self.decode_section.limit_s,
             others=others,
             stop=stop,

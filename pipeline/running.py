@@ -194,7 +194,7 @@ class Running:
             try:
                 sinks = self._sinks()
                 for sink in sinks:
-                    cleanup.callback(sink.close)
+                    cleanup.callback(self._close, sink)
                 cleanup.callback(self._hurry)
                 for watcher in self.watchers:
                     watcher.begin(names, self._cameras)
@@ -256,6 +256,13 @@ class Running:
         for name in end.filters:
             path = part_path(self.folder.path, name, end.segment)
             os.truncate(path, path.stat().st_size // 2)
+
+    def _close(self, sink: Sink) -> None:
+        try:
+            sink.close()
+        except VpipeError as error:
+            self.error = self.error or str(error)
+            log.error("%s", error)
 
     def _hurry(self) -> None:
         """What is sent has one time for all, not one after the other: a run is to end within seconds."""

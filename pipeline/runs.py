@@ -225,7 +225,7 @@ class RunFolder:
             ConfigError: as `create` does.
         """
         with self._usable():
-            if not self.path.exists() or all(path.name == LOCK for path in self.path.iterdir()):
+            if not self.path.exists() or all(map(_is_passing, self.path.iterdir())):
                 return
         if not self.run_json.is_file():
             text = f"must be empty or hold a {kind}, got other files and no run.json; choose another {_NAME[kind]}"
@@ -303,6 +303,11 @@ class RunFolder:
                 [f"{self.run_json}: must be what an earlier run wrote, got {_cause(exc)}; --overwrite starts anew"]
             ) from exc
         return found
+
+
+def _is_passing(path: Path) -> bool:
+    """Whether a process left this as it was killed before it began."""
+    return path.name == LOCK or (path.name.startswith(".") and path.name.endswith(TEMPORARY))
 
 
 def _component(name: str, kind: Kind) -> str:

@@ -66,6 +66,18 @@ def test_an_equation_that_does_not_hold_is_told_with_its_segment(counts, equatio
     assert problem.startswith(f"a segment 0 from frame 0: {equation} must hold, got")
 
 
+def test_counts_below_nothing_are_told():
+    counts = Counts(indexed=4, decoded=4, failed=-4, labelled=8, written=8)
+    (problem,) = Ledger([SegmentEnd(Segment("a"), counts)]).check()
+    assert "counts must not be negative" in problem
+
+
+def test_a_source_whose_last_segment_did_not_come_is_not_complete():
+    first = SegmentEnd(Segment("a", end_s=1.0), Counts(indexed=2, decoded=2, labelled=2, written=2, pictures=2))
+    assert not Ledger([first]).complete
+    assert Ledger([first, SegmentEnd(Segment("a", 1, 2))]).complete
+
+
 def test_a_segment_to_be_tried_again_is_listed_and_counts_for_nothing():
     ledger = Ledger([end(0, 0, 10), end(1, 10, 3, retry=True, error="a: disk error"), end(2, 20, 5)])
     assert ledger.counts.labelled == 15

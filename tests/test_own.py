@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.batch import FrameBatch, Segment, SegmentEnd
+from pipeline.batch import Counts, FrameBatch, Segment, SegmentEnd
 from pipeline.ledger import Ledger
 from pipeline.sources.own import OwnSource
 from pipeline.testing import check_source, numbered_batches
@@ -44,6 +44,7 @@ def test_what_keeps_the_contract_is_passed_on_as_it_is():
 
 
 first, last = numbered(3, 2)
+lying = replace(last, end=replace(last.end, counts=replace(last.end.counts, decoded=4)))
 shuffled = replace(first, index=first.index[::-1].copy())
 
 
@@ -53,6 +54,7 @@ shuffled = replace(first, index=first.index[::-1].copy())
         ([first, RuntimeError("no more")], 1, "no more"),
         ([first], 1, "the source ended in the middle of a segment"),
         ([first, 7], 1, "a source must give FrameBatches, got int"),
+        ([first, lying], 1, "segment 0: its end must tell of 5 frames decoded, got 4"),
         ([first, first], 1, "segment 0: frame numbers must ascend from 3, got 0..2"),
         ([shuffled], 0, "segment 0: frame numbers must ascend from 0, got 2..0"),
         ([*numbered_batches("mine", [2], size=(4, 5))], 0, "segment 0: pictures must be 3x2 as the model takes them"),
@@ -79,3 +81,12 @@ def test_the_error_after_a_whole_segment_is_that_of_the_next_one():
     ends = [SegmentEnd(last.segment, last.end.counts), refused.end]
     assert not [problem for problem in Ledger(ends).check() if "must be segment" in problem]
     assert np.concatenate([batch.index for batch in came]).tolist() == list(range(5))
+
+
+def test_a_source_that_ends_before_its_last_segment_is_not_complete():
+    segment = Segment("mine", end_s=1.0)
+    counts = Counts(indexed=3, decoded=3)
+    (batch,) = numbered(3)
+    *_, end = of(replace(batch, segment=segment, end=SegmentEnd(segment, counts)))
+    assert (end.segment, end.end.retry) == (Segment("mine", 1, 3), True)
+    assert "the source ended without a last segment" in end.end.error

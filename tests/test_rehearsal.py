@@ -1,6 +1,7 @@
 """Faults made on purpose, `vpipe run --fault`: what each place and kind of them does to a run."""
 
 import errno
+import itertools
 import json
 import os
 import subprocess
@@ -9,18 +10,22 @@ import threading
 from contextlib import closing
 from pathlib import Path
 
+import av.error
 import pytest
 
 from pipeline import faults, running
+from pipeline.contracts import Sink
 from pipeline.errors import ConfigError, SinkError
 from pipeline.faults import Fault, parse_fault
 from pipeline.report import report
 from pipeline.runner import run
-from pipeline.sources import pool
+from pipeline.sources import cuts, file, index, pool
+from pipeline.sources.container import packets as container_packets
 from pipeline.sources.file import FileSource
 from pipeline.sources.isolate import Isolated
 from pipeline.sources.pool import Here
 from pipeline.sources.scaler import PictureFormat, View
+from pipeline.telemetry import Telemetry
 from pipeline.testing import FaultySink, FaultySource, ListSink, ListSource, check_sink, numbered_batches
 from pipeline.threads import Stop, stuck_threads
 from tests import test_runner
@@ -255,6 +260,51 @@ def test_what_broke_a_run_is_told_though_its_ledger_cannot_be_written_either(tmp
     assert run(config, mode="resume").state == "done"
 
 
+class Blocking:
+    """A source whose decoder never comes back from the system."""
+
+    name = "blocking"
+
+    def __iter__(self):
+        os.read(os.pipe()[0], 1)
+        yield
+
+
+class BadlyClosed(Sink):
+    """A sink that cannot be closed."""
+
+    def write(self, batch):
+        pass
+
+    def close(self):
+        raise RuntimeError("no way out")
+
+
+def test_what_hangs_does_not_keep_a_command_that_fails_from_ending(tmp_path):
+    config = test_runner.configured(
+        tmp_path, [{"type": f"{__name__}:Blocking"}], sinks=[{"type": f"{__name__}:BadlyClosed"}]
+    )
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", str(config.path)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True) as process:
+        until(lambda: (tmp_path / "runs" / "r" / "log.txt").exists())
+        process.terminate()
+        told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "no way out; mend it" in told
+    assert "not waited for any longer, as it hangs: decode-" in told
+    assert json.loads((tmp_path / "runs" / "r" / "summary.json").read_text())["state"] == "interrupted"
+
+
+def test_what_is_done_beside_a_run_and_fails_costs_nothing_of_it(tmp_path, monkeypatch, caplog):
+    def fails(self):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Telemetry, "sample", fails)
+    outcome = run(configured(tmp_path))
+    assert (outcome.state, labelled(outcome)) == ("done", set(range(FRAMES)))
+    assert "telemetry: OSError: [Errno 24] Too many open files; it is tried again" in caplog.text
+
+
 def test_a_log_that_the_disk_does_not_take_breaks_no_run(tmp_path):
     config = configured(tmp_path)
     outcome = run(config)
@@ -294,6 +344,80 @@ def test_a_file_that_is_cut_short_while_it_is_read_is_to_be_tried_again(tmp_path
     assert not came & lost
     assert ends[-1].retry
     assert all(end.retry and str(path) in end.error for end in ends if end.counts.corrupt)
+
+
+@pytest.fixture
+def failing_disk(monkeypatch):
+    """Breaks off the nth pass over a file's packets while it is indexed, at a packet."""
+
+    def fail(passes, at):
+        begun = itertools.count(1)
+
+        def packets(container, stream):
+            n = next(begun)
+            for place, packet in enumerate(container_packets(container, stream)):
+                if n == passes and place == at:
+                    yield av.error.OSError(errno.EIO, os.strerror(errno.EIO))
+                    return
+                yield packet
+
+        monkeypatch.setattr(index, "packets", packets)
+
+    return fail
+
+
+def test_a_disk_that_fails_while_a_file_is_indexed_leaves_no_other_cuts_behind(tmp_path, monkeypatch, failing_disk):
+    """Of the first half the file is cut into smaller segments than as a whole."""
+    monkeypatch.setattr(cuts, "LEAST_FRAMES", 1)
+    monkeypatch.setattr(cuts, "MOST_SHORT_SEGMENTS", 2)
+    sources = [{"path": str(clip("h264-closed.mp4", 240)), "name": "gate"}]
+    config = test_runner.configured(tmp_path, sources, decode={"segment_frames": 1000})
+    failing_disk(1, 150)
+    outcome = run(config)
+    assert (outcome.state, labelled(outcome)) == ("partial", set(range(84)))
+    assert "Input/output error" in outcome.summary["sources"]["gate"]["error"]
+    monkeypatch.setattr(index, "packets", container_packets)
+    before = {path: path.stat().st_mtime_ns for path in outcome.folder.frames.rglob("*.parquet")}
+    again = run(config, mode="resume")
+    assert (again.state, again.summary["problems"], labelled(again)) == ("done", [], set(range(240)))
+    assert before.items() <= {path: path.stat().st_mtime_ns for path in before}.items()
+    assert len(test_runner.rows(again.folder)[1]) == again.summary["frames"]["labelled"] == 240
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_disk_that_fails_at_a_files_head_does_not_make_another_file_of_it(
+    tmp_path, monkeypatch, failing_disk, passes
+):
+    config = configured(tmp_path, decode={"workers": 1})
+    outcome = run(config, faults=[Fault("raise", "write", 3)])
+    assert labelled(outcome) == set(range(24))
+    failing_disk(passes, 20)
+    outcome = run(config, mode="resume")
+    assert (outcome.state, outcome.exit_code) == ("partial", 3)
+    assert "Input/output error" in outcome.summary["sources"]["gate"]["error"]
+    assert labelled(outcome) == set(range(24))
+    monkeypatch.setattr(index, "packets", container_packets)
+    again = run(config, mode="resume")
+    assert (again.state, again.summary["problems"], labelled(again)) == ("done", [], set(range(FRAMES)))
+
+
+def test_a_file_that_would_be_cut_otherwise_than_its_committed_segments_is_left_as_it_is(tmp_path, monkeypatch):
+    config = configured(tmp_path, decode={"workers": 1})
+    run(config, faults=[Fault("raise", "write", 3)])
+    monkeypatch.setattr(index, "_why_whole", lambda *_: "somebody says so")
+    outcome = run(config, mode="resume")
+    assert (outcome.state, labelled(outcome)) == ("partial", set(range(24)))
+    told = outcome.summary["sources"]["gate"]["error"]
+    assert "must be cut as when its segment from frame 0 was committed, got other cuts (somebody says so)" in told
+    monkeypatch.undo()
+    assert run(config, mode="resume").state == "done"
+
+
+def test_a_file_that_is_labelled_to_its_end_is_not_opened_again(tmp_path, monkeypatch):
+    config = configured(tmp_path)
+    assert run(config).state == "done"
+    monkeypatch.setattr(file, "index_file", None)
+    assert run(config, mode="resume").state == "done"
 
 
 def test_slow_decoders_and_sinks_lose_nothing(tmp_path):

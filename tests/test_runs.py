@@ -125,6 +125,8 @@ def test_a_folder_of_something_else_is_never_touched(tmp_path):
 
 def test_an_empty_folder_can_be_used(tmp_path):
     (tmp_path / "lobby").mkdir()
+    for name in (".lock", ".run.json.tmp"):  # of a process that was killed as it began
+        (tmp_path / "lobby" / name).touch()
     assert RunFolder.create(tmp_path, "lobby").path == tmp_path / "lobby"
 
 

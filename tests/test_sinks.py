@@ -275,6 +275,33 @@ def test_a_part_of_which_a_page_is_damaged_is_named_by_the_sinks_that_read_it_an
     assert not path.exists()
 
 
+@pytest.mark.parametrize(("old", "new"), [(b'"labelled": 3', b'"labelled": 4'), (b'"segment"', b'"sEgment"')])
+def test_a_footer_that_is_damaged_is_told_as_a_part_is(tmp_path, old, new):
+    commit(tmp_path, Segment("a"), 3)
+    path = part_path(tmp_path, "person", Segment("a"))
+    data = path.read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+    with pytest.raises(
+        SinkError, match=r"000000000000.parquet: must be a readable part of the run, got a damaged footer"
+    ):
+        list(committed(tmp_path))
+    discard_damaged(tmp_path)
+    assert list(committed(tmp_path)) == []
+
+
+def test_what_else_lies_among_the_parts_is_left_alone(tmp_path):
+    commit(tmp_path, Segment("a"), 3)
+    notes = [tmp_path / "frames" / name for name in ("README", "a/copy.txt", "person/notes", "person/a/notes.txt")]
+    for path in notes:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    discard_damaged(tmp_path)
+    assert [end.counts.labelled for end in committed(tmp_path)] == [3]
+    assert [end.counts.labelled for end in newest(tmp_path)] == [3]
+    assert all(path.exists() for path in notes)
+
+
 def test_a_part_that_the_system_does_not_let_be_read_is_kept(tmp_path, monkeypatch):
     commit(tmp_path, Segment("a"), 3)
     path = part_path(tmp_path, "person", Segment("a"))

@@ -246,12 +246,21 @@ def test_every_calls_at_the_start_and_at_the_end():
     assert len(calls) == 2
 
 
-def test_every_raises_what_the_call_raised():
-    def fails():
-        raise OSError("gone")
+def test_every_tells_once_what_a_call_fails_with_and_goes_on(caplog):
+    calls = iter([OSError("gone"), OSError("gone"), ValueError("odd"), None])
+    over = threading.Event()
 
-    with pytest.raises(OSError, match="gone"), every(0.01, fails):
-        pass
+    def fails():
+        if error := next(calls, None):
+            raise error
+        over.set()
+
+    with every(0.01, fails, name="looking"):
+        assert over.wait(5)
+    assert caplog.messages == [
+        "looking: OSError: gone; it is tried again",
+        "looking: ValueError: odd; it is tried again",
+    ]
 
 
 def test_depth_is_checked_before_the_first_item():

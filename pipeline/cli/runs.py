@@ -18,7 +18,7 @@ import click
 from pipeline.cli.shell import FAILED, Finite, facts, log_to_stderr, overwrite_option, set_option
 from pipeline.errors import ConfigError, ModelError
 from pipeline.outputs import check_output
-from pipeline.threads import Request, Stop, stuck_threads
+from pipeline.threads import Request, Stop
 from pipeline.values import OBJECT
 
 if TYPE_CHECKING:
@@ -119,11 +119,6 @@ def run(
             raise ConfigError([str(error)]) from error
     if not quiet:
         click.echo(report(outcome.summary, outcome.folder.path), err=True)
-    if stuck := stuck_threads():
-        logging.getLogger("pipeline").warning("not waited for any longer, as it hangs: %s", ", ".join(stuck))
-        logging.shutdown()
-        sys.stdout.flush()
-        os._exit(outcome.exit_code)
     sys.exit(outcome.exit_code)
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from pipeline.errors import ConfigError, Interrupted, VpipeError
+from pipeline.threads import stuck_threads
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -22,6 +23,17 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 class Command(click.Group):
     """Turns what goes wrong into one line and an exit code, so that no traceback reaches a user."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except SystemExit as end:
+            if stuck := stuck_threads():  # the interpreter would wait for them
+                complain(f"not waited for any longer, as it hangs: {', '.join(stuck)}")
+                logging.shutdown()
+                sys.stdout.flush()
+                os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+            raise
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         _make_streams_safe()

@@ -14,10 +14,12 @@ import json
 import logging
 import operator
 import os
+import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
@@ -47,6 +49,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 END_KEY = "vpipe.end"
+SUM_KEY = "vpipe.end.sha256"  # Parquet's checksums leave the footer out
 IDENTITY_KEY = "vpipe.identity"
 
 REPEATING = ["source", "region", "label", "fold_slot", "labels.list.element"]  # columns worth a dictionary
@@ -56,6 +59,7 @@ ROW_GROUP = 1 << 16  # rows kept in memory per segment and filter, a few MB; a l
 FEW = 8
 MANY = 64  # of the tables made of those: a camera gives one of a single row for every frame, and each takes kilobytes
 FRAME_DIGITS = 12  # of a part's name
+PART = re.compile(r"(\d{6}-)?\d{12,}\.parquet", re.ASCII)
 MAX_NAME_BYTES = 255  # of one component of a path, on every common file system
 
 
@@ -99,7 +103,8 @@ class PartsSink(Sink):
             written = {name: part.rows for name, part in parts.items()}
             if any(end.filters.get(name, rows) != rows for name, rows in written.items()):
                 raise ValueError(f"{end.segment}: its end must tell of {written} rows, got {dict(end.filters)}")
-            footer = {END_KEY: _to_json(replace(end, filters=written)), IDENTITY_KEY: self._identity}
+            told = _to_json(replace(end, filters=written))
+            footer = {END_KEY: told, SUM_KEY: _sum(told.encode()), IDENTITY_KEY: self._identity}
             for part in parts.values():
                 part.commit(footer)
         finally:
@@ -203,9 +208,10 @@ def open_part(path: Path) -> Generator[pq.ParquetFile]:
         with pq.ParquetFile(path, page_checksum_verification=True) as part:
             yield part
     except (OSError, pa.ArrowException) as exc:
-        if isinstance(exc, OSError) and exc.errno is not None:  # Arrow's own have none
-            told = f"must be readable, got {os.strerror(exc.errno)}; see to it, then --resume"
-            raise SinkError(f"{path}: {told}") from exc
+        errno = exc.errno if isinstance(exc, OSError) else None  # Arrow's own have none
+        if errno is not None or isinstance(exc, MemoryError):
+            got = "no memory" if errno is None else os.strerror(errno)
+            raise SinkError(f"{path}: must be readable, got {got}; see to it, then --resume") from exc
         told = " ".join(str(exc).split())
         raise DamagedPartError(
             f"{path}: must be a readable part of the run, got {told}; remove it and --resume"
@@ -228,7 +234,12 @@ def _end_in(part: pq.ParquetFile, path: Path) -> SegmentEnd:
         raise DamagedPartError(
             f"{path}: must be a part written by vpipe, got a Parquet file of something else; remove it"
         )
-    return _from_json(footer[END_KEY.encode()])
+    told = footer[END_KEY.encode()]
+    if footer.get(SUM_KEY.encode()) not in (None, _sum(told).encode()):  # None: written by an earlier version
+        raise DamagedPartError(
+            f"{path}: must be a readable part of the run, got a damaged footer; remove it and --resume"
+        )
+    return _from_json(told)
 
 
 def committed(folder: Path, source: str | None = None) -> Iterator[SegmentEnd]:
@@ -238,8 +249,10 @@ def committed(folder: Path, source: str | None = None) -> Iterator[SegmentEnd]:
         folder: The run's folder.
         source: Only of this source; None for all.
     """
-    for filter_folder in _visible(folder / "frames")[:1]:  # what is committed has a part in each filter's folder
-        folders = _visible(filter_folder) if source is None else [filter_folder / _encoded(source)]
+    # What is committed has a part in each filter's folder; others are none of the run's.
+    filters = (filter_folder for filter_folder in _folders(folder / "frames") if _holds_parts(filter_folder))
+    for filter_folder in islice(filters, 1):
+        folders = _folders(filter_folder) if source is None else [filter_folder / _encoded(source)]
         for source_folder in folders:
             ends = map(read_end, _parts(source_folder))
             for end in sorted(ends, key=lambda end: end.segment.first_frame):  # a camera's clock may have been set back
@@ -249,7 +262,7 @@ def committed(folder: Path, source: str | None = None) -> Iterator[SegmentEnd]:
 
 def has_parts(folder: Path, source: str) -> bool:
     """Whether any filter has a part of a source."""
-    return any(_visible(filter_folder / _encoded(source)) for filter_folder in _visible(folder / "frames"))
+    return any(_holds_parts(filter_folder / _encoded(source)) for filter_folder in _folders(folder / "frames"))
 
 
 def discard_damaged(folder: Path) -> None:
@@ -259,8 +272,8 @@ def discard_damaged(folder: Path) -> None:
     Raises:
         SinkError: one cannot be read now, and may be well.
     """
-    for filter_folder in _visible(folder / "frames"):
-        for source_folder in _visible(filter_folder):
+    for filter_folder in _folders(folder / "frames"):
+        for source_folder in _folders(filter_folder):
             for path in _parts(source_folder):
                 _is_sound(path)
 
@@ -287,9 +300,9 @@ def newest(folder: Path) -> Iterator[SegmentEnd]:
     """The end of the last segment of each source that is committed. Cameras leave more parts than are read quickly, so
     that only the last ones are looked at, and removed if they are damaged, or not of each filter: their frames' numbers
     are given anew."""
-    filters = _visible(folder / "frames")
+    filters = _folders(folder / "frames")
     for source in sorted(
-        {source_folder.name for filter_folder in filters for source_folder in _visible(filter_folder)}
+        {source_folder.name for filter_folder in filters for source_folder in _folders(filter_folder)}
     ):
         # By the first frame, with which names end: a camera's clock may have been set back.
         paths = [path for filter_folder in filters for path in _parts(filter_folder / source)]
@@ -345,12 +358,20 @@ def _encoded(name: str) -> str:
 
 
 def _parts(folder: Path) -> Iterator[Path]:
-    """Those of a source, also in folders by date."""
+    """Those of a source, also in folders by date; other files that somebody put there are none."""
     for path in _visible(folder):
         if path.is_dir():
             yield from _parts(path)
-        else:
+        elif PART.fullmatch(path.name):
             yield path
+
+
+def _holds_parts(folder: Path) -> bool:
+    return next(_parts(folder), None) is not None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [path for path in _visible(folder) if path.is_dir()]
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -361,6 +382,10 @@ def _visible(folder: Path) -> list[Path]:
 
 def _to_json(end: SegmentEnd) -> str:
     return json.dumps(asdict(end), default=operator.index)  # sources count in numpy's integers too
+
+
+def _sum(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
 
 
 def _from_json(text: bytes) -> SegmentEnd:

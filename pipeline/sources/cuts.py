@@ -4,15 +4,18 @@
     presentation order      ... b  b  K  P  P  b' b' K' P ...             decoded after K, shown before it
 
 A segment holds the frames with K.pts <= pts < K'.pts. Its decoder is fed from K up to K' and the leading pictures of
-K', because those belong to it and refer to K'. The cuts depend on the file alone.
+K', because those belong to it and refer to K'. The cuts depend on the file alone, but for segments that are committed:
+they stay as they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.batch import Segment
 from pipeline.sources.index import Index
 
 __all__ = ["LEAST_FRAMES", "Cut", "cut_file", "whole_file"]
@@ -45,25 +48,39 @@ class Cut:
     is_last: bool
 
 
-def cut_file(index: Index, *, segment_frames: int = 4096, segment_bytes: int = SEGMENT_BYTES) -> tuple[Cut, ...]:
+def cut_file(
+    index: Index,
+    *,
+    segment_frames: int = 4096,
+    segment_bytes: int = SEGMENT_BYTES,
+    committed: Sequence[Segment] = (),
+) -> tuple[Cut, ...]:
     """Cuts a file at the first clean entry after `segment_frames` frames or `segment_bytes` of packets.
 
-    Short files are cut into up to 8 segments of at least 300 frames, so that several decoders can work on them.
+    Short files are cut into up to 8 segments of at least 300 frames, so that several decoders can work on them. Where
+    segments are committed the cuts are theirs: when they were made, less of the file may have been there to be read.
     """
     if index.whole_because is not None:
         return whole_file(index)
     target = min(segment_frames, max(LEAST_FRAMES, -(-index.frames // MOST_SHORT_SEGMENTS)))
     highest = np.maximum.accumulate(index.pts)
     bytes_before = np.cumsum(index.size) - index.size
+    borders = {segment.first_frame for segment in committed}
+    inside = np.zeros(index.frames + 1, np.bool_)
+    times_s = index.seconds(index.shown)
+    for segment in committed:
+        if segment.end_s is not None:
+            stop = int(np.searchsorted(times_s, segment.end_s))
+            borders.add(stop)
+            inside[segment.first_frame + 1 : stop] = True
     starts = [0]
     first_frame, first_byte = 0, 0
     for place in index.entries:
         if place == 0 or highest[place - 1] >= index.pts[place]:
             continue  # a frame decoded before this entry is shown after it
         frame = int(np.searchsorted(index.shown, index.pts[place]))
-        if frame - first_frame < target and bytes_before[place] - first_byte < segment_bytes:
-            continue
-        if frame == first_frame:
+        is_short = frame - first_frame < target and bytes_before[place] - first_byte < segment_bytes
+        if frame == first_frame or inside[frame] or (is_short and frame not in borders):
             continue
         starts.append(place)
         first_frame, first_byte = frame, int(bytes_before[place])

@@ -81,6 +81,7 @@ class FileSource:
         limits: What the file may ask for.
 
     Attributes:
+        committed: Its segments that are, which are not decoded again.
         stamp: Of the file when the run began, see `pipeline.identity.stamp`: another is refused. None: any is taken.
     """
 
@@ -109,6 +110,7 @@ class FileSource:
         self._fast, self._device = fast, device
         self.start = start
         self._limits = limits
+        self.committed: Sequence[Segment] = ()
         self.stamp: Mapping[str, object] | None = None
 
     def __iter__(self) -> Iterator[FrameBatch]:
@@ -117,10 +119,12 @@ class FileSource:
                 yield from task.frames(reader)
 
     def segments(self, *, whole: bool = False) -> Iterator[SegmentTask | Refusal]:
-        """Indexes the file and cuts it, unless it is to be decoded whole.
+        """Indexes the file and cuts it, unless it is to be decoded whole; gives the segments that are not committed.
 
         A file that cannot be read gives one Refusal, never an exception.
         """
+        if not whole and _are_all(self.committed):
+            return
         try:
             if self.stamp is not None and "size" in self.stamp:
                 self._refuse_another(self.stamp)  # before what is damaged in the other one is told
@@ -180,12 +184,15 @@ class FileSource:
         gpu = None
         if self._device != "cpu":
             gpu = Gpu(self._device, index=index, source=self.name, picture=self.views[0].picture)
-        cuts = whole_file(index) if whole else cut_file(index, segment_frames=self._segment_frames)
+        committed = () if whole else self.committed
+        cuts = whole_file(index)
+        if not whole:
+            cuts = cut_file(index, segment_frames=self._segment_frames, committed=committed)
         longest = max(cut.last_frame - cut.first_frame for cut in cuts)
         if longest > self._limits.segment_frames:
             told = self._limits.refusal("segment_frames", f"a segment of {longest:,} frames")
             raise SourceError(self.name, f"{self.path}: {told}")
-        return [
+        tasks = [
             SegmentTask(
                 source=self.name,
                 index=index,
@@ -200,6 +207,19 @@ class FileSource:
             )
             for cut in cuts
         ]
+        left = {task.segment: task for task in tasks}
+        for segment in committed:
+            if left.pop(segment, None) is None:
+                why = index.io_error or index.whole_because or "it does not begin there"
+                told = f"must be cut as when its segment from frame {segment.first_frame} was committed, got other cuts"
+                cure = "--resume when it can be read as it could, or remove its parts below frames/ to label it anew"
+                raise SourceError(self.name, f"{self.path}: {told} ({why}); {cure}")
+        return list(left.values())
+
+
+def _are_all(segments: Sequence[Segment]) -> bool:
+    """Whether these are all segments of a file: each up to the one without an end."""
+    return any(segment.end_s is None and segment.number == len(segments) - 1 for segment in segments)
 
 
 def regions_outside(path: Path, name: str, regions: Sequence[Region]) -> list[str]:

@@ -357,13 +357,15 @@ def _try_head(index: Index, source: str) -> Index:
             if place >= (stop if timed else TRIAL_PACKETS) or (not timed and orientation is not None):
                 break
             if isinstance(packet, av.error.FFmpegError):
+                _refuse_io_error(packet, index, source)
                 errors += 1
                 continue
             try:
                 for frame in stream.codec_context.decode(packet):
                     orientation = orientation or orientation_of(frame)
                     decoded.append(frame.pts)
-            except av.error.FFmpegError:
+            except av.error.FFmpegError as error:
+                _refuse_io_error(error, index, source)
                 errors += place > first_key
     finally:
         container.close()
@@ -388,3 +390,9 @@ def _try_head(index: Index, source: str) -> Index:
         numbering="counted",
         whole_because=NOT_ONE_EACH,
     )
+
+
+def _refuse_io_error(error: av.error.FFmpegError, index: Index, source: str) -> None:
+    """A disk that fails for a moment does not make a file a damaged one, which is cut and numbered otherwise."""
+    if is_io_error(error) and index.io_error is None:
+        raise SourceError(source, f"{index.path}: {reason(error, index.path)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator
 
 from pipeline.batch import FrameBatch, Segment, SegmentEnd
@@ -30,6 +31,7 @@ class OwnSource:
 
     def __iter__(self) -> Iterator[FrameBatch]:
         begun: dict[Segment, int | None] = {}  # the last frame that came of each, -1 before any; None: it has ended
+        came: Counter[Segment] = Counter()  # pictures
         last: SegmentEnd | None = None
         iterator = None
         try:
@@ -38,6 +40,12 @@ class OwnSource:
                 if not isinstance(batch, FrameBatch):
                     raise ValueError(f"a source must give FrameBatches, got {type(batch).__name__}")
                 self._check(batch, begun.get(batch.segment, -1))
+                came[batch.segment] += len(batch)
+                if batch.end is not None and batch.end.counts.decoded != (n := came.pop(batch.segment)):
+                    decoded = batch.end.counts.decoded
+                    raise ValueError(
+                        f"segment {batch.segment.number}: its end must tell of {n} frames decoded, got {decoded}"
+                    )
                 begun[batch.segment] = int(batch.index[-1]) if len(batch) else begun.get(batch.segment, -1)
                 if batch.end is not None:
                     begun[batch.segment] = None
@@ -45,6 +53,9 @@ class OwnSource:
                         last = batch.end
                 yield batch
             error = "the source ended in the middle of a segment"
+            if last is not None and last.segment.end_s is not None and all(frame is None for frame in begun.values()):
+                error = "the source ended without a last segment, whose end_s is None"
+                begun[_following(self.name, last)] = -1
         except Exception as exc:  # the user's code may raise anything
             log.error("%s: %s", self.name, one_line(exc), exc_info=log.isEnabledFor(logging.DEBUG))
             error = one_line(exc)

@@ -126,7 +126,6 @@ def decode(
     *,
     workers: int,
     decoder: Callable[[], Decoder] = Here,
-    wanted: Callable[[str, int], bool] = lambda source, first_frame: True,
     limit_s: float = float("inf"),
     others: Sequence[Iterable[FrameBatch]] = (),
     stop: Stop | None = None,
@@ -139,7 +138,6 @@ def decode(
         units: Files or what was made of them; taken in order, and opened no earlier than needed.
         workers: Number of decoders.
         decoder: Makes one.
-        wanted: Whether a segment is, by the name of its source and its first frame.
         limit_s: After which a decoder that shows no sign of life is given up: its segment ends with what came, to be
             tried again, and another decoder goes on in its place. Where too many are, SourceError is raised.
         others: Other sources.
@@ -152,10 +150,7 @@ def decode(
 
     def tasks(unit: Unit, work: object) -> Iterable[Task]:
         assert isinstance(work, _Work)
-        if not isinstance(unit, FileSource):
-            return [unit]
-        found = work.decoder.segments(unit)
-        return [task for task in found if isinstance(task, Refusal) or wanted(task.source, task.first_frame)]
+        return work.decoder.segments(unit) if isinstance(unit, FileSource) else [unit]
 
     shared: Shared[Unit, Task] = Shared(units, tasks)
     works: list[_Work | None] = [*(_Work(shared, decoder, stop) for _ in range(workers)), *(None for _ in others)]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SourceError
-from pipeline.sources.container import Packet, open_decoder, open_video, packets
+from pipeline.sources.container import Packet, is_io_error, open_decoder, open_video, packets
 from pipeline.sources.cuts import Cut
 from pipeline.sources.index import NO_PTS, Index
 
@@ -135,8 +135,10 @@ class Reader:
                 if at == cut.stop:
                     return
                 if isinstance(packet, av.error.FFmpegError):
-                    if at >= place:
+                    if at >= place or is_io_error(packet):
                         yield packet
+                    if is_io_error(packet):
+                        return  # the file is as it was, for all that is known
                     continue
                 if at >= place:
                     if not _is_packet(packet, index, at):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from pipeline.threads.ending import join
+
+log = logging.getLogger(__name__)
 
 
 class Worker:
@@ -70,19 +73,26 @@ class Worker:
 def every(interval_s: float, call: Callable[[], None], *, name: str = "every") -> Generator[None]:
     """Calls `call` at once, then every `interval_s` seconds in a thread of its own, and once more at the end.
 
-    An exception in `call` ends the calls and is raised when the block is left, unless the block itself failed.
+    What `call` fails with is logged, once for as long as it is the same, and is no reason to end: what is done every
+    so often beside a run is not worth the run.
     """
     over = threading.Event()
-    failure: list[Exception] = []
+    told = ""
 
-    def loop() -> None:
+    def one() -> None:
+        nonlocal told
         try:
             call()
-            while not over.wait(interval_s):
-                call()
-            call()
         except Exception as error:
-            failure.append(error)
+            if (text := f"{type(error).__name__}: {error}") != told:
+                told = text
+                log.error("%s: %s; it is tried again", name, text, exc_info=log.isEnabledFor(logging.DEBUG))
+
+    def loop() -> None:
+        one()
+        while not over.wait(interval_s):
+            one()
+        one()
 
     thread = threading.Thread(target=loop, name=name)
     thread.start()
@@ -91,8 +101,6 @@ def every(interval_s: float, call: Callable[[], None], *, name: str = "every") -
     finally:
         over.set()
         join([thread])
-    if failure:
-        raise failure[0]
 
 
 @contextmanager
