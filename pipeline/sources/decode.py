@@ -82,11 +82,7 @@ class SegmentTask:
         """Decodes the cut. The last batch carries the segment's end, whatever happened on the way."""
         segment = self.segment
         builder = Builder(segment, self.views, self.batch_frames)
-        tally: Ranked | Counted
-        if self.index.numbering == "pts":
-            tally = Ranked(self.index, self.cut, self.selected, self.selection)
-        else:
-            tally = Counted(self.index, self.selection)
+        tally = self._tally()
         scalers = [Scaler(view, self.index.orientation) for view in self.views]
         error: str | None = None
         retry = False
@@ -131,6 +127,11 @@ class SegmentTask:
         counts, lost = tally.counts()
         yield from builder.take(self._utc_offset_s(tally), SegmentEnd(segment, counts, lost, error, retry))
 
+    def _tally(self) -> Ranked | Counted:
+        if self.index.numbering == "pts":
+            return Ranked(self.index, self.cut, self.selected, self.selection)
+        return Counted(self.index, self.selection)
+
     @property
     def _unreadable(self) -> str | None:
         """What is said of a file whose packets could not all be read."""
@@ -145,11 +146,7 @@ class SegmentTask:
             why: In one line.
             retry: Whether a later run is to try it again.
         """
-        tally: Ranked | Counted
-        if self.index.numbering == "pts":
-            tally = Ranked(self.index, self.cut, self.selected, self.selection)
-        else:
-            tally = Counted(self.index, self.selection)
+        tally = self._tally()
         tally.take(np.unique(np.concatenate([np.empty(0, np.int64), *came])))
         if self.cut.is_last and not tally.is_satisfied:
             tally.close(unread=self.index.unread)
