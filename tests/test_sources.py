@@ -10,12 +10,13 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.fold import Grouping, fold
 from pipeline.sources import reader
 from pipeline.sources.cuts import cut_file
 from pipeline.sources.file import FileSource, NamePattern
 from pipeline.sources.index import index_file
 from pipeline.sources.paths import find_videos
-from pipeline.sources.pool import decode
+from pipeline.sources.pool import Here, bundles, decode
 from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.sources.selection import Selection
 from pipeline.testing import check_source
@@ -284,6 +285,34 @@ def test_a_worker_that_yields_nothing_hears_of_a_stop():
     path = clip("mpeg4-bframes.avi", 1200)  # one segment
     ticks = [batch for batch in source(path, selection=Selection(every=1000)) if not len(batch) and batch.end is None]
     assert ticks
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_of_a_bundle_no_more_than_a_round_waits_for_a_file_that_is_silent_for_long(silent, monkeypatch):
+    monkeypatch.setattr("pipeline.sources.decode.SILENT_FRAMES", 8)
+    path = clip("mpeg4-bframes.avi", 240)
+    selections = [None, None]
+    selections[silent] = Selection(every=100)
+    files = [source(path, name=f"s{k}", selection=selection, batch_frames=4) for k, selection in enumerate(selections)]
+    (bundle,) = bundles(files, 2)
+    waiting, ticks, groups = 0, 0, []
+
+    def told(batches):
+        nonlocal waiting, ticks
+        for batch in batches:
+            waiting += len(batch)
+            ticks += not len(batch) and batch.end is None
+            assert waiting <= 2 * 4
+            yield batch
+
+    for folded in fold(Grouping(2, "streams"))(told(bundle.frames(Here()))):
+        waiting -= sum(map(len, folded.parts))
+        numbers = np.concatenate([part.index for part in folded.parts])
+        groups += [[int(numbers[at]) if at >= 0 else None for at in row] for row in folded.slot.reshape(-1, 2)]
+    assert ticks > 20  # a worker hears of a stop when it yields
+    assert waiting == 0
+    expected = [(number, 100 * number if number < 3 else None) for number in range(240)]
+    assert groups == [list(pair if silent else pair[::-1]) for pair in expected]
 
 
 def test_a_folder_that_cannot_be_read_is_a_source_that_is_refused(tmp_path, monkeypatch):
