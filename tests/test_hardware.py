@@ -11,6 +11,7 @@ from pipeline.config import load_run_config
 from pipeline.errors import ConfigError, SourceError
 from pipeline.runner import run
 from pipeline.sources import container, hardware, reader
+from pipeline.sources.container import Limits
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource
 from pipeline.sources.scaler import PictureFormat, View
@@ -88,6 +89,27 @@ def test_a_gpu_that_gives_the_same_pictures_is_trusted(gpu, caplog):
     short = clip(KIND, 7)  # whose last frames come when the decoder is emptied
     np.testing.assert_array_equal(decoded("cuda", 7, path=short), decoded("cpu", 7, path=short))
     assert not caplog.records
+
+
+def test_a_gpu_is_compared_within_the_limits_of_the_run(gpu, tmp_path, caplog):
+    path = many_streams(tmp_path / "many.mkv")
+    limits = Limits(streams=100)
+    assert on_gpu(path=path, limits=limits)
+    np.testing.assert_array_equal(
+        decoded("cuda", path=path, limits=limits, segment_frames=1), decoded("cpu", path=path, limits=limits)
+    )
+    assert not caplog.records
+
+
+def many_streams(path):
+    """The clip, with more streams beside it than are let through by default."""
+    with av.open(str(clip(KIND, FRAMES))) as plain, av.open(str(path), "w") as made:
+        streams = [made.add_stream_from_template(plain.streams.video[0]) for _ in range(70)]
+        for packet in plain.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = streams[0]
+                made.mux(packet)
+    return path
 
 
 @pytest.mark.parametrize(
