@@ -15,7 +15,7 @@ from pipeline.sources.container import Limits
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource
 from pipeline.sources.scaler import PictureFormat, View
-from tests.clips import clip, read
+from tests.clips import clip, many_streams, read
 from tests.test_times import configured
 
 FRAMES = 60
@@ -92,24 +92,13 @@ def test_a_gpu_that_gives_the_same_pictures_is_trusted(gpu, caplog):
 
 
 def test_a_gpu_is_compared_within_the_limits_of_the_run(gpu, tmp_path, caplog):
-    path = many_streams(tmp_path / "many.mkv")
+    path = many_streams(clip(KIND, FRAMES), tmp_path / "many.mkv")
     limits = Limits(streams=100)
     assert on_gpu(path=path, limits=limits)
     np.testing.assert_array_equal(
         decoded("cuda", path=path, limits=limits, segment_frames=1), decoded("cpu", path=path, limits=limits)
     )
     assert not caplog.records
-
-
-def many_streams(path):
-    """The clip, with more streams beside it than are let through by default."""
-    with av.open(str(clip(KIND, FRAMES))) as plain, av.open(str(path), "w") as made:
-        streams = [made.add_stream_from_template(plain.streams.video[0]) for _ in range(70)]
-        for packet in plain.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = streams[0]
-                made.mux(packet)
-    return path
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.errors import SourceError
 from pipeline.fold import Grouping, fold
+from pipeline.identity import stamp
 from pipeline.sources import reader
 from pipeline.sources.cuts import cut_file
 from pipeline.sources.file import FileSource, NamePattern
@@ -19,6 +21,7 @@ from pipeline.sources.paths import find_videos
 from pipeline.sources.pool import Here, bundles, decode
 from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.sources.selection import Selection
+from pipeline.sources.stills import read_stills
 from pipeline.testing import check_source
 from tests.clips import KINDS, clip, clobbered_avi, read, write_clip
 
@@ -251,6 +254,19 @@ def test_a_picture_that_cannot_be_converted_has_no_row(kind, monkeypatch):
     assert [n for n, _, _ in rows] == [n for n in range(FRAMES) if n != 7]
     assert [(lost.first, lost.last, lost.why) for lost in end.lost] == [(7, 7, "corrupt")]
     assert "frame 7: cannot be converted" in end.error
+
+
+def test_stills_of_a_source_are_of_the_file_that_the_run_began_with(tmp_path):
+    path = tmp_path / "a.mp4"
+    shutil.copy(clip("h264-closed.mp4", FRAMES), path)
+    file = source(path)
+    file.stamp = stamp(path)
+    assert [number for number, _ in read_stills(file, [3, 40], width=96)] == [3, 40]
+    shutil.copy(clip("h264-closed.mp4", FRAMES, source=1), path)
+    os.utime(path, ns=(0, 1))
+    with pytest.raises(SourceError, match=r"a\.mp4: changed since the run began"):
+        next(read_stills(file, [3], width=96))
+    assert [number for number, _ in read_stills(path, [3], width=96)] == [3]
 
 
 def test_a_missing_end_that_nobody_asked_for_is_no_loss():
