@@ -17,7 +17,7 @@ from pipeline.sources import reader
 from pipeline.sources.cuts import cut_file
 from pipeline.sources.file import FileSource, NamePattern
 from pipeline.sources.index import index_file
-from pipeline.sources.paths import find_videos
+from pipeline.sources.paths import find_videos, matches
 from pipeline.sources.pool import Here, bundles, decode
 from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.sources.selection import Selection
@@ -295,6 +295,61 @@ def test_folders_are_read_through_links_and_each_file_once(tmp_path):
     assert [name for name, _ in found.videos] == ["cams/link/a.mp4"]
     assert [path.name for path in found.ignored] == ["notes.txt"]
     assert find_videos(str(tmp_path / "*" / "a.mp4"), "g").videos == (("g/real/a.mp4", tmp_path / "real" / "a.mp4"),)
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """A folder whose links lead in circles, two from each folder, as one alone ends where names are too long."""
+    top = tmp_path / "top"
+    for folder in ("day", "day/.cache", "odd[1]"):
+        (top / folder).mkdir(parents=True)
+    for name in ("z.mp4", "day/a.mp4", "day/.cache/b.mp4", "day/.c.mp4", "odd[1]/d.mp4", "day/notes.txt"):
+        (top / name).touch()
+    for folder in ("day", "odd[1]"):
+        (top / folder / "up").symlink_to(top)
+        (top / folder / "over").symlink_to(top)
+    return top
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("**/*.mp4", ["day/a.mp4", "odd[1]/d.mp4", "z.mp4"]),
+        ("**", ["day/a.mp4", "odd[1]/d.mp4", "z.mp4"]),
+        ("**/**/?.mp4", ["day/a.mp4", "odd[1]/d.mp4", "z.mp4"]),
+        ("**/day/**/*.mp4", ["day/a.mp4", "day/over/odd[1]/d.mp4", "day/over/z.mp4"]),
+        ("**/odd[[]1]/*", ["odd[1]/d.mp4"]),
+        ("d*/**/a.mp4", ["day/a.mp4"]),
+        ("odd[[]1]/**/d.mp4", ["odd[1]/d.mp4"]),
+        ("**/.cache/*.mp4", ["day/.cache/b.mp4"]),
+        ("**/.*.mp4", ["day/.c.mp4"]),
+        ("day/*/z.mp4", ["day/over/z.mp4", "day/up/z.mp4"]),  # without ** it means what it says
+        ("**/*.mov", []),
+        ("gone/**", []),
+    ],
+)
+def test_a_glob_goes_into_each_folder_once_though_links_lead_in_circles(linked, pattern, names):
+    assert [path for _, path in find_videos(f"{linked}/{pattern}", "g").videos] == [linked / name for name in names]
+    assert (next(matches(f"{linked}/{pattern}"), None) is not None) == bool(names)
+
+
+def test_a_glob_takes_a_file_once_by_the_first_of_its_names(tmp_path):
+    (tmp_path / "b.mp4").touch()
+    for link in ("a", "c.mp4"):  # the first is not called a video
+        (tmp_path / link).symlink_to(tmp_path / "b.mp4")
+    (tmp_path / "d.mp4").symlink_to(tmp_path / "gone.mp4")
+    found = find_videos(f"{tmp_path}/**", "g")
+    assert [name for name, _ in found.videos] == ["g/b.mp4", "g/d.mp4"]
+    assert [path.name for path in found.ignored] == ["a"]
+
+
+def test_a_glob_with_one_link_to_the_folder_above_is_as_the_folder(tmp_path):
+    (tmp_path / "day").mkdir()
+    (tmp_path / "day" / "a.mp4").touch()
+    (tmp_path / "day" / "up").symlink_to(tmp_path)
+    expected = (("g/day/a.mp4", tmp_path / "day" / "a.mp4"),)
+    assert find_videos(f"{tmp_path}/**/*.mp4", "g").videos == find_videos(str(tmp_path), "g").videos == expected
 
 
 def test_a_worker_that_yields_nothing_hears_of_a_stop():
