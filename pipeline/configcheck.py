@@ -4,7 +4,6 @@ Nothing here raises for a mistake of the user's: each is a line of the report. S
 """
 
 import os
-from glob import iglob
 from importlib.util import find_spec
 
 from pipeline.filtercheck import check_filters
@@ -28,6 +27,7 @@ from pipeline.sinkschema import (
     SqliteSink,
     WebhookSink,
 )
+from pipeline.sources.paths import matches
 from specialized.objects import load_object
 
 SOURCE_OFFERS = ("input", "batch_frames")  # what `pipeline.assembly` passes where a source's constructor takes it
@@ -46,7 +46,7 @@ def check_run_config(config: RunConfig) -> list[str]:
     for k, source in enumerate(config.sources):
         if isinstance(source, FileSource):
             check_selection(report, ("sources", k), source)
-            if not os.path.exists(source.path) and next(iglob(source.path, recursive=True), None) is None:
+            if not os.path.exists(source.path) and next(matches(source.path), None) is None:
                 path = report.path(("sources", k, "path"), source.path)
                 report.problem(
                     ("sources", k, "path"), f"must be a file, folder or glob of files, got nothing at {path}"

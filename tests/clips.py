@@ -258,3 +258,14 @@ def _folder() -> Path:
     folder = tempfile.mkdtemp(prefix="vpipe-clips-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
+
+
+def many_streams(plain: Path, path: Path) -> Path:
+    """A clip, with more streams beside its own than are let through by default."""
+    with av.open(str(plain)) as source, av.open(str(path), "w") as made:
+        streams = [made.add_stream_from_template(source.streams.video[0]) for _ in range(70)]
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = streams[0]
+                made.mux(packet)
+    return path

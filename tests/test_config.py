@@ -661,6 +661,17 @@ def test_globs_and_folders_are_sources_named_after_their_folder(folder):
     ]
 
 
+@pytest.mark.timeout(20)
+def test_a_glob_that_matches_nothing_is_told_though_links_lead_in_circles(folder):
+    for name in ("here", "there"):
+        (folder / name).mkdir()
+        for link in ("up", "over"):
+            (folder / name / link).symlink_to(folder)
+    assert problems(VALID.replace("clip.mp4", "'**/*.mov'")) == [
+        f"cam.yaml:3: sources.0.path: must be a file, folder or glob of files, got nothing at {folder}/**/*.mov"
+    ]
+
+
 def test_a_run_without_a_configuration_file(folder):
     (folder / "a").mkdir()
     (folder / "a/clip.mp4").write_bytes(b"")

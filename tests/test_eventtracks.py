@@ -2,6 +2,9 @@
 
 import io
 import math
+import os
+import shutil
+from dataclasses import replace
 from itertools import count
 
 import av
@@ -17,10 +20,14 @@ from pipeline.config import load_run_config
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError
 from pipeline.events import BACK_S, SILENT_S, Event, EventRule, Track
+from pipeline.identity import stamp
 from pipeline.rows import Labelling
 from pipeline.runner import run
-from pipeline.sinks.events import EventsSink
+from pipeline.sinks.events import EventsSink, _with_thumbnails
 from pipeline.sources.camera import Preview
+from pipeline.sources.file import FileSource
+from pipeline.sources.scaler import PictureFormat, View
+from tests.clips import clip
 
 OF = {"source": "gate", "region": None, "filter": "who", "label": "person", "clock": "utc"}
 
@@ -416,6 +423,23 @@ def test_events_of_files_are_those_of_the_whole_run_though_it_was_interrupted(tm
         (pytest.approx(0.7), "pts"),
         (pytest.approx(7.0), "pts"),
     ]
+
+
+def test_events_of_a_file_that_was_replaced_have_no_pictures_of_the_other_one(tmp_path, caplog):
+    path = tmp_path / "a.mp4"
+    shutil.copy(clip("h264-closed.mp4", 30), path)
+    file = FileSource(path, name="a", views=[View(PictureFormat(4, 4))])
+    file.stamp = stamp(path)
+    plain = Event(**OF, first_frame=3, last_frame=9, began_s=0.1, ended_s=0.3, best_frame=7, best_score=0.9)
+    events = [plain, replace(plain, best_frame=20)]
+    ((*told,),) = _with_thumbnails(events, file)
+    assert all(event.thumbnail for event in told)
+    os.utime(path, ns=(0, 1))
+    ((*told,),) = _with_thumbnails(events, file)
+    assert [event.thumbnail for event in told] == [None] * 2
+    (record,) = caplog.records
+    assert f"{path}: changed since the run began" in record.message
+    assert record.message.endswith("; its events have no thumbnails")
 
 
 def test_what_cannot_be_of_events_is_named(tmp_path):

@@ -11,10 +11,11 @@ from pipeline.config import load_run_config
 from pipeline.errors import ConfigError, SourceError
 from pipeline.runner import run
 from pipeline.sources import container, hardware, reader
+from pipeline.sources.container import Limits
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource
 from pipeline.sources.scaler import PictureFormat, View
-from tests.clips import clip, read
+from tests.clips import clip, many_streams, read
 from tests.test_times import configured
 
 FRAMES = 60
@@ -87,6 +88,16 @@ def test_a_gpu_that_gives_the_same_pictures_is_trusted(gpu, caplog):
     np.testing.assert_array_equal(decoded("cuda", segment_frames=1), decoded("cpu"))
     short = clip(KIND, 7)  # whose last frames come when the decoder is emptied
     np.testing.assert_array_equal(decoded("cuda", 7, path=short), decoded("cpu", 7, path=short))
+    assert not caplog.records
+
+
+def test_a_gpu_is_compared_within_the_limits_of_the_run(gpu, tmp_path, caplog):
+    path = many_streams(clip(KIND, FRAMES), tmp_path / "many.mkv")
+    limits = Limits(streams=100)
+    assert on_gpu(path=path, limits=limits)
+    np.testing.assert_array_equal(
+        decoded("cuda", path=path, limits=limits, segment_frames=1), decoded("cpu", path=path, limits=limits)
+    )
     assert not caplog.records
 
 

@@ -13,13 +13,15 @@ import pytest
 from PIL import Image
 
 from pipeline.config import load_run_config
+from pipeline.errors import SourceError
 from pipeline.runner import run
 from pipeline.sources.container import Limits
 from pipeline.sources.file import FileSource
 from pipeline.sources.index import _hours
 from pipeline.sources.scaler import PictureFormat, View
+from pipeline.sources.stills import read_stills
 from tests import test_runner
-from tests.clips import KINDS, clip
+from tests.clips import KINDS, clip, many_streams, read
 
 FRAMES = 60
 
@@ -57,6 +59,15 @@ def test_more_is_refused_with_the_key_to_raise(limits, told):
 
 def test_what_is_just_right_is_let_through():
     assert error(Limits(frames=FRAMES, segment_frames=12, streams=1)) is None
+
+
+def test_stills_of_a_source_are_read_within_its_limits(tmp_path):
+    path = many_streams(clip("h264-closed.mp4", FRAMES), tmp_path / "many.mkv")
+    file = FileSource(path, name="a", views=[View(PictureFormat(8, 8))], limits=Limits(streams=100))
+    stills = dict(read_stills(file, [3, 40], width=96))
+    assert read(np.stack([*stills.values()]))[0].tolist() == [*stills] == [3, 40]
+    with pytest.raises(SourceError, match=r"asks for 70 streams, where 64 are let through"):
+        next(read_stills(path, [3], width=96))
 
 
 def test_a_file_that_asks_for_too_much_does_not_stop_others(tmp_path):

@@ -10,14 +10,18 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.errors import SourceError
+from pipeline.fold import Grouping, fold
+from pipeline.identity import stamp
 from pipeline.sources import reader
 from pipeline.sources.cuts import cut_file
 from pipeline.sources.file import FileSource, NamePattern
 from pipeline.sources.index import index_file
-from pipeline.sources.paths import find_videos
-from pipeline.sources.pool import decode
+from pipeline.sources.paths import find_videos, matches
+from pipeline.sources.pool import Here, bundles, decode
 from pipeline.sources.scaler import PictureFormat, Scaler, View
 from pipeline.sources.selection import Selection
+from pipeline.sources.stills import read_stills
 from pipeline.testing import check_source
 from tests.clips import KINDS, clip, clobbered_avi, read, write_clip
 
@@ -252,6 +256,19 @@ def test_a_picture_that_cannot_be_converted_has_no_row(kind, monkeypatch):
     assert "frame 7: cannot be converted" in end.error
 
 
+def test_stills_of_a_source_are_of_the_file_that_the_run_began_with(tmp_path):
+    path = tmp_path / "a.mp4"
+    shutil.copy(clip("h264-closed.mp4", FRAMES), path)
+    file = source(path)
+    file.stamp = stamp(path)
+    assert [number for number, _ in read_stills(file, [3, 40], width=96)] == [3, 40]
+    shutil.copy(clip("h264-closed.mp4", FRAMES, source=1), path)
+    os.utime(path, ns=(0, 1))
+    with pytest.raises(SourceError, match=r"a\.mp4: changed since the run began"):
+        next(read_stills(file, [3], width=96))
+    assert [number for number, _ in read_stills(path, [3], width=96)] == [3]
+
+
 def test_a_missing_end_that_nobody_asked_for_is_no_loss():
     for selection in (Selection(limit=5), Selection(to_s=2.0)):
         _, (end,) = decoded(source("tests/data/odd/broken-cut.mp4", selection=selection))
@@ -280,10 +297,93 @@ def test_folders_are_read_through_links_and_each_file_once(tmp_path):
     assert find_videos(str(tmp_path / "*" / "a.mp4"), "g").videos == (("g/real/a.mp4", tmp_path / "real" / "a.mp4"),)
 
 
+@pytest.fixture
+def linked(tmp_path):
+    """A folder whose links lead in circles, two from each folder, as one alone ends where names are too long."""
+    top = tmp_path / "top"
+    for folder in ("day", "day/.cache", "odd[1]"):
+        (top / folder).mkdir(parents=True)
+    for name in ("z.mp4", "day/a.mp4", "day/.cache/b.mp4", "day/.c.mp4", "odd[1]/d.mp4", "day/notes.txt"):
+        (top / name).touch()
+    for folder in ("day", "odd[1]"):
+        (top / folder / "up").symlink_to(top)
+        (top / folder / "over").symlink_to(top)
+    return top
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("**/*.mp4", ["day/a.mp4", "odd[1]/d.mp4", "z.mp4"]),
+        ("**", ["day/a.mp4", "odd[1]/d.mp4", "z.mp4"]),
+        ("**/**/?.mp4", ["day/a.mp4", "odd[1]/d.mp4", "z.mp4"]),
+        ("**/day/**/*.mp4", ["day/a.mp4", "day/over/odd[1]/d.mp4", "day/over/z.mp4"]),
+        ("**/odd[[]1]/*", ["odd[1]/d.mp4"]),
+        ("d*/**/a.mp4", ["day/a.mp4"]),
+        ("odd[[]1]/**/d.mp4", ["odd[1]/d.mp4"]),
+        ("**/.cache/*.mp4", ["day/.cache/b.mp4"]),
+        ("**/.*.mp4", ["day/.c.mp4"]),
+        ("day/*/z.mp4", ["day/over/z.mp4", "day/up/z.mp4"]),  # without ** it means what it says
+        ("**/*.mov", []),
+        ("gone/**", []),
+    ],
+)
+def test_a_glob_goes_into_each_folder_once_though_links_lead_in_circles(linked, pattern, names):
+    assert [path for _, path in find_videos(f"{linked}/{pattern}", "g").videos] == [linked / name for name in names]
+    assert (next(matches(f"{linked}/{pattern}"), None) is not None) == bool(names)
+
+
+def test_a_glob_takes_a_file_once_by_the_first_of_its_names(tmp_path):
+    (tmp_path / "b.mp4").touch()
+    for link in ("a", "c.mp4"):  # the first is not called a video
+        (tmp_path / link).symlink_to(tmp_path / "b.mp4")
+    (tmp_path / "d.mp4").symlink_to(tmp_path / "gone.mp4")
+    found = find_videos(f"{tmp_path}/**", "g")
+    assert [name for name, _ in found.videos] == ["g/b.mp4", "g/d.mp4"]
+    assert [path.name for path in found.ignored] == ["a"]
+
+
+def test_a_glob_with_one_link_to_the_folder_above_is_as_the_folder(tmp_path):
+    (tmp_path / "day").mkdir()
+    (tmp_path / "day" / "a.mp4").touch()
+    (tmp_path / "day" / "up").symlink_to(tmp_path)
+    expected = (("g/day/a.mp4", tmp_path / "day" / "a.mp4"),)
+    assert find_videos(f"{tmp_path}/**/*.mp4", "g").videos == find_videos(str(tmp_path), "g").videos == expected
+
+
 def test_a_worker_that_yields_nothing_hears_of_a_stop():
     path = clip("mpeg4-bframes.avi", 1200)  # one segment
     ticks = [batch for batch in source(path, selection=Selection(every=1000)) if not len(batch) and batch.end is None]
     assert ticks
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_of_a_bundle_no_more_than_a_round_waits_for_a_file_that_is_silent_for_long(silent, monkeypatch):
+    monkeypatch.setattr("pipeline.sources.decode.SILENT_FRAMES", 8)
+    path = clip("mpeg4-bframes.avi", 240)
+    selections = [None, None]
+    selections[silent] = Selection(every=100)
+    files = [source(path, name=f"s{k}", selection=selection, batch_frames=4) for k, selection in enumerate(selections)]
+    (bundle,) = bundles(files, 2)
+    waiting, ticks, groups = 0, 0, []
+
+    def told(batches):
+        nonlocal waiting, ticks
+        for batch in batches:
+            waiting += len(batch)
+            ticks += not len(batch) and batch.end is None
+            assert waiting <= 2 * 4
+            yield batch
+
+    for folded in fold(Grouping(2, "streams"))(told(bundle.frames(Here()))):
+        waiting -= sum(map(len, folded.parts))
+        numbers = np.concatenate([part.index for part in folded.parts])
+        groups += [[int(numbers[at]) if at >= 0 else None for at in row] for row in folded.slot.reshape(-1, 2)]
+    assert ticks > 20  # a worker hears of a stop when it yields
+    assert waiting == 0
+    expected = [(number, 100 * number if number < 3 else None) for number in range(240)]
+    assert groups == [list(pair if silent else pair[::-1]) for pair in expected]
 
 
 def test_a_folder_that_cannot_be_read_is_a_source_that_is_refused(tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ from pipeline.files import make_folder, whole_file
 from pipeline.rows import Labelling
 from pipeline.sinks.parts import committed, disk_errors, open_part, part_path
 from pipeline.sources.camera import Preview
+from pipeline.sources.file import FileSource
 from pipeline.sources.stills import as_jpeg, read_stills
 from pipeline.text import printable
 from specialized.objects import one_line
@@ -300,13 +301,13 @@ def _facts(event: Event) -> Mapping[str, object]:
     return facts | {"best_score": float(np.float32(event.best_score))}
 
 
-def _with_thumbnails(events: Sequence[Event], path: Path | None) -> Iterator[list[Event]]:
+def _with_thumbnails(events: Sequence[Event], file: FileSource | Path | None) -> Iterator[list[Event]]:
     """The same, a few at a time, with pictures of a file; without, where it does not give them any more, or there is
     none."""
     jpegs: dict[int, bytes] = {}
-    if path is not None and events:
+    if file is not None and events:
         try:
-            for number, still in read_stills(path, {event.best_frame for event in events}, width=WIDTH):
+            for number, still in read_stills(file, {event.best_frame for event in events}, width=WIDTH):
                 jpegs[number] = as_jpeg(still)
         except SourceError as error:
             log.warning("%s; its events have no thumbnails", error)

@@ -123,7 +123,9 @@ def _trouble(index: Index, source: str, picture: PictureFormat, *, device: str) 
 
 def _sample(index: Index, source: str, picture: PictureFormat, *, device: str) -> Shown:
     """The first frames that a decoder gives. Raises FFmpegError where one of them gives an error."""
-    container, stream = open_decoder(index.path, source, reorder_depth=index.reorder_depth, device=device)
+    container, stream = open_decoder(
+        index.path, source, reorder_depth=index.reorder_depth, device=device, limits=index.limits
+    )
 
     def decoded() -> Iterator[av.VideoFrame]:
         for packet in packets(container, stream):

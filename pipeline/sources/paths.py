@@ -5,13 +5,14 @@ from __future__ import annotations
 import glob
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 
 from pipeline.errors import ConfigError
 
-__all__ = ["VIDEO_SUFFIXES", "Found", "find_videos", "passed_over", "videos_at"]
+__all__ = ["VIDEO_SUFFIXES", "Found", "find_videos", "matches", "passed_over", "videos_at"]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,8 @@ def find_videos(path: str, name: str) -> Found:
     """Finds the videos of a source.
 
     Args:
-        path: An absolute file, folder or glob (`**` goes through folders). A path that exists is never a glob.
+        path: An absolute file, folder or glob (`**` goes through folders, and then each file is taken once, by the
+            first of its names). A path that exists is never a glob.
         name: Name of the source. Videos of a folder or glob are called `<name>/<path below it>`.
     """
     if os.path.isdir(path):  # that of Path raises for a name that is too long, or that may not be looked at
@@ -49,8 +51,27 @@ def find_videos(path: str, name: str) -> Found:
         return _below(Path(path), sorted([*files, *unreadable]), name, unreadable)
     if os.path.exists(path) or not glob.has_magic(path):
         return Found(videos=((name, Path(path)),))
-    matches = sorted(Path(match) for match in glob.iglob(path, recursive=True))
-    return _below(_fixed_part(path), list(_files(matches)), name)
+    found = list(_files(sorted(map(Path, matches(path)))))
+    if "**" in Path(path).parts:  # else one had to write down each way to a file
+        first: dict[tuple[str, bool], Path] = {}
+        for file in found:
+            first.setdefault((os.path.realpath(file), _is_video(file)), file)
+        found = list(first.values())
+    return _below(_fixed_part(path), found, name)
+
+
+def matches(pattern: str) -> Iterator[str]:
+    """What matches an absolute glob, as the module of that name has it, but that `**` goes into each folder once: there
+    links may lead in circles."""
+    parts = pattern.split(os.sep)
+    if "**" not in parts:
+        yield from glob.iglob(pattern)
+        return
+    at = parts.index("**")
+    rest = os.sep.join([*dropwhile("**".__eq__, parts[at:])] or ["*"])
+    for top in glob.iglob(os.sep.join([*parts[:at], ""])):
+        for folder, _ in _folders(top, hidden=False):
+            yield from matches(os.path.join(glob.escape(folder), rest))
 
 
 def videos_at(paths: Sequence[str]) -> list[Path]:
@@ -80,37 +101,53 @@ def passed_over(ignored: Sequence[Path]) -> str:
     return f"passed over: {len(ignored)} files whose names are not those of videos: {some}"
 
 
-def _files(matches: list[Path]) -> Iterator[Path]:
-    for match in matches:
-        if not os.path.isdir(match):  # also a link to nothing: it was meant to be a file, and will be refused by name
-            yield match
+def _files(found: list[Path]) -> Iterator[Path]:
+    for path in found:
+        if not os.path.isdir(path):  # also a link to nothing: it was meant to be a file, and will be refused by name
+            yield path
 
 
 def _walk(folder: Path) -> tuple[list[Path], list[Path]]:
-    """All files below a folder, links followed, each folder once; and the folders that cannot be read."""
-    seen: set[tuple[int, int]] = set()
-    found: list[Path] = []
+    """All files below a folder; and the folders that cannot be read."""
     unreadable: list[Path] = []
 
     def note(error: OSError) -> None:
         unreadable.append(Path(error.filename))
 
-    for top, folders, files in os.walk(folder, onerror=note, followlinks=True):
-        facts = os.stat(top)
+    return [Path(top, file) for top, files in _folders(str(folder), note) for file in files], unreadable
+
+
+def _folders(
+    top: str, note: Callable[[OSError], None] | None = None, *, hidden: bool = True
+) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below it, links followed, each once and by the first of its names; and their files.
+
+    Args:
+        top: The folder.
+        note: Told of each that cannot be read.
+        hidden: Whether those whose names begin with a dot are among them.
+    """
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(top, onerror=note, followlinks=True):
+        facts = os.stat(folder)
         if (facts.st_dev, facts.st_ino) in seen:
             folders.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))
-        found += (Path(top, file) for file in files)
-    return found, unreadable
+        folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
+        yield folder, files
 
 
 def _below(root: Path, files: list[Path], name: str, unreadable: Sequence[Path] = ()) -> Found:
     """Tells videos from other files. A folder that cannot be read is taken for a video, and so refused by name."""
-    taken = {path for path in files if path.suffix.lower() in VIDEO_SUFFIXES}.union(unreadable)
+    taken = {path for path in files if _is_video(path)}.union(unreadable)
     videos = [path for path in files if path in taken]
     ignored = tuple(path for path in files if path not in taken)
     return Found(tuple((f"{name}/{path.relative_to(root).as_posix()}", path) for path in videos), ignored)
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def _fixed_part(pattern: str) -> Path:

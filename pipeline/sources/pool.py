@@ -66,8 +66,8 @@ class Here:
 class Bundle:
     """Up to f files that one worker decodes in lockstep, so that group k can hold the k-th frame of each.
 
-    It yields rounds: one batch of each file that has not ended, in order, all of the same length but for the last of
-    a file.
+    It yields rounds: one batch with pictures of each file that has not ended, in order, all of the same length but for
+    the last of a file; and ticks of the file whose turn it is.
     """
 
     def __init__(self, sources: Sequence[FileSource]) -> None:
@@ -86,12 +86,15 @@ class Bundle:
             while streams:
                 going = []
                 for stream in streams:
-                    batch = next(stream, None)
-                    if batch is None:  # it was stopped
+                    for batch in stream:
+                        yield batch
+                        # A tick is nobody's turn: while one file is silent for long, pictures of the others would wait.
+                        if len(batch) or batch.end is not None:
+                            break
+                    else:  # it was stopped
                         return
                     if batch.end is None:
                         going.append(stream)
-                    yield batch
                 streams = going
         finally:
             for own in decoders:

@@ -15,6 +15,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.batch import Pixels
 from pipeline.errors import SourceError
+from pipeline.sources.container import NO_MORE
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.file import FileSource, Refusal
 from pipeline.sources.reader import Reader
@@ -53,11 +54,11 @@ def read_still(path: Path, *, from_s: float | None = None) -> Pixels:
     raise SourceError(path.name, f"{path}: must hold a frame from {from_s or 0:g} s on, got none that can be decoded")
 
 
-def read_stills(path: Path, numbers: Collection[int], *, width: int) -> Iterator[tuple[int, Pixels]]:
+def read_stills(file: FileSource | Path, numbers: Collection[int], *, width: int) -> Iterator[tuple[int, Pixels]]:
     """Decodes some frames, and no more than the groups of pictures that hold them.
 
     Args:
-        path: The file.
+        file: The file. That of a source may ask for as much as there, and must be the one that its run began with.
         numbers: Of frames, in presentation order from 0.
         width: Of the pictures, in pixels; the height keeps the proportions of the frames.
 
@@ -70,7 +71,7 @@ def read_stills(path: Path, numbers: Collection[int], *, width: int) -> Iterator
     left = set(numbers)
     selected: npt.NDArray[np.bool_] | None = None
     with Reader() as reader:
-        for task in _tasks(path):
+        for task in _tasks(file):
             if selected is None:
                 selected = np.isin(np.arange(len(task.selected)), list(left))
             # Where frames are counted as they come, nothing is selected beforehand, and all of them are decoded.
@@ -87,6 +88,7 @@ def read_stills(path: Path, numbers: Collection[int], *, width: int) -> Iterator
             if not left:
                 break
     if numbers and len(left) == len(set(numbers)):
+        path = file if isinstance(file, Path) else file.path
         raise SourceError(path.name, f"{path}: none of its frames can be decoded")
 
 
@@ -100,10 +102,13 @@ def as_jpeg(picture: Pixels) -> bytes:
     return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
 
 
-def _tasks(path: Path, selection: Selection | None = None) -> Iterator[SegmentTask]:
+def _tasks(file: FileSource | Path, selection: Selection | None = None) -> Iterator[SegmentTask]:
     """The file, cut at every keyframe."""
+    path, limits, stamp = (file, NO_MORE, None) if isinstance(file, Path) else (file.path, file._limits, file.stamp)
     views = [View(PictureFormat(1, 1))]
-    for task in FileSource(path, name=path.name, views=views, segment_frames=1, selection=selection).segments():
+    cut = FileSource(path, name=path.name, views=views, segment_frames=1, selection=selection, limits=limits)
+    cut.stamp = stamp
+    for task in cut.segments():
         if isinstance(task, Refusal):
             raise SourceError(path.name, task.error)
         yield task
