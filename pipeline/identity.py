@@ -6,6 +6,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
 __all__ = ["differences", "identity", "identity_changes", "stamp"]
@@ -71,7 +72,7 @@ def identity_changes(
     """Why a run with identity `now` may not go on with one of identity `before`: a line per difference, none if it may.
 
     Sources may be added; one that is changed or missing is a difference. The files of those that are `untouched`, of
-    which nothing is labelled, may be any by now.
+    which nothing is labelled, may be any by now, or gone. A file of the same hash is the same, whatever its time.
     """
     apart: dict[str, object] = {"sources": None, "sha": None}
     problems = list(differences({**before, **apart}, {**now, **apart}, kind="run"))
@@ -80,12 +81,45 @@ def identity_changes(
         return [*problems, "sources: must be known of both runs; use --overwrite or another --name"]
     for name, facts in then.items():
         if name not in present:
-            problems.append(f"{name}: must still be a source of the run to resume, got none of that name")
+            if name not in untouched:
+                told = "must still be a source of the run to resume, got none of that name"
+                problems.append(f"{name}: {told}; put it back, or give the run of what is left another --name")
         elif name in untouched:
+            problems += differences(_unstamped(facts), _unstamped(present[name]), kind="run", where=name)
+        elif "ends" in facts:
+            problems += _file_changes(name, facts, present[name])
             problems += differences(_unstamped(facts), _unstamped(present[name]), kind="run", where=name)
         else:
             problems += differences(facts, present[name], kind="run", where=name)
     return problems
+
+
+def _file_changes(name: str, before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
+    """Why a file is not the one that it was: a line, or none."""
+    hashes = {"sha256"} & before.keys() & now.keys()
+    if hashes and before["sha256"] == now["sha256"]:
+        return
+    rule, cure = "must be the file that was labelled", "put that back, or give this one a run of another --name"
+    if "size" not in now:
+        yield f"{name}: {rule}, got none that can be read; {cure}"
+        return
+    told = {
+        "path": f"{now['path']} in place of {before['path']}",
+        "size": f"{now['size']} bytes in place of {before['size']}",
+        "ends": "other bytes at its ends",
+        "sha256": "other bytes",
+        "mtime_ns": f"one of {_date(now['mtime_ns'])} in place of {_date(before['mtime_ns'])}",
+    }
+    changed = [key for key in told if key in before and key in now and before[key] != now[key]]
+    if changed == ["mtime_ns"]:
+        seconds, ns = divmod(int(str(before["mtime_ns"])), 10**9)
+        cure = f"if it is the same, tell so by `touch -d @{seconds}.{ns:09} {now['path']}`"
+    if changed:
+        yield f"{name}: {rule}, got {', '.join(told[key] for key in changed)}; {cure}"
+
+
+def _date(time_ns: object) -> str:
+    return f"{datetime.fromtimestamp(int(str(time_ns)) / 1e9, UTC):%Y-%m-%d %H:%M:%S.%f}"
 
 
 def _unstamped(facts: object) -> object:

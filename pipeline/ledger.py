@@ -43,12 +43,13 @@ class SourceLedger:
     """What became of one source: the ends of its segments, in order.
 
     A segment that is to be tried again is listed, but counts for nothing: its rows were dropped. Of a camera `earlier`
-    sums up the segments before those that are listed.
+    sums up the segments before those that are listed. Of a run that is `broken` segments may be missing.
     """
 
     name: str
     ends: tuple[SegmentEnd, ...]
     earlier: Earlier = field(default_factory=Earlier)
+    broken: bool = False
 
     @property
     def counts(self) -> Counts:
@@ -97,6 +98,8 @@ class SourceLedger:
             if not owed <= end.counts.pictures <= owed + more and not end.retry:
                 told = f"{owed} to {owed + more}" if more else f"{owed}"
                 problems.append(f"{_where(end)}: {told} pictures must be classified, got {end.counts.pictures}")
+        if self.broken:
+            return problems
         first = self.ends[0].segment if self.ends else Segment(self.name)
         # Early windows of a camera may have been removed.
         if (first.number, first.first_frame) != (0, 0) and not self._is_live:
@@ -150,6 +153,7 @@ class Ledger:
         ends: Of every segment, in any order: those that are committed and those that could not be.
         sources: Names of the run's sources, in the order given; one without an end had no turn.
         earlier: By source, the sum over segments whose ends are not among them.
+        broken: Whether the run broke, so that segments may be missing.
     """
 
     def __init__(
@@ -158,13 +162,17 @@ class Ledger:
         *,
         sources: Sequence[str] = (),
         earlier: Mapping[str, Earlier] | None = None,
+        broken: bool = False,
     ) -> None:
         by_source: dict[str, list[SegmentEnd]] = {name: [] for name in sources}
         for end in ends:
             by_source.setdefault(end.segment.source, []).append(end)
         self.sources = {
             name: SourceLedger(
-                name, tuple(sorted(ends, key=lambda end: end.segment.number)), (earlier or {}).get(name, Earlier())
+                name,
+                tuple(sorted(ends, key=lambda end: end.segment.number)),
+                (earlier or {}).get(name, Earlier()),
+                broken,
             )
             for name, ends in by_source.items()
         }

@@ -107,10 +107,13 @@ def check_arguments(
 def check_file_to_write(report: Report, steps: tuple[Step, ...], path: str, *, run_dir: str) -> None:
     """Whether a file can be made there, by the rule of `pipeline.outputs`: its folder is there, or lies among runs."""
     folder = os.path.dirname(path)
-    if os.path.isdir(path):
-        report.problem(steps, f"must be a file to write, got a folder at {report.path(steps, path)}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        got = "a folder" if os.path.isdir(path) else "something else"
+        report.problem(steps, f"must be a file to write, got {got} at {report.path(steps, path)}")
     elif os.path.isdir(folder) or Path(folder).is_relative_to(run_dir):
         check_folder(report, steps, folder)
+    elif os.path.exists(folder):
+        report.problem(steps, f"must lie in a folder, got a file at {report.path(steps, folder)}")
     else:
         place = report.path(steps, folder)
         report.problem(steps, f"must lie in a folder that is there, got none at {place}; make it (mkdir -p)")

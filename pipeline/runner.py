@@ -255,9 +255,12 @@ def _open_folder(
     document, sha = _identity(config, models, plan)
     if mode == "resume":
         folder = place
-        files = [source.name for source in plan.sources.files]
-        untouched = {name for name in files if not has_parts(folder.path, name)}
-        changes = identity_changes(folder.read_identity(), document, untouched=untouched)
+        before = folder.read_identity()
+        known = before.get("sources")
+        gone = set(known if isinstance(known, dict) else ()) - set(plan.sources.names)
+        files = {source.name for source in plan.sources.files}
+        untouched = {name for name in files | gone if not has_parts(folder.path, name)}
+        changes = identity_changes(before, document, untouched=untouched)
         if changes:
             raise ConfigError([f"{folder.path}: another run: {change}" for change in changes])
         folder.remove_leftovers()

@@ -289,10 +289,11 @@ class Running:
                         log.warning("%s: %d of %d frames %s", end.segment.source, n, end.counts.indexed, why)
                 self._remember(end)
             else:
-                for lost in end.lost:
-                    log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
                 if end.retry:
                     self.dropped.append(end)
+                    log.warning("%s: frames from %d on: to be tried again", end.segment.source, end.segment.first_frame)
+                for lost in () if end.retry else end.lost:
+                    log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
             if not end.retry:
                 self.labelled += end.counts.labelled
             for watcher in self.watchers:
@@ -341,7 +342,8 @@ class Running:
             ends = [end for tail in self.tails.values() for end in tail]
         else:
             ends = [*self._committed(), *self.dropped]
-        ledger = Ledger(ends, sources=self.plan.sources.names, earlier=self.earlier)
+        broken = self.error is not None
+        ledger = Ledger(ends, sources=self.plan.sources.names, earlier=self.earlier, broken=broken)
         for problem in ledger.check():
             log.error("the ledger does not add up: %s", problem)
         for fault in (*self.to_come, *(self.faulty.to_come if self.faulty is not None else ())):
@@ -349,7 +351,7 @@ class Running:
         interrupted = bool(self.stop) and not self.plan.is_live  # cameras end when they are stopped
         # What waits for a receiver of cameras' events is sent when the run goes on, as it does; files are done now.
         untold = any(sink.lost or sink.refused or (sink.pending and not self.plan.is_live) for sink in self.receivers)
-        state = run_state(ledger, interrupted=interrupted, broken=self.error is not None, untold=untold)
+        state = run_state(ledger, interrupted=interrupted, broken=broken, untold=untold)
         document = summary(
             ledger,
             state=state,

@@ -190,7 +190,12 @@ class RunFolder:
         """
         folder = RunFolder.at(directory, name, kind=kind)
         if not folder.run_json.is_file():
-            text = f"must hold the {kind} that --resume goes on with, got no run.json; leave --resume out"
+            cure = "leave --resume out"
+            if folder.frames.exists():
+                cure = "put it back: what is labelled lies below frames/"
+            elif kind == "run":
+                cure += ", or set run.resume: true, which begins where there is nothing to go on with"
+            text = f"must hold the {kind} that --resume goes on with, got no run.json; {cure}"
             raise ConfigError([f"{folder.path}: {text}"])
         folder._refuse_other(kind)
         return folder
@@ -299,9 +304,9 @@ class RunFolder:
             if not isinstance(found, dict):
                 raise TypeError(f"{key} is a {type(found).__name__}")
         except (OSError, ValueError, LookupError, TypeError) as exc:
-            raise ConfigError(
-                [f"{self.run_json}: must be what an earlier run wrote, got {_cause(exc)}; --overwrite starts anew"]
-            ) from exc
+            cure = "put it back from a copy; --overwrite begins anew, without what is labelled"
+            told = f"must be what an earlier run wrote, got {_cause(exc)}; {cure}"
+            raise ConfigError([f"{self.run_json}: {told}"]) from exc
         return found
 
 

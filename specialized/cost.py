@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from specialized.errors import ModelError
-from specialized.objects import one_line
+from specialized.objects import OWN_CODE, one_line
 
 _RUN = 2  # groups that are run: some networks squeeze the axis of a single one away
 # Each output element of these costs one product with each weight of its filter ...
@@ -75,7 +75,7 @@ def cost(
     try:
         with torch.inference_mode(), _Counter() as counted:
             module.eval()(x)
-    except Exception as exc:  # the user's forward may raise anything
+    except OWN_CODE as exc:  # the user's forward may raise anything
         raise ModelError(
             f"{type(module).__name__}: must run on {tuple(x.shape)}, (groups, fold·{channels}, H, W), "
             f"got {one_line(exc)}; change its forward"

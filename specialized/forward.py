@@ -15,7 +15,7 @@ from specialized.engines import Dtype, Engine, Handle
 from specialized.engines.compile import captured, compiled
 from specialized.engines.scoring import DTYPES
 from specialized.errors import ModelError
-from specialized.objects import one_line
+from specialized.objects import OWN_CODE, one_line
 
 Layout = Literal["channels_last", "contiguous"]
 Mode = Literal["eager", "graph", "compiled"]  # compiled: by torch.compile, on CUDA replayed as a graph too
@@ -182,7 +182,7 @@ def _translated(setting: Setting, device: torch.device) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except Exception as exc:  # no memory, no kernel for this dtype, no compiler, or the user's forward
+    except OWN_CODE as exc:  # no memory, no kernel for this dtype, no compiler, or the user's forward
         raise ModelError(
             f"{setting.pictures} pictures, {setting.dtype}, {setting.layout}, {setting.mode} on {device}: must run, "
             f"got {one_line(exc)[:_WORDS]}"

@@ -11,7 +11,11 @@ from pathlib import Path
 
 from specialized.errors import ModelError
 
-__all__ = ["close_to", "code_hash", "load_object", "one_line", "search_beside", "search_in"]
+__all__ = ["OWN_CODE", "close_to", "code_hash", "load_object", "one_line", "search_beside", "search_in"]
+
+
+# What code of a user's own may raise: to end the program is not its part.
+OWN_CODE: tuple[type[BaseException], ...] = (Exception, SystemExit)
 
 
 def search_in(folder: str | os.PathLike[str]) -> None:
@@ -34,7 +38,7 @@ def load_object(name: str) -> Callable[..., object]:
         raise ImportError(f"{name!r} must be package.module:Name")
     try:
         found: object = importlib.import_module(module_name)
-    except Exception as exc:  # importing runs the user's code
+    except OWN_CODE as exc:  # importing runs the user's code
         cure = "; install it, or put it beside the configuration" if isinstance(exc, ModuleNotFoundError) else ""
         raise ImportError(f"module {module_name!r} must be importable, got {one_line(exc)}{cure}") from exc
     for attribute in attributes.split("."):

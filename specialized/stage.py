@@ -27,7 +27,7 @@ from specialized.examples import Examples, grouped, padded
 from specialized.foldcnn import Slots
 from specialized.folding import Normalize, unfold
 from specialized.modelfile import ModelCard
-from specialized.objects import one_line
+from specialized.objects import OWN_CODE, one_line
 from specialized.recipe import Optimizer, Recipe
 
 __all__ = ["Epoch", "Stage", "Teacher", "Trained"]
@@ -252,7 +252,7 @@ class Stage:
                 loss = (1 - self.recipe.distill) * loss + self.recipe.distill * F.mse_loss(answers[real], taught[real])
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-        except Exception as exc:  # the user's forward may raise anything, and may do so in training alone
+        except OWN_CODE as exc:  # the user's forward may raise anything, and may do so in training alone
             raise self._failure(x, exc) from exc
         self.optimizer.step()
         return loss.item()
@@ -288,11 +288,11 @@ class Stage:
         x = self.normalize(torch.from_numpy(self.validation.pictures[groups]), torch.float32)
         try:
             logits: Tensor = self.average(x)
-        except Exception as exc:  # the user's forward may raise anything
+        except OWN_CODE as exc:  # the user's forward may raise anything
             raise self._failure(x, exc) from exc
         return logits
 
-    def _failure(self, x: Tensor, exc: Exception) -> ModelError:
+    def _failure(self, x: Tensor, exc: BaseException) -> ModelError:
         return ModelError(
             f"{self.card.architecture}: must train on float32 {tuple(x.shape)}, (groups, fold·3, H, W), "
             f"got {one_line(exc)}; change its arguments, fold or train.batch"

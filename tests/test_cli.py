@@ -340,12 +340,40 @@ def test_rows_never_go_into_a_file_that_took_the_number_of_a_closed_stdout(model
         f"filter: {{model: {model}}}\nsinks: [{{type: csv, path: '-'}}]\n"
     )
     command = " ".join(map(shlex.quote, [*VPIPE, "run", str(config)]))
-    for closed in (">&-", "2>&-", ">&- 2>&-"):
+    for closed, code in ((">&-", 1), ("2>&-", 0), (">&- 2>&-", 1), ("2>/dev/full", 0)):
         done = subprocess.run(
             f"{command} --overwrite {closed}", shell=True, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr
-        assert "h264-closed" not in (tmp_path / "r" / "log.txt").read_text()
+        assert done.returncode == code, done.stderr  # rows that nobody took are no success, talk that nobody hears is
+        log = (tmp_path / "r" / "log.txt").read_text()
+        assert "h264-closed" not in log
+        assert ("standard output: must be writable" in log) == bool(code)
+
+
+def test_names_of_files_do_not_write_on_the_terminal(tmp_path):
+    path = tmp_path / "a\x1b[31mred\nvpipe: fine.mp4"
+    path.write_bytes(clip("h264-closed.mp4").read_bytes())
+    code, out, _ = vpipe("probe", path)
+    assert code == 0
+    assert "a\\x1b[31mred\\nvpipe: fine.mp4\n" in out
+    assert "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/dev/full", "must be a file to write, got something else at /dev/full"),
+        ("clip.mp4/rows.csv", "must lie in a folder, got a file"),
+    ],
+)
+def test_a_sink_that_cannot_be_a_file_is_refused_by_check_too(model, tmp_path, path, told):
+    (tmp_path / "clip.mp4").write_bytes(clip("h264-closed.mp4").read_bytes())
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        f"sources: [{{path: clip.mp4}}]\nfilter: {{model: {model}}}\nsinks: [{{type: csv, path: {path}}}]\n"
+    )
+    code, _, err = vpipe("check", config)
+    assert (code, told in err) == (2, True), err
 
 
 def test_a_reader_that_does_not_read_cannot_hold_up_a_stop(model, tmp_path):

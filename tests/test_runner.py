@@ -20,7 +20,7 @@ from pipeline import runner as runs
 from pipeline.cli import main
 from pipeline.config import load_run_config
 from pipeline.contracts import Watcher
-from pipeline.errors import ConfigError, Interrupted
+from pipeline.errors import ConfigError, Interrupted, ModelError
 from pipeline.sinks.parts import committed
 from pipeline.threads import Stop, stuck_threads
 from specialized.orders import ORDERS
@@ -302,7 +302,24 @@ def test_a_model_that_fails_breaks_the_run_and_keeps_what_is_committed(tmp_path)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("decode", "telemetry"))]
 
 
-@pytest.mark.parametrize("how", ["raise", "nan", "shape"])
+def test_a_model_that_ends_the_program_when_it_is_tried_is_refused(tmp_path):
+    config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
+    data = YAML(typ="safe").load(config.path)
+    data["filters"][0]["model"] = "tests.models:Leaving"
+    with config.path.open("w") as file:
+        YAML(typ="safe").dump(data, file)
+    with pytest.raises(ModelError, match="SystemExit: 0"):
+        runs.run(load_run_config(config.path))
+
+
+def test_a_source_that_ends_the_program_costs_itself_alone(tmp_path):
+    files = [{"path": str(clip("h264-closed.mp4", FRAMES)), "name": "file"}, {"type": "tests.models:LeavingSource"}]
+    outcome = runs.run(configured(tmp_path, files))
+    assert (outcome.exit_code, outcome.summary["sources"]["mine"]["error"]) == (3, "SystemExit: 0")
+    assert outcome.summary["sources"]["file"]["labelled"] == FRAMES
+
+
+@pytest.mark.parametrize("how", ["raise", "nan", "shape", "exit", "none", "complex"])
 def test_a_model_that_fails_now_and_then_costs_those_frames_alone_which_are_named(tmp_path, how):
     config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}], f=2, batch=4)
     data = YAML(typ="safe").load(config.path)

@@ -196,11 +196,34 @@ def test_files_may_be_added_but_not_changed_or_removed(clips):
     added, same = identity(stamped(clips | {"c": clips["a"]}), **SETTINGS)
     assert identity_changes(before, added) == []
     assert same == sha
-    assert identity_changes(added, before) == ["c: must still be a source of the run to resume, got none of that name"]
+    (problem,) = identity_changes(added, before)
+    assert problem.startswith("c: must still be a source of the run to resume, got none of that name; put it back")
+    assert identity_changes(added, before, untouched={"c"}) == []
+    facts = clips["b"].stat()
     os.utime(clips["b"], ns=(0, 0))
-    changed, _ = identity(stamped(clips), **SETTINGS)
-    problems = identity_changes(before, changed)
-    assert [problem.partition(":")[0] for problem in problems] == ["b.mtime_ns"]
+    (problem,) = identity_changes(before, identity(stamped(clips), **SETTINGS)[0])
+    assert problem.startswith(
+        "b: must be the file that was labelled, got one of 1970-01-01 00:00:00.000000 in place of"
+    )
+    command = problem.partition("`")[2].removesuffix("`")
+    assert command.startswith("touch -d @")
+    subprocess.run(command, shell=True, check=True)
+    assert clips["b"].stat().st_mtime_ns == facts.st_mtime_ns
+    assert identity_changes(before, identity(stamped(clips), **SETTINGS)[0]) == []
+    clips["b"].write_bytes(b"other bytes")
+    (problem,) = identity_changes(before, identity(stamped(clips), **SETTINGS)[0])
+    assert "got 11 bytes in place of 10, other bytes at its ends, one of " in problem
+    clips["b"].unlink()
+    (problem,) = identity_changes(before, identity(stamped(clips), **SETTINGS)[0])
+    assert "got none that can be read" in problem
+
+
+def test_a_file_of_the_same_hash_is_the_same_whatever_its_time(clips):
+    before = {"b": stamp(clips["b"], whole=True)}
+    os.utime(clips["b"], ns=(0, 0))
+    now = {"b": stamp(clips["b"], whole=True)}
+    assert now != before
+    assert identity_changes(*(identity(found, **SETTINGS)[0] for found in (before, now))) == []
 
 
 def test_a_file_that_was_changed_under_its_size_and_time_is_another(tmp_path):

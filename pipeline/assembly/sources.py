@@ -30,7 +30,7 @@ from pipeline.sources.paths import find_videos
 from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.selection import Frames, Selection
 from specialized.modelfile import ModelCard
-from specialized.objects import load_object, one_line
+from specialized.objects import OWN_CODE, load_object, one_line
 from specialized.orders import Order
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ def _own_source(section: SourceObject, picture: PictureFormat, batch_pictures: i
     arguments = {name: value for name, value in offered.items() if name in parameters} | section.arguments
     try:
         source = make(**arguments)
-    except Exception as exc:  # the user's constructor may raise anything
+    except OWN_CODE as exc:  # the user's constructor may raise anything
         raise ConfigError([f"source {section.type}: must be made of its arguments, got {one_line(exc)}"]) from exc
     if not isinstance(source, Source) or not isinstance(source.name, str):
         raise ConfigError([f"source {section.type}: must be iterable and have a `name`, got {source!r}"])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from pipeline.cli.shell import FAILED, INTERRUPTED, Finite, complain, fold_option, listed, overwrite_option
+from pipeline.cli.shell import FAILED, INTERRUPTED, Finite, complain, fold_option, leave, listed, overwrite_option
 from pipeline.outputs import check_output
 
 
@@ -111,5 +110,5 @@ def bench(
         click.echo(out, err=as_json)
     if document["interrupted"]:
         complain(["interrupted: what was measured is given, the rest is not"])
-        sys.exit(INTERRUPTED)
-    sys.exit(0 if document["models"] else FAILED)
+        leave(INTERRUPTED)
+    leave(0 if document["models"] else FAILED)

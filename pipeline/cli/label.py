@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from pipeline.cli.shell import INTERRUPTED, Finite, complain, interrupt_on_signals, log_to_stderr, overwrite_option
+from pipeline.cli.shell import (
+    INTERRUPTED,
+    Finite,
+    complain,
+    interrupt_on_signals,
+    leave,
+    log_to_stderr,
+    overwrite_option,
+)
 from pipeline.errors import SourceError, VpipeError
 
 if TYPE_CHECKING:
@@ -110,7 +117,7 @@ def label(
     if written and every > 1 and not quiet:
         click.echo(f"one frame in {every} was looked at; to train on these labels:", err=True)
         click.echo("\n".join(as_clips(written, every=every)), err=True)
-    sys.exit(code)
+    leave(code)
 
 
 def _found(clip: Path, detector: Detector, every: int, quiet: bool) -> Found:

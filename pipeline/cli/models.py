@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pipeline.cli.shell import (
     facts,
     fold_option,
     interrupt_on_signals,
+    leave,
     log_to_stderr,
     overwrite_option,
     set_option,
@@ -59,7 +59,7 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool
         click.echo(fit(loaded, mode="resume" if resume else "overwrite" if overwrite else "new", say=say))
     except KeyboardInterrupt:
         complain(f"interrupted: {folder.way_on(since=since)}")
-        sys.exit(INTERRUPTED)
+        leave(INTERRUPTED)
 
 
 @click.command(name="eval")

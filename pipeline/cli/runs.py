@@ -6,16 +6,15 @@ import json
 import logging
 import os
 import signal
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Literal
 
 import click
 
-from pipeline.cli.shell import FAILED, Finite, facts, log_to_stderr, overwrite_option, set_option
+from pipeline.cli.shell import FAILED, Finite, facts, leave, log_to_stderr, overwrite_option, set_option
 from pipeline.errors import ConfigError, ModelError
 from pipeline.outputs import check_output
 from pipeline.threads import Request, Stop
@@ -24,6 +23,9 @@ from pipeline.values import OBJECT
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
     from pipeline.regions import Region
+
+
+STOPPING = b"\nvpipe: stopping: cameras keep what came, files what is committed; once more to leave at once\n"
 
 
 @click.command()
@@ -119,7 +121,7 @@ def run(
             raise ConfigError([str(error)]) from error
     if not quiet:
         click.echo(report(outcome.summary, outcome.folder.path), err=True)
-    sys.exit(outcome.exit_code)
+    leave(outcome.exit_code)
 
 
 def _refuse_video(path: str) -> None:
@@ -180,7 +182,7 @@ def check(config: str, overrides: tuple[str, ...], send: bool) -> None:
     for warning in warnings:
         click.echo(f"warning: {warning}", err=True)
     if send and not isinstance(loaded, TrainConfig) and not _are_sent(loaded):
-        sys.exit(FAILED)
+        leave(FAILED)
     click.echo(f"{config}: fine")
 
 
@@ -254,7 +256,7 @@ def probe(
     if out is not None and not bad:
         draw_regions(videos[0], regions, out, at_s=at_s)
         click.echo(out, err=as_json)
-    sys.exit(FAILED if bad else 0)
+    leave(FAILED if bad else 0)
 
 
 @click.command()
@@ -292,7 +294,8 @@ def _signals_stop(stop: Stop, reread: Request) -> Iterator[None]:
         if stop:
             os._exit(130)
         stop.set()
-        os.write(2, b"\nvpipe: stopping: cameras keep what came, files what is committed; once more to leave at once\n")
+        with suppress(OSError):  # nobody listens
+            os.write(2, STOPPING)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     if hasattr(signal, "SIGHUP"):  # not on Windows

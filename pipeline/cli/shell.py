@@ -6,10 +6,11 @@ import io
 import logging
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
@@ -25,6 +26,8 @@ class Command(click.Group):
     """Turns what goes wrong into one line and an exit code, so that no traceback reaches a user."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        interrupt_on_signals()
+        _make_streams_safe()
         try:
             return super().__call__(*args, **kwargs)
         except SystemExit as end:
@@ -36,7 +39,6 @@ class Command(click.Group):
             raise
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        _make_streams_safe()
         logging.raiseExceptions = False  # a log that cannot be written must not stop what it tells of
         return super().main(*args, **kwargs)
 
@@ -55,6 +57,11 @@ class Command(click.Group):
         except KeyboardInterrupt:  # where there is nothing to leave in order
             complain(["interrupted"])
             ctx.exit(INTERRUPTED)
+        except SystemExit as end:  # commands use `leave`
+            complain(
+                f"code of one's own asked for the end of the program (SystemExit: {end.code}); nothing more was done"
+            )
+            ctx.exit(FAILED)
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; so do we
             ctx.exit(FAILED)
@@ -64,26 +71,51 @@ class Command(click.Group):
             ctx.exit(FAILED)
 
 
+def leave(code: int) -> NoReturn:
+    """Ends the command."""
+    click.get_current_context().exit(code)
+
+
+class _Told(io.FileIO):
+    """What is said to the user. That nobody can be told is no reason to end."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:  # a disk that is full, a reader that has left
+            return len(data)
+
+
 def _make_streams_safe() -> None:
     """Opens what the shell closed, lest a file of the run takes its number, and lets any file name be printed."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            # Takes the lowest number that is free. What is written to the standard output is lost, which is an error.
+            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
+    sys.stderr = io.TextIOWrapper(
+        io.BufferedWriter(_Told(2, "w", closefd=False)), encoding, "backslashreplace", line_buffering=True
+    )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def complain(problems: object) -> None:
     """Says one line or several on stderr."""
     for problem in problems if isinstance(problems, (list, tuple)) else [problems]:
-        click.echo(f"vpipe: {problem}", err=True)
+        click.echo(f"vpipe: {visible(str(problem))}", err=True)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def visible(text: str) -> str:
+    """A text for a terminal, which the names of files that nobody trusts may be part of: they do not write on it."""
+    return _CONTROL.sub(lambda sign: f"\\x{ord(sign[0]):02x}", text)
 
 
 class Finite(click.FloatRange):
@@ -129,7 +161,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace files
 
 def facts(title: str, of: Mapping[str, object]) -> str:
     """A title and `key  value` lines. What holds further levels becomes lines of its own, further in."""
-    return "\n".join([title, *_lines(of, "  ")])
+    return visible("\n".join([title.replace("\n", "\\n"), *_lines(of, "  ")]))
 
 
 def _lines(of: Mapping[str, object], indent: str) -> Iterator[str]:
@@ -151,7 +183,7 @@ def _shown(value: object, *, inner: bool = False) -> str:
         return f"[{items}]" if inner else items
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_shown(item, inner=True)}" for key, item in value.items() if item is not None)
-    return str(value)
+    return str(value).replace("\n", "\\n")
 
 
 def interrupt_on_signals() -> None:
@@ -160,10 +192,15 @@ def interrupt_on_signals() -> None:
         signal.signal(number, signal.default_int_handler)
 
 
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 def log_to_stderr(level: int) -> None:
     """From this level on, what the pipeline logs is said on stderr."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("vpipe: %(message)s"))
+    handler.setFormatter(_Visible("vpipe: %(message)s"))
     handler.setLevel(level)
     from pipeline.runs import LOGGERS
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
 import click
 
-from pipeline.cli.shell import FAILED, INTERRUPTED, Finite, complain, interrupt_on_signals, listed, overwrite_option
+from pipeline.cli.shell import (
+    FAILED,
+    INTERRUPTED,
+    Finite,
+    complain,
+    interrupt_on_signals,
+    leave,
+    listed,
+    overwrite_option,
+)
 
 
 @click.command()
@@ -115,7 +123,7 @@ def tune(
         complain(
             "interrupted: what was measured is given, the rest is not" + (f"; {out} is not written" if out else "")
         )
-        sys.exit(INTERRUPTED)
+        leave(INTERRUPTED)
     picked = document["picked"]
     if picked is not None and out is not None:
         from pipeline.tunefile import settings_of, write
@@ -126,4 +134,4 @@ def tune(
         heading = f"Written by `vpipe tune` on {date.today()} for {cpu or 'a CPU without a name'}, {cores} cores"
         write(out, config, settings, heading=heading)
         click.echo(out, err=as_json)
-    sys.exit(0 if picked is not None else FAILED)
+    leave(0 if picked is not None else FAILED)

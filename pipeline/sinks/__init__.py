@@ -16,7 +16,7 @@ from pipeline.contracts import Sink
 from pipeline.errors import ConfigError, SinkError, VpipeError
 from pipeline.events import Event
 from pipeline.threads import Stop
-from specialized.objects import load_object, one_line
+from specialized.objects import OWN_CODE, load_object, one_line
 
 if TYPE_CHECKING:
     from pipeline.rows import Labelling  # loads Arrow
@@ -90,7 +90,7 @@ def open_sink(
         sink = make(**arguments)
     except VpipeError:
         raise
-    except Exception as exc:  # the constructor of a user's sink may raise anything
+    except OWN_CODE as exc:  # the constructor of a user's sink may raise anything
         raise ConfigError([f"sink {type!r}: must be made of its options, got {one_line(exc)}"]) from exc
     if not isinstance(sink, Sink):
         raise ConfigError(
@@ -136,5 +136,5 @@ class GuardedSink(Sink):
             yield
         except VpipeError:
             raise
-        except Exception as exc:  # the user's code may raise anything
+        except OWN_CODE as exc:  # the user's code may raise anything
             raise SinkError(f"sink {self._name}: must take what a run sends, got {one_line(exc)}; mend it") from exc

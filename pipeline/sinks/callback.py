@@ -15,7 +15,7 @@ from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
 from pipeline.sinks.parts import open_part, part_path
-from specialized.objects import load_object, one_line
+from specialized.objects import OWN_CODE, load_object, one_line
 
 __all__ = ["CallbackSink"]
 
@@ -52,7 +52,7 @@ class CallbackSink(Sink):
                 rows = part.read()
             try:
                 self._call(rows)
-            except Exception as exc:  # the user's function may raise anything
+            except OWN_CODE as exc:  # the user's function may raise anything
                 cause = one_line(exc)
                 raise SinkError(
                     f"callback {self._name}: must take the rows of every segment, got {cause} at {end.segment.source} "

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pipeline.batch import FrameBatch, Segment, SegmentEnd
 from pipeline.contracts import Source
-from specialized.objects import one_line
+from specialized.objects import OWN_CODE, one_line
 
 __all__ = ["OwnSource"]
 
@@ -56,7 +56,7 @@ class OwnSource:
             if last is not None and last.segment.end_s is not None and all(frame is None for frame in begun.values()):
                 error = "the source ended without a last segment, whose end_s is None"
                 begun[_following(self.name, last)] = -1
-        except Exception as exc:  # the user's code may raise anything
+        except OWN_CODE as exc:  # the user's code may raise anything
             log.error("%s: %s", self.name, one_line(exc), exc_info=log.isEnabledFor(logging.DEBUG))
             error = one_line(exc)
             if all(frame is None for frame in begun.values()):

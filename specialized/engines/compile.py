@@ -15,7 +15,7 @@ from specialized.engines.scoring import failure
 from specialized.engines.torch import TorchEngine
 from specialized.errors import ModelError
 from specialized.modelfile import ModelCard
-from specialized.objects import one_line
+from specialized.objects import OWN_CODE, one_line
 
 T = TypeVar("T")
 
@@ -47,7 +47,7 @@ class CompileEngine(TorchEngine):
                 self._scores(pictures)  # what is wrong with the model itself is told as the torch engine tells it
         except ModelError:
             raise
-        except Exception as exc:  # the user's forward may raise anything
+        except OWN_CODE as exc:  # the user's forward may raise anything
             raise failure(exc, self, groups) from exc
         try:
             with self._arithmetic():
@@ -55,7 +55,7 @@ class CompileEngine(TorchEngine):
                 if self._stream is not None:
                     self._forward = _replayed(self._forward, pictures)
                     self._stream.wait_stream(torch.cuda.current_stream(self._device))  # which still prepares it
-        except Exception as exc:  # of the compiler, of those it calls, or of the user's code, which is run anew
+        except OWN_CODE as exc:  # of the compiler, of those it calls, or of the user's code, which is run anew
             cause = one_line(exc).partition(" Set TORCH")[0][:_WORDS]  # what follows tells how to debug torch
             advice = "install g++, or use engine: torch" if "C++ compiler" in cause else "use engine: torch"
             raise ModelError(f"engine compile: must run {card.architecture}, got {cause}; {advice}") from exc

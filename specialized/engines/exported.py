@@ -19,7 +19,7 @@ from specialized.engines.kept import code_of_export, graph_key, with_graph
 from specialized.engines.scoring import Scoring, check_frames, checked, failure, padded
 from specialized.errors import ModelError
 from specialized.modelfile import ModelCard
-from specialized.objects import code_hash, one_line
+from specialized.objects import OWN_CODE, code_hash, one_line
 
 WORDS = 200  # characters of a foreign message that are passed on
 
@@ -99,7 +99,7 @@ class ExportedEngine:
                 expected = checked(scoring(pictures).numpy(), self)
         except ModelError:
             raise
-        except Exception as exc:  # the user's forward may raise anything
+        except OWN_CODE as exc:  # the user's forward may raise anything
             raise failure(exc, self, groups) from exc
 
         def make(folder: Path) -> None:
@@ -132,7 +132,7 @@ class ExportedEngine:
             found = with_graph(graph_key(module, made_for), make, opened, agrees)
         except ModelError:
             raise
-        except Exception as exc:  # these libraries raise exceptions of many kinds, and the user's forward any
+        except OWN_CODE as exc:  # these libraries raise exceptions of many kinds, and the user's forward any
             raise ModelError(
                 f"engine {name}: must run {card.architecture}, got {one_line(exc)[:WORDS]}; use engine: torch"
             ) from exc
@@ -149,7 +149,7 @@ class ExportedEngine:
         check_frames(frames, self)
         try:
             return Done(self, self._run(padded(frames, self.groups))[: len(frames)])
-        except Exception as exc:  # as above
+        except OWN_CODE as exc:  # as above
             raise failure(exc, self, len(frames)) from exc
 
 

@@ -9,6 +9,7 @@ from specialized.engines import Dtype, Engine
 from specialized.errors import ForwardError, ModelError
 from specialized.folding import Normalize, unfold
 from specialized.modelfile import ModelCard
+from specialized.objects import one_line
 
 DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
@@ -38,6 +39,9 @@ class Scoring(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         logits: Tensor = self._network(self._normalize(pictures, self._dtype))
+        if not isinstance(logits, Tensor) or logits.is_complex():
+            got = "complex ones" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
+            raise ModelError(f"{self._architecture}: must answer a tensor of real numbers, got {got}; mend its forward")
         expected = (pictures.shape[0], self._outputs)
         if tuple(logits.shape) != expected:
             raise ModelError(
@@ -77,17 +81,19 @@ def checked(scores: NDArray[np.float32], engine: Engine) -> NDArray[np.float32]:
     return scores.copy()
 
 
-def failure(exc: Exception, engine: Engine, groups: int) -> ForwardError:
+def failure(exc: BaseException, engine: Engine, groups: int) -> ForwardError:
     """The error of a forward of so many groups that failed, in one line."""
     nothing = np.full((groups, engine.card.fold, len(engine.card.classes)), np.nan, np.float32)
     if isinstance(exc, ModelError):  # the output has another shape, say
         return ForwardError(str(exc), nothing)
-    cause = str(exc).partition("\n")[0] or type(exc).__name__
+    cause, cure = one_line(exc), "mend its forward"
+    if isinstance(exc, (RuntimeError, MemoryError)):  # as torch and its kind say it
+        cause, cure = str(exc).partition("\n")[0] or type(exc).__name__, "try a smaller batch, or dtype float32"
     # What a kernel of CUDA fails with spoils the context that all others of the process share.
     is_final = isinstance(exc, torch.OutOfMemoryError) or (engine.device != "cpu" and "CUDA error" in str(exc))
     return ForwardError(
         f"{engine.card.architecture}: must run {engine.groups} groups in {engine.dtype} on {engine.device}, "
-        f"got {cause}; try a smaller batch, or dtype float32",
+        f"got {cause}; {cure}",
         nothing,
         is_final=is_final,
     )

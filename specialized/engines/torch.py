@@ -17,6 +17,7 @@ from specialized.engines import Dtype
 from specialized.engines.scoring import DTYPES, Scoring, check_frames, checked, failure, padded
 from specialized.errors import ForwardError, ModelError
 from specialized.modelfile import ModelCard
+from specialized.objects import OWN_CODE
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class TorchEngine:
                 if n == 1 or not self.in_parts:
                     raise failure(exc, self, len(frames)) from exc
                 self._halve()
-            except Exception as exc:  # the user's forward may raise anything
+            except OWN_CODE as exc:  # the user's forward may raise anything
                 raise failure(exc, self, len(frames)) from exc
 
     def _submit(self, frames: NDArray[np.uint8]) -> TorchHandle:

@@ -16,7 +16,7 @@ from specialized.foldcnn.layers import PLAIN, WEIGHTED, Use
 from specialized.foldcnn.layout import created
 from specialized.foldcnn.traced import Overall, Traced, stand_ins
 from specialized.foldcnn.widths import Atom, Batch, Channels, Folding, Space, UnfoldableError, channels, unify
-from specialized.objects import one_line
+from specialized.objects import OWN_CODE, one_line
 
 Rule = TypeVar("Rule")
 
@@ -252,7 +252,7 @@ class Tracing:
             raise
         except UnfoldableError as exc:
             raise ModelError(f"{self._here()}: {exc}") from exc
-        except Exception as exc:  # the user's forward may raise anything
+        except OWN_CODE as exc:  # the user's forward may raise anything
             raise ModelError(
                 f"{self._here()}: must run on any input, got {one_line(exc)}; use layers and functions of torch alone"
             ) from exc

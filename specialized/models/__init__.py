@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from specialized.errors import ModelError
 from specialized.models.table import MODELS, ModelSpec
-from specialized.objects import close_to, load_object, one_line
+from specialized.objects import OWN_CODE, close_to, load_object, one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,7 @@ def build(
         accepted = inspect.signature(factory).parameters
         chosen = {k: v for k, v in offered.items() if k in accepted and accepted[k].kind is not _POSITIONAL_ONLY}
         module: object = factory(**{**named, **chosen, **args})
-    except Exception as exc:  # the user's constructor may raise anything
+    except OWN_CODE as exc:  # the user's constructor may raise anything
         raise ModelError(
             f"{architecture}: must be constructible with {dict(args)}, got {one_line(exc)}; change its arguments"
         ) from exc
@@ -139,6 +139,6 @@ def _answer(module: "nn.Module", shape: tuple[int, ...]) -> tuple[int, ...] | st
     try:
         with torch.inference_mode():
             output = module(torch.zeros(shape))
-    except Exception as exc:  # the user's forward may raise anything
+    except OWN_CODE as exc:  # the user's forward may raise anything
         return one_line(exc)
     return tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
