@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -293,6 +294,23 @@ def test_what_hangs_does_not_keep_a_command_that_fails_from_ending(tmp_path):
     assert "no way out; mend it" in told
     assert "not waited for any longer, as it hangs: decode-" in told
     assert json.loads((tmp_path / "runs" / "r" / "summary.json").read_text())["state"] == "interrupted"
+
+
+def test_a_second_signal_leaves_a_write_that_hangs_at_once(tmp_path):
+    config = configured(tmp_path)
+    command = [sys.executable, "-c", "from pipeline.cli import main; main()", "run", str(config.path)]
+    with subprocess.Popen(
+        [*command, "--fault", "hang@write:2"], cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(lambda: (tmp_path / "runs" / "r" / "log.txt").exists())
+        time.sleep(2)  # for the write to be reached
+        process.terminate()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        process.terminate()
+        process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert run(config, mode="resume").state == "done"
 
 
 def test_what_is_done_beside_a_run_and_fails_costs_nothing_of_it(tmp_path, monkeypatch, caplog):
