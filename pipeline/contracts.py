@@ -89,6 +89,10 @@ class Sink(ABC):
         some again, which `Event.key` tells.
         """
 
+    def sync(self) -> None:  # noqa: B027 (empty on purpose: optional)
+        """A run over files has told all its events, and notes so when this returns: by then they must be safe, also
+        from the machine's own end."""
+
     def commit(self, end: SegmentEnd) -> None:  # noqa: B027 (empty on purpose: optional)
         """The segment is written by every sink up to here and, in the run's own parts, on disk.
 

@@ -244,7 +244,8 @@ class Running:
                 rules,
                 labellings,
                 sources={name: paths.get(name) for name in sources.names},
-                tell=[*(sink.event for sink in others), *(watcher.event for watcher in self.watchers)],
+                sinks=others,
+                watchers=self.watchers,
                 preview=None if sources.cameras is None else sources.cameras.preview,
             )
             opened.append(("events", self.events))

@@ -122,6 +122,10 @@ class GuardedSink(Sink):
         with self._guarded():
             self._sink.event(event)
 
+    def sync(self) -> None:
+        with self._guarded():
+            self._sink.sync()
+
     def finish(self) -> None:
         with self._guarded():
             self._sink.finish()

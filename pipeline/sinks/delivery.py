@@ -190,6 +190,10 @@ class SpooledSink(Sink):
         if self._live is None:
             self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
 
+    def sync(self) -> None:
+        if self._opened is not None:
+            self._opened[0].sync()
+
     def commit(self, end: SegmentEnd) -> None:
         spool, worker = self._open()
         if self._rows and self._live is None and not end.retry:

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.batch import FrameBatch, Pixels, SegmentEnd
-from pipeline.contracts import Sink
+from pipeline.contracts import Sink, Watcher
 from pipeline.errors import SourceError
 from pipeline.events import Event, EventRule, Track
 from pipeline.files import make_folder, whole_file
@@ -97,7 +97,8 @@ class EventsSink(Sink):
         rules: What makes them.
         labellings: Of the filters, by name.
         sources: Names of the sources, and for those that are files, where they lie.
-        tell: Called with each, at both of its times.
+        sinks: Told of each, at both of its times.
+        watchers: Likewise, after the sinks.
         preview: Of a camera, by its name, a frame that is about a second old, if there is one. None: the sources are no
             cameras.
         clock: Seconds; of files nobody asks it.
@@ -110,12 +111,13 @@ class EventsSink(Sink):
         labellings: Mapping[str, Labelling],
         *,
         sources: Mapping[str, Path | None],
-        tell: Sequence[Callable[[Event], None]],
+        sinks: Sequence[Sink],
+        watchers: Sequence[Watcher] = (),
         preview: Callable[[str], Preview | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._rules, self._labellings = folder, rules, labellings
-        self._sources, self._listeners, self._preview = sources, tell, preview
+        self._sources, self._sinks, self._watchers, self._preview = sources, sinks, watchers, preview
         self._tracks: dict[_Key, Track] = {}
         self._previews: dict[str, deque[Preview]] = {}  # of cameras
         self._shots: dict[_Key, _Shot] = {}  # of events under way
@@ -176,6 +178,8 @@ class EventsSink(Sink):
                     self._tell(some, known)
                     if self._over:
                         writer.write_table(self._told())
+            for sink in self._sinks:
+                sink.sync()  # or a power cut could take what the table says was told
 
     def _found(self, rows: _Rows) -> Iterator[tuple[_Key, list[Event]]]:
         """What some rows tell, track by track."""
@@ -248,8 +252,10 @@ class EventsSink(Sink):
         """Hands events on, but for those that an earlier run of the same files has told as they are."""
         for event in events:
             if not (known and _is_known(event, known)):
-                for tell in self._listeners:
-                    tell(event)
+                for sink in self._sinks:
+                    sink.event(event)
+                for watcher in self._watchers:
+                    watcher.event(event)
             if event.is_over:
                 self._over.append(event)
 

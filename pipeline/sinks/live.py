@@ -25,7 +25,7 @@ from pipeline.batch import FrameBatch
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
 from pipeline.events import Event
-from pipeline.files import make_folder
+from pipeline.files import make_folder, sync_folder
 from pipeline.rows import Labelling, table
 from pipeline.sinks.lines import Csv, Format, Jsonl, event_json
 from pipeline.sinks.parts import disk_errors
@@ -65,6 +65,14 @@ class RotatingFile:
         with self._path.open("ab") as file:
             file.write(data)
         self._bytes = (self._bytes or 0) + len(data)
+
+    def sync(self) -> None:
+        """Afterwards what was written outlives the end of the machine too. Raises OSError."""
+        for path in (self._path, *map(self._aside, range(1, self._keep + 1))):
+            if path.exists():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_folder(self._path.parent)
 
     def _put_aside(self) -> None:
         for number in reversed(range(1, self._keep)):
@@ -111,6 +119,11 @@ class _Live(Sink):
             log.error("%s; the run goes on without it", error)
             self._failure = error
         self._begun = True
+
+    def sync(self) -> None:
+        if self._file is not None and self._begun and self._failure is None:
+            with disk_errors(Path(self._path)):
+                self._file.sync()
 
     def finish(self) -> None:
         if self._failure is not None:
