@@ -7,6 +7,7 @@ import math
 import os
 import sqlite3
 from itertools import count
+from pathlib import Path
 
 import av
 import numpy as np
@@ -453,7 +454,7 @@ class Notes(Sink):
         self.note(f"{event.first_frame} {'ended' if event.is_over else 'began'}")
 
     def sync(self):
-        self.note("put in place too early" if (self.folder / "events.parquet").exists() else "synced")
+        self.note("synced again" if (self.folder / "events.parquet").exists() else "synced")
 
 
 NOTES = {"type": "tests.test_eventtracks:Notes"}
@@ -496,6 +497,26 @@ def test_what_was_told_of_files_is_safe_before_the_table_says_that_it_was_told(t
     (table,) = (n for n, name in enumerate(synced) if name.endswith(".events.parquet.tmp"))
     assert synced.index(str(path)) < table
     assert synced.index(str(path.parent), synced.index(str(path))) < table
+
+
+def test_a_sink_that_is_added_when_a_run_goes_on_is_told_the_events_before_and_others_are_not_again(
+    tmp_path, impatient
+):
+    hooks = [{"type": "webhook", "name": name, "url": f"http://127.0.0.1:{free_port()}"} for name in ("there", "added")]
+    lines = [{"type": "jsonl", "path": str(tmp_path / f"{n}.jsonl"), "events": True} for n in range(2)]
+    notes = [{**NOTES, "name": name, "takes_again": name == "asks"} for name in ("there", "asks", "added")]
+    outcome = run(filmed(tmp_path, hooks[0], lines[0], *notes[:2]))
+    for _ in range(2):
+        run(seen(tmp_path, *hooks, *lines, *notes), mode="resume")
+    for hook in hooks:
+        assert waiting(outcome.folder.spool / hook["name"] / "spool.sqlite") == TOLD
+    for line in lines:
+        events = [json.loads(text) for text in Path(line["path"]).read_text().splitlines()]
+        assert [f"{event['first_frame']} {event['event']}" for event in events] == TOLD
+    heard = {note["name"]: (tmp_path / f"{note['name']}.txt").read_text().splitlines() for note in notes}
+    assert heard["there"] == [*TOLD, "synced", *["synced again"] * 2]
+    assert [line for line in heard["asks"] if "synced again" not in line] == [*TOLD, "synced", *TOLD, *TOLD]
+    assert [line for line in heard["added"] if "synced again" not in line] == []  # nobody knows that it was not there
 
 
 def test_what_cannot_be_of_events_is_named(tmp_path):

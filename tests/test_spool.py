@@ -70,6 +70,33 @@ def test_what_is_marked_stays_so(tmp_path):
         assert spool.marks() == {"a", "b"}
 
 
+def test_a_record_of_a_name_is_taken_once_in_each_state(tmp_path):
+    with contextlib.closing(Spool(tmp_path, 100)) as spool:
+        for state in (b"a", b"a", b"b"):
+            spool.append(b"as " + state, once=("x", state))
+        spool.append(b"another", once=("y", b"a"))
+        spool.append(b"x" * 101, once=("z", b""))
+    with contextlib.closing(Spool(tmp_path, 100)) as spool:
+        spool.append(b"as b", once=("x", b"b"))
+        spool.append(b"x" * 101, once=("z", b""))  # was lost, and is not lost again
+        assert spool.peek(9) == [b"as a", b"as b", b"another"]
+        spool.append(b"as a", once=("x", b"a"))
+        assert spool.peek(9)[3:] == [b"as a"]
+
+
+def test_a_spool_from_before_there_were_names_takes_them(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / spool_module.FILE)) as db:
+        db.executescript(
+            "create table records (number integer primary key autoincrement, record blob not null);"
+            "create table marks (mark text primary key) without rowid;"
+            "insert into records (record) values (cast('old' as blob)); insert into marks values ('a');"
+        )
+    with contextlib.closing(Spool(tmp_path, 100)) as spool:
+        for _ in range(2):
+            spool.append(b"new", once=("x", b""))
+        assert (spool.peek(9), spool.marks()) == ([b"old", b"new"], {"a"})
+
+
 def test_a_record_larger_than_the_bound_is_lost_alone(tmp_path):
     with contextlib.closing(Spool(tmp_path, 30)) as spool:
         spool.append(b"small")
@@ -115,8 +142,10 @@ def test_what_the_disk_does_not_take_counts_for_nothing(tmp_path):
             (pages,) = db.execute("pragma page_count").fetchone()
             db.execute(f"pragma max_page_count = {pages}").fetchall()
         with pytest.raises(SinkError, match=r"database or disk is full"):
-            spool.append(b"x" * 59_950)  # for which it would give up all others
+            spool.append(b"x" * 59_950, once=("x", b""))  # for which it would give up all others
         assert (len(spool), spool.bytes, spool.lost) == (6, 600, 0)
+        with spool._db as db:
+            assert db.execute("select count(*) from told").fetchone() == (0,)
         assert [record[0] for record in spool.peek(9)] == list(range(6))
 
 

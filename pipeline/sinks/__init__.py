@@ -105,6 +105,7 @@ class GuardedSink(Sink):
     def __init__(self, name: str, sink: Sink) -> None:
         self._name = name
         self._sink = sink
+        self.takes_again = sink.takes_again
 
     def resume(self, ends: Sequence[SegmentEnd]) -> None:
         with self._guarded():

@@ -8,6 +8,7 @@ Labelling never waits for a camera's receiver. Events and rows arrive in order, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -76,6 +77,8 @@ class SpooledSink(Sink):
         stop: Ends a wait for the receiver.
         live: How scores become labels, by the name of the filter, where rows are sent as they come.
     """
+
+    takes_again = True  # the spool knows what it was given
 
     def __init__(
         self,
@@ -185,7 +188,7 @@ class SpooledSink(Sink):
 
     def event(self, event: Event) -> None:
         spool, worker = self._open()
-        spool.append(EVENT + event_json(event, thumbnail=self._thumbnails))
+        spool.append(EVENT + event_json(event, thumbnail=self._thumbnails), once=self._once(event))
         worker.wake()
         if self._live is None:
             self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
@@ -240,6 +243,14 @@ class SpooledSink(Sink):
             spool = Spool(self._folder / "spool" / self.name, self._max_bytes)
             self._opened = spool, Worker(lambda: self._work(spool), name=f"sink-{self.name}")
         return self._opened
+
+    def _once(self, event: Event) -> tuple[str, bytes] | None:
+        """Of files, by what an event is known that was told before, and whether as it is. Cameras tell none again."""
+        if self._live is not None:
+            return None
+        if not event.is_over:
+            return f"began {event.key}", b""
+        return f"ended {event.key}", hashlib.sha256(event_json(event)).digest()
 
     def _parts(self, end: SegmentEnd) -> list[Path]:
         return [part_path(self._folder, name, end.segment) for name in end.filters]

@@ -249,11 +249,14 @@ class EventsSink(Sink):
         return as_jpeg(self._shots[key].picture) if key in self._shots else None
 
     def _tell(self, events: Iterable[Event], known: Mapping[str, Mapping[str, object]] | None = None) -> None:
-        """Hands events on, but for those that an earlier run of the same files has told as they are."""
+        """Hands events on; those that an earlier run of the same files has told as they are to sinks alone that take
+        them again."""
         for event in events:
-            if not (known and _is_known(event, known)):
-                for sink in self._sinks:
+            is_known = known is not None and _is_known(event, known)
+            for sink in self._sinks:
+                if not is_known or sink.takes_again:
                     sink.event(event)
+            if not is_known:
                 for watcher in self._watchers:
                     watcher.event(event)
             if event.is_over:

@@ -174,6 +174,12 @@ class LiveJsonlSink(_LiveText):
 class LiveEventsSink(_Live):
     """Events as JSON lines."""
 
+    def __init__(
+        self, path: str | os.PathLike[str], *, stop: Stop | None = None, rotate_mb: float = 100.0, keep_files: int = 10
+    ) -> None:
+        super().__init__(path, stop=stop, rotate_mb=rotate_mb, keep_files=keep_files)
+        self.takes_again = path != "-" and not Path(path).exists()
+
     def write(self, batch: FrameBatch) -> None:
         """Nothing to do: rows are no events."""
 

@@ -3,7 +3,7 @@
     append ──▶ │ newest ... oldest │ ──▶ peek, then drop
                         the oldest is given up where there would be more than `max_bytes`
 
-One table of an SQLite file. Its write-ahead log holds a record before `append` returns, so that the end of the process,
+A table of an SQLite file. Its write-ahead log holds a record before `append` returns, so that the end of the process,
 at any moment, loses none; the machine's own end may take those since the last `sync`.
 """
 
@@ -35,6 +35,13 @@ pragma journal_mode = wal;
 pragma synchronous = normal;
 create table if not exists records (number integer primary key autoincrement, record blob not null);
 create table if not exists marks (mark text primary key) without rowid;
+create table if not exists told (name text primary key, state blob not null) without rowid;
+"""
+
+
+TELL = """
+insert into told values (?, ?)
+on conflict (name) do update set state = excluded.state where state != excluded.state
 """
 
 
@@ -76,19 +83,28 @@ class Spool:
         self._told = 0  # of the lost ones, in the log
         self._told_s = -LOG_S
 
-    def append(self, record: bytes) -> None:
+    def append(self, record: bytes, *, once: tuple[str, bytes] | None = None) -> None:
         """Puts a record behind the others.
+
+        Args:
+            record: What waits.
+            once: A name and a state: a record of this name whose state is that of the last one is left out, also where
+                that was sent long ago.
 
         Raises:
             SinkError: the disk does not take it.
         """
         with self._errors(), self._db as db:
-            if len(record) > self._max_bytes:
-                self._lost += 1
-            else:
-                with _transaction(db):
+            fits = len(record) <= self._max_bytes
+            with _transaction(db):
+                if once is not None and not db.execute(TELL, once).rowcount:
+                    return
+                if fits:
                     gone, freed = self._make_room(db, len(record))
                     db.execute("insert into records (record) values (?)", (record,))
+            if not fits:
+                self._lost += 1
+            else:
                 self._len += 1 - len(gone)
                 self._bytes += len(record) - freed
                 in_hand = gone & set(self._peeked)
