@@ -84,6 +84,29 @@ def test_a_record_of_a_name_is_taken_once_in_each_state(tmp_path):
         assert spool.peek(9)[3:] == [b"as a"]
 
 
+def test_what_became_of_records_is_counted_over_the_life_of_a_spool_or_anew(tmp_path):
+    for _ in range(2):
+        with contextlib.closing(Spool(tmp_path, 20)) as spool:
+            for record in numbered(5):
+                spool.append(record)
+            spool.append(b"x" * 21)
+            spool.peek(2)
+            spool.drop(1)
+            spool.drop(1, refused=True)
+            spool.peek(1)
+            for record in numbered(3):
+                spool.append(record)
+            spool.drop(1)  # what was given up meanwhile did arrive
+    assert (spool.sent, spool.refused, spool.lost) == (4, 2, 3 + 6)
+    with contextlib.closing(Spool(tmp_path, 20)) as spool:
+        assert (spool.sent, spool.refused, spool.lost) == (4, 2, 9)
+    with contextlib.closing(Spool(tmp_path, 20, counts_on=False)) as spool:
+        assert (spool.sent, spool.refused, spool.lost) == (0, 0, 0)
+        spool.append(b"x" * 21)
+    with contextlib.closing(Spool(tmp_path, 20)) as spool:
+        assert spool.lost == 1
+
+
 def test_a_spool_from_before_there_were_names_takes_them(tmp_path):
     with contextlib.closing(sqlite3.connect(tmp_path / spool_module.FILE)) as db:
         db.executescript(
@@ -95,6 +118,8 @@ def test_a_spool_from_before_there_were_names_takes_them(tmp_path):
         for _ in range(2):
             spool.append(b"new", once=("x", b""))
         assert (spool.peek(9), spool.marks()) == ([b"old", b"new"], {"a"})
+        spool.drop(1)
+        assert (spool.sent, spool.refused, spool.lost) == (1, 0, 0)
 
 
 def test_a_record_larger_than_the_bound_is_lost_alone(tmp_path):
@@ -198,7 +223,7 @@ STEPS = st.lists(
 def test_a_spool_is_a_bounded_queue_however_often_it_is_opened(steps):
     bound = 100
     with tempfile.TemporaryDirectory() as folder:
-        spool, model, lost, in_hand = Spool(Path(folder), bound), deque(), 0, []
+        spool, model, lost, sent, in_hand = Spool(Path(folder), bound), deque(), 0, 0, []
         try:
             for number, (step, n) in enumerate(steps):
                 match step:
@@ -217,12 +242,14 @@ def test_a_spool_is_a_bounded_queue_however_often_it_is_opened(steps):
                             if record in model:
                                 model.remove(record)
                         spool.drop(n)
+                        sent += len(in_hand[:n])
                         in_hand = in_hand[n:]
                     case "reopen":
                         spool.close()
-                        spool, lost, in_hand = Spool(Path(folder), bound), 0, []
+                        lost += sum(record not in model for record in in_hand)
+                        spool, in_hand = Spool(Path(folder), bound), []
                 assert (len(spool), spool.bytes) == (len(model), sum(map(len, model)))
-                assert spool.lost == lost
+                assert (spool.lost, spool.sent) == (lost, sent)
         finally:
             spool.close()
 

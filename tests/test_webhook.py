@@ -288,6 +288,31 @@ def test_a_run_over_files_is_partial_until_its_receiver_was_told_all(receiver, t
     assert sent_rows(receiver) == list(range(60))
 
 
+def test_a_run_over_files_stays_partial_where_a_receiver_refused_some(receiver, tmp_path):
+    receiver.start("400")
+    hook = {"type": "webhook", "url": receiver.url, "rows": True, "batch": 1}
+    config = test_runner.configured(tmp_path, [{"path": str(clip("h264-closed.mp4", 60))}], sinks=[hook])
+    outcome = run(config)
+    counts = outcome.summary["receivers"]["webhook"]
+    assert (outcome.exit_code, counts["refused"], counts["sent"] > 0) == (3, 1, True)
+    for _ in range(2):
+        outcome = run(config, mode="resume")
+        assert (outcome.state, outcome.exit_code) == ("partial", 3)
+        assert outcome.summary["receivers"]["webhook"] == counts
+    outcome = run(config, mode="overwrite")
+    again = outcome.summary["receivers"]["webhook"]
+    assert (outcome.state, again) == ("done", {**counts, "sent": counts["sent"] + 1, "refused": 0})
+
+
+def test_of_cameras_what_was_refused_counts_since_the_run_was_started(receiver, tmp_path):
+    receiver.start("400")
+    for refused in (1, 0):
+        with sink(receiver, tmp_path, live={"person": PERSON}) as hook:
+            hook.event(next(told(1)))
+            until(lambda: hook.sent + hook.refused == 1)
+            assert hook.refused == refused
+
+
 def sent_rows(receiver):
     return [row["frame"] for request in receiver.requests for row in request["body"]["rows"]]
 
