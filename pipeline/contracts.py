@@ -70,7 +70,13 @@ class Sink(ABC):
 
     `write` may keep rows back until `commit`: what is not committed may come again in a later run, what is committed
     never does. A sink that must not see uncommitted rows keeps them by `batch.segment` and drops them at `close`.
+
+    Attributes:
+        takes_again: Whether it is told of events that were told before, too, when a run over files goes on: it knows by
+            `Event.key` which it has, or that it was not there; the run does not.
     """
+
+    takes_again: bool = False
 
     def resume(self, ends: Sequence[SegmentEnd]) -> None:  # noqa: B027 (empty on purpose: optional)
         """Called first, where a run over files goes on: these segments are committed, in the order of their frames.
@@ -86,8 +92,12 @@ class Sink(ABC):
         """An event has begun (`is_over` is False) or is over.
 
         Those of a track come in order, each of both at least once over the life of a run: one that is resumed may tell
-        some again, which `Event.key` tells.
+        some again, which `Event.key` tells. A sink that is added then is told those before if it `takes_again`.
         """
+
+    def sync(self) -> None:  # noqa: B027 (empty on purpose: optional)
+        """A run over files has told all its events, and notes so when this returns: by then they must be safe, also
+        from the machine's own end."""
 
     def commit(self, end: SegmentEnd) -> None:  # noqa: B027 (empty on purpose: optional)
         """The segment is written by every sink up to here and, in the run's own parts, on disk.

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["TEMPORARY", "WholeFile", "make_folder", "whole_file", "write_json"]
+__all__ = ["TEMPORARY", "WholeFile", "make_folder", "sync_folder", "whole_file", "write_json"]
 
 TEMPORARY = ".tmp"
 
@@ -31,7 +31,7 @@ class WholeFile:
         os.fsync(self.file.fileno())
         self.file.close()
         os.replace(self._temporary, self.path)
-        _sync_folder(self.path.parent)
+        sync_folder(self.path.parent)
 
     def discard(self) -> None:
         with suppress(OSError):  # closing flushes, perhaps to a disk that is full
@@ -45,7 +45,7 @@ def make_folder(path: Path) -> None:
         return
     make_folder(path.parent)
     path.mkdir(exist_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_json(path: Path, document: object, *, indent: int | None = 2) -> None:
@@ -68,9 +68,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder outlive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # of a folder: makes the names in it durable
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)

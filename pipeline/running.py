@@ -238,13 +238,14 @@ class Running:
             parts = self.faulty = FaultySink(parts, *self.plan.faults, damage=self._damage)
         opened: list[tuple[str, Sink]] = [("parts", parts)]
         if rules := _rules(self.config):
-            paths = {source.name: source.path for source in sources.files}
+            files = {source.name: source for source in sources.files}
             self.events = EventsSink(
                 self.folder.path,
                 rules,
                 labellings,
-                sources={name: paths.get(name) for name in sources.names},
-                tell=[*(sink.event for sink in others), *(watcher.event for watcher in self.watchers)],
+                sources={name: files.get(name) for name in sources.names},
+                sinks=others,
+                watchers=self.watchers,
                 preview=None if sources.cameras is None else sources.cameras.preview,
             )
             opened.append(("events", self.events))

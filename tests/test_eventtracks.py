@@ -1,11 +1,15 @@
 """Events by scores over time: whatever comes in whatever pieces, they are those of a plain reference."""
 
+import contextlib
 import io
+import json
 import math
 import os
 import shutil
+import sqlite3
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import av
 import numpy as np
@@ -20,14 +24,17 @@ from pipeline.config import load_run_config
 from pipeline.contracts import Sink
 from pipeline.errors import ConfigError
 from pipeline.events import BACK_S, SILENT_S, Event, EventRule, Track
+from pipeline.files import WholeFile
 from pipeline.identity import stamp
 from pipeline.rows import Labelling
 from pipeline.runner import run
+from pipeline.sinks import delivery
 from pipeline.sinks.events import EventsSink, _with_thumbnails
 from pipeline.sources.camera import Preview
 from pipeline.sources.file import FileSource
 from pipeline.sources.scaler import PictureFormat, View
 from tests.clips import clip
+from tests.spooled import free_port
 
 OF = {"source": "gate", "region": None, "filter": "who", "label": "person", "clock": "utc"}
 
@@ -218,7 +225,7 @@ def test_events_of_cameras_are_told_as_they_come_and_written_when_a_window_is(tm
     heard = Heard()
     previews = {"a": Preview(0, np.full((20, 32, 3), 90, np.uint8))}
     sink = EventsSink(
-        tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, tell=[heard.event], preview=previews.get
+        tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, sinks=[heard], preview=previews.get
     )
     sink.write(batch("a", 0, [0.1, 0.9, 0.7, 0.9, 0.1]))
     assert [(event.first_frame, event.is_over) for event in heard.events] == [(1, False)]
@@ -268,7 +275,7 @@ def gate(tmp_path):
     heard, clock = Heard(), Clock()
     previews = {"a": Preview(0, np.full((20, 32, 3), 90, np.uint8))}
     sink = EventsSink(
-        tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, tell=[heard.event], preview=previews.get,
+        tmp_path, RULES, {"who": PERSON}, sources={"a": None, "b": None}, sinks=[heard], preview=previews.get,
         clock=clock,
     )  # fmt: skip
     return sink, heard.events, clock
@@ -343,7 +350,7 @@ def grey_of(thumbnail):
 def test_a_thumbnail_of_a_camera_shows_the_best_of_the_frames_that_are_kept(tmp_path):
     heard, shown = Heard(), {}
     sink = EventsSink(
-        tmp_path, RULES, {"who": PERSON}, sources={"a": None}, tell=[heard.event],
+        tmp_path, RULES, {"who": PERSON}, sources={"a": None}, sinks=[heard],
         preview=lambda name: Preview(*shown[name]) if name in shown else None,
     )  # fmt: skip
 
@@ -369,7 +376,7 @@ def test_a_thumbnail_of_a_camera_shows_the_best_of_the_frames_that_are_kept(tmp_
 def test_thumbnails_show_the_best_frame_where_labels_come_late(tmp_path):
     heard, shown = Heard(), iter([Preview(n, np.full((20, 32, 3), n, np.uint8)) for n in range(40, 200, 20)])
     sink = EventsSink(
-        tmp_path, RULES, {"who": PERSON}, sources={"a": None}, tell=[heard.event], preview=lambda name: next(shown)
+        tmp_path, RULES, {"who": PERSON}, sources={"a": None}, sinks=[heard], preview=lambda name: next(shown)
     )
     scores = {60: 0.7, 80: 0.9, 100: 0.8}  # the previews are 40 frames ahead
     for first in range(0, 160, 20):
@@ -383,14 +390,15 @@ def test_events_of_files_are_found_without_a_clock(tmp_path):
         raise AssertionError("their times are those of the files")
 
     heard = Heard()
-    sink = EventsSink(tmp_path, RULES, {"who": PERSON}, sources={"a": None}, tell=[heard.event], clock=clock)
+    sink = EventsSink(tmp_path, RULES, {"who": PERSON}, sources={"a": None}, sinks=[heard], clock=clock)
     sink.write(batch("a", 0, [0.9, 0.9]))
     sink.write(FrameBatch.tick(Segment("a")))
     sink.finish()
     assert heard.events == []
 
 
-def test_events_of_files_are_those_of_the_whole_run_though_it_was_interrupted(tmp_path):
+def filmed(tmp_path, *sinks):
+    """The configuration of a run over a video that shows two people, with these sinks."""
     bright = [*[False] * 7, *[True] * 20, *[False] * 4, *[True] * 9, *[False] * 30, *[True] * 10]
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=10, options={"g": "5"})
@@ -399,12 +407,22 @@ def test_events_of_files_are_those_of_the_whole_run_though_it_was_interrupted(tm
             picture = np.full((32, 32, 3), 220 if one else 30, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "rgb24")))
         container.mux(stream.encode(None))
+    return seen(tmp_path, *sinks)
+
+
+def seen(tmp_path, *sinks):
+    """The same of the video that is there."""
     (tmp_path / "run.yaml").write_text(
         f"run: {{dir: {tmp_path}}}\nsources: [{{path: a.mp4}}]\ndecode: {{segment_frames: 10, workers: 2}}\n"
         "filter: {name: who, model: 'tests.models:Bright', input: [4, 4], classes: [person, none], fold: 2,\n"
         "         events: {person: {on: 0.6, off: 0.4, gap_s: 0.5, min_s: 0.5}}}\n"
+        f"sinks: {json.dumps(sinks)}\n"
     )
-    config = load_run_config(tmp_path / "run.yaml")
+    return load_run_config(tmp_path / "run.yaml")
+
+
+def test_events_of_files_are_those_of_the_whole_run_though_it_was_interrupted(tmp_path):
+    config = filmed(tmp_path)
     outcome = run(config)
     assert outcome.exit_code == 0
     (written,) = outcome.folder.path.glob("events.parquet")
@@ -440,6 +458,88 @@ def test_events_of_a_file_that_was_replaced_have_no_pictures_of_the_other_one(tm
     (record,) = caplog.records
     assert f"{path}: changed since the run began" in record.message
     assert record.message.endswith("; its events have no thumbnails")
+
+
+class Notes(Sink):
+    """A sink of one's own: a line for each event, and one for when they are to be safe."""
+
+    def __init__(self, folder, name="notes", takes_again=False):
+        self.folder, self.path, self.takes_again = folder, folder.parent / f"{name}.txt", takes_again
+
+    def write(self, batch):
+        pass
+
+    def note(self, line):
+        with self.path.open("a") as file:
+            file.write(f"{line}\n")
+
+    def event(self, event):
+        self.note(f"{event.first_frame} {'ended' if event.is_over else 'began'}")
+
+    def sync(self):
+        self.note("synced again" if (self.folder / "events.parquet").exists() else "synced")
+
+
+NOTES = {"type": "tests.test_eventtracks:Notes"}
+TOLD = ["7 began", "7 ended", "70 began", "70 ended"]
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Nobody waits for a receiver that is away."""
+    monkeypatch.setattr(delivery, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(delivery, "TRIAL_S", 0.1)
+    monkeypatch.setattr(delivery, "CLOSE_S", 0.1)
+
+
+def waiting(path):
+    """The events that wait in a spool, as its file holds them."""
+    with contextlib.closing(sqlite3.connect(path)) as spool:
+        records = [json.loads(record[1:]) for (record,) in spool.execute("select record from records order by number")]
+    return [f"{record['first_frame']} {record['event']}" for record in records]
+
+
+def test_what_was_told_of_files_is_safe_before_the_table_says_that_it_was_told(tmp_path, monkeypatch, impatient):
+    commit = WholeFile.commit
+
+    def committed(file):
+        if file.path.name == "events.parquet":  # a power cut now takes what is in no file but the log of a spool
+            (tmp_path / "cut.sqlite").write_bytes((file.path.parent / "spool/webhook/spool.sqlite").read_bytes())
+        commit(file)
+
+    monkeypatch.setattr(WholeFile, "commit", committed)
+    path = tmp_path / "events.jsonl"
+    hook = {"type": "webhook", "url": f"http://127.0.0.1:{free_port()}"}
+    lines = {"type": "jsonl", "path": str(path), "events": True}
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    outcome = run(filmed(tmp_path, hook, lines, {**NOTES}))
+    assert outcome.summary["receivers"]["webhook"]["pending"] == 4
+    assert waiting(tmp_path / "cut.sqlite") == TOLD
+    assert (tmp_path / "notes.txt").read_text().splitlines() == [*TOLD, "synced"]
+    (table,) = (n for n, name in enumerate(synced) if name.endswith(".events.parquet.tmp"))
+    assert synced.index(str(path)) < table
+    assert synced.index(str(path.parent), synced.index(str(path))) < table
+
+
+def test_a_sink_that_is_added_when_a_run_goes_on_is_told_the_events_before_and_others_are_not_again(
+    tmp_path, impatient
+):
+    hooks = [{"type": "webhook", "name": name, "url": f"http://127.0.0.1:{free_port()}"} for name in ("there", "added")]
+    lines = [{"type": "jsonl", "path": str(tmp_path / f"{n}.jsonl"), "events": True} for n in range(2)]
+    notes = [{**NOTES, "name": name, "takes_again": name == "asks"} for name in ("there", "asks", "added")]
+    outcome = run(filmed(tmp_path, hooks[0], lines[0], *notes[:2]))
+    for _ in range(2):
+        run(seen(tmp_path, *hooks, *lines, *notes), mode="resume")
+    for hook in hooks:
+        assert waiting(outcome.folder.spool / hook["name"] / "spool.sqlite") == TOLD
+    for line in lines:
+        events = [json.loads(text) for text in Path(line["path"]).read_text().splitlines()]
+        assert [f"{event['first_frame']} {event['event']}" for event in events] == TOLD
+    heard = {note["name"]: (tmp_path / f"{note['name']}.txt").read_text().splitlines() for note in notes}
+    assert heard["there"] == [*TOLD, "synced", *["synced again"] * 2]
+    assert [line for line in heard["asks"] if "synced again" not in line] == [*TOLD, "synced", *TOLD, *TOLD]
+    assert [line for line in heard["added"] if "synced again" not in line] == []  # nobody knows that it was not there
 
 
 def test_what_cannot_be_of_events_is_named(tmp_path):

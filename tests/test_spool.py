@@ -70,6 +70,58 @@ def test_what_is_marked_stays_so(tmp_path):
         assert spool.marks() == {"a", "b"}
 
 
+def test_a_record_of_a_name_is_taken_once_in_each_state(tmp_path):
+    with contextlib.closing(Spool(tmp_path, 100)) as spool:
+        for state in (b"a", b"a", b"b"):
+            spool.append(b"as " + state, once=("x", state))
+        spool.append(b"another", once=("y", b"a"))
+        spool.append(b"x" * 101, once=("z", b""))
+    with contextlib.closing(Spool(tmp_path, 100)) as spool:
+        spool.append(b"as b", once=("x", b"b"))
+        spool.append(b"x" * 101, once=("z", b""))  # was lost, and is not lost again
+        assert spool.peek(9) == [b"as a", b"as b", b"another"]
+        spool.append(b"as a", once=("x", b"a"))
+        assert spool.peek(9)[3:] == [b"as a"]
+
+
+def test_what_became_of_records_is_counted_over_the_life_of_a_spool_or_anew(tmp_path):
+    for _ in range(2):
+        with contextlib.closing(Spool(tmp_path, 20)) as spool:
+            for record in numbered(5):
+                spool.append(record)
+            spool.append(b"x" * 21)
+            spool.peek(2)
+            spool.drop(1)
+            spool.drop(1, refused=True)
+            spool.peek(1)
+            for record in numbered(3):
+                spool.append(record)
+            spool.drop(1)  # what was given up meanwhile did arrive
+    assert (spool.sent, spool.refused, spool.lost) == (4, 2, 3 + 6)
+    with contextlib.closing(Spool(tmp_path, 20)) as spool:
+        assert (spool.sent, spool.refused, spool.lost) == (4, 2, 9)
+    with contextlib.closing(Spool(tmp_path, 20, counts_on=False)) as spool:
+        assert (spool.sent, spool.refused, spool.lost) == (0, 0, 0)
+        spool.append(b"x" * 21)
+    with contextlib.closing(Spool(tmp_path, 20)) as spool:
+        assert spool.lost == 1
+
+
+def test_a_spool_from_before_there_were_names_takes_them(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / spool_module.FILE)) as db:
+        db.executescript(
+            "create table records (number integer primary key autoincrement, record blob not null);"
+            "create table marks (mark text primary key) without rowid;"
+            "insert into records (record) values (cast('old' as blob)); insert into marks values ('a');"
+        )
+    with contextlib.closing(Spool(tmp_path, 100)) as spool:
+        for _ in range(2):
+            spool.append(b"new", once=("x", b""))
+        assert (spool.peek(9), spool.marks()) == ([b"old", b"new"], {"a"})
+        spool.drop(1)
+        assert (spool.sent, spool.refused, spool.lost) == (1, 0, 0)
+
+
 def test_a_record_larger_than_the_bound_is_lost_alone(tmp_path):
     with contextlib.closing(Spool(tmp_path, 30)) as spool:
         spool.append(b"small")
@@ -115,8 +167,10 @@ def test_what_the_disk_does_not_take_counts_for_nothing(tmp_path):
             (pages,) = db.execute("pragma page_count").fetchone()
             db.execute(f"pragma max_page_count = {pages}").fetchall()
         with pytest.raises(SinkError, match=r"database or disk is full"):
-            spool.append(b"x" * 59_950)  # for which it would give up all others
+            spool.append(b"x" * 59_950, once=("x", b""))  # for which it would give up all others
         assert (len(spool), spool.bytes, spool.lost) == (6, 600, 0)
+        with spool._db as db:
+            assert db.execute("select count(*) from told").fetchone() == (0,)
         assert [record[0] for record in spool.peek(9)] == list(range(6))
 
 
@@ -169,7 +223,7 @@ STEPS = st.lists(
 def test_a_spool_is_a_bounded_queue_however_often_it_is_opened(steps):
     bound = 100
     with tempfile.TemporaryDirectory() as folder:
-        spool, model, lost, in_hand = Spool(Path(folder), bound), deque(), 0, []
+        spool, model, lost, sent, in_hand = Spool(Path(folder), bound), deque(), 0, 0, []
         try:
             for number, (step, n) in enumerate(steps):
                 match step:
@@ -188,12 +242,14 @@ def test_a_spool_is_a_bounded_queue_however_often_it_is_opened(steps):
                             if record in model:
                                 model.remove(record)
                         spool.drop(n)
+                        sent += len(in_hand[:n])
                         in_hand = in_hand[n:]
                     case "reopen":
                         spool.close()
-                        spool, lost, in_hand = Spool(Path(folder), bound), 0, []
+                        lost += sum(record not in model for record in in_hand)
+                        spool, in_hand = Spool(Path(folder), bound), []
                 assert (len(spool), spool.bytes) == (len(model), sum(map(len, model)))
-                assert spool.lost == lost
+                assert (spool.lost, spool.sent) == (lost, sent)
         finally:
             spool.close()
 

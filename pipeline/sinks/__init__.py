@@ -105,6 +105,7 @@ class GuardedSink(Sink):
     def __init__(self, name: str, sink: Sink) -> None:
         self._name = name
         self._sink = sink
+        self.takes_again = sink.takes_again
 
     def resume(self, ends: Sequence[SegmentEnd]) -> None:
         with self._guarded():
@@ -121,6 +122,10 @@ class GuardedSink(Sink):
     def event(self, event: Event) -> None:
         with self._guarded():
             self._sink.event(event)
+
+    def sync(self) -> None:
+        with self._guarded():
+            self._sink.sync()
 
     def finish(self) -> None:
         with self._guarded():

@@ -8,6 +8,7 @@ Labelling never waits for a camera's receiver. Events and rows arrive in order, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -64,7 +65,8 @@ class Refused(Exception):  # noqa: N818
 class SpooledSink(Sink):
     """Sends events and, if wanted, rows from a spool. `send` is what a kind of receiver adds.
 
-    Any thread may look at `sent`, `refused`, `lost` and `pending`, all numbers of records.
+    Any thread may look at `sent`, `refused`, `lost` and `pending`, all numbers of records: of files over the life of
+    the run, of cameras since it was started.
 
     Args:
         name: Of the sink; what waits lies in `<folder>/spool/<name>/`.
@@ -76,6 +78,8 @@ class SpooledSink(Sink):
         stop: Ends a wait for the receiver.
         live: How scores become labels, by the name of the filter, where rows are sent as they come.
     """
+
+    takes_again = True  # the spool knows what it was given
 
     def __init__(
         self,
@@ -108,9 +112,7 @@ class SpooledSink(Sink):
         self._severed = 0  # attempts in a row
         self._again = 0  # records of the attempt that is to be made again, as it was
         self._singly = 0  # records that go one by one, since one of them was refused
-        self._told, self._told_s = 0, -math.inf  # refused records that the log tells of, and when it did
-        self.sent = 0
-        self.refused = 0
+        self._untold, self._told_s = 0, -math.inf  # refused records that the log has not told of, and when it did
 
     @abstractmethod
     def send(self, records: Sequence[bytes], timeout_s: float) -> int:
@@ -135,8 +137,18 @@ class SpooledSink(Sink):
 
     @property
     def lost(self) -> int:
-        """Records that were given up since the run was started, as too many waited."""
+        """Records that were given up, as too many waited."""
         return self._opened[0].lost if self._opened is not None else 0
+
+    @property
+    def sent(self) -> int:
+        """Records that arrived."""
+        return self._opened[0].sent if self._opened is not None else 0
+
+    @property
+    def refused(self) -> int:
+        """Records that never will."""
+        return self._opened[0].refused if self._opened is not None else 0
 
     def trial(self) -> str | None:
         """Sends an event of the source `test` and the run `vpipe check`, past the spool. For a sink that is not in use.
@@ -169,8 +181,8 @@ class SpooledSink(Sink):
 
     def resume(self, ends: Sequence[SegmentEnd]) -> None:
         """Leaves to be sent what is committed and has not found its way here."""
+        spool, _ = self._open()  # in any case: what was lost before counts
         if self._rows and self._live is None:
-            spool, _ = self._open()
             marks = spool.marks()
             self._left.extend(path for end in ends for path in self._parts(end) if self._mark(path) not in marks)
             self._catch_up()
@@ -185,10 +197,14 @@ class SpooledSink(Sink):
 
     def event(self, event: Event) -> None:
         spool, worker = self._open()
-        spool.append(EVENT + event_json(event, thumbnail=self._thumbnails))
+        spool.append(EVENT + event_json(event, thumbnail=self._thumbnails), once=self._once(event))
         worker.wake()
         if self._live is None:
             self._wait(self._max_bytes // 2)  # files wait, so that nothing of them is given up
+
+    def sync(self) -> None:
+        if self._opened is not None:
+            self._opened[0].sync()
 
     def commit(self, end: SegmentEnd) -> None:
         spool, worker = self._open()
@@ -233,9 +249,18 @@ class SpooledSink(Sink):
 
     def _open(self) -> tuple[Spool, Worker]:
         if self._opened is None:
-            spool = Spool(self._folder / "spool" / self.name, self._max_bytes)
+            counts_on = self._live is None  # as all that a summary tells
+            spool = Spool(self._folder / "spool" / self.name, self._max_bytes, counts_on=counts_on)
             self._opened = spool, Worker(lambda: self._work(spool), name=f"sink-{self.name}")
         return self._opened
+
+    def _once(self, event: Event) -> tuple[str, bytes] | None:
+        """Of files, by what an event is known that was told before, and whether as it is. Cameras tell none again."""
+        if self._live is not None:
+            return None
+        if not event.is_over:
+            return f"began {event.key}", b""
+        return f"ended {event.key}", hashlib.sha256(event_json(event)).digest()
 
     def _parts(self, end: SegmentEnd) -> list[Path]:
         return [part_path(self._folder, name, end.segment) for name in end.filters]
@@ -303,6 +328,7 @@ class SpooledSink(Sink):
         records = spool.peek(limit, max_bytes=MOST_BYTES)
         if not records:
             return None if closing else self.rest()
+        refused = False
         try:
             n = self._sent(records, max(0.1, self._closing_s - now_s))
         except Away as exc:
@@ -312,39 +338,40 @@ class SpooledSink(Sink):
                     self._singly = len(records)  # so that the one at fault shows
                 self._again = len(records)
                 return self._wait_s(str(exc), len(spool))
-            n = self._refuse(records[0], f"{exc}, {self._severed} times; it may be too long for the receiver")
+            n, refused = (
+                self._refuse(records[0], f"{exc}, {self._severed} times; it may be too long for the receiver"),
+                True,
+            )
         except Refused as exc:
             if len(records) > 1:
                 self._singly = len(records)
                 return 0.0
-            n = self._refuse(records[0], str(exc))
+            n, refused = self._refuse(records[0], str(exc)), True
         if self._attempts:
             log.info("%s: is back after %d attempts", self.name, self._attempts)
         self._attempts, self._severed, self._next_s, self._away_s, self._why = 0, 0, 0.0, math.inf, ""
         self._again, self._singly = 0, max(0, self._singly - n)
-        spool.drop(n)
+        spool.drop(n, refused=refused)
         return 0.0
 
     def _sent(self, records: Sequence[bytes], timeout_s: float) -> int:
-        """Sends, and counts how many arrived."""
+        """Sends; returns how many arrived."""
         try:
-            n = self.send(records, timeout_s)
+            return self.send(records, timeout_s)
         except (Away, Refused):
             raise
         except Exception as exc:  # a library may fail in ways that nobody foresaw; its text may hold a secret
             raise Away(f"a failure ({type(exc).__name__})") from None
-        self.sent += n
-        return n
 
     def _refuse(self, record: bytes, why: str) -> int:
         """One record is dropped."""
-        self.refused += 1
+        self._untold += 1
         now_s = time.monotonic()
         if now_s - self._told_s >= LOG_S:
             what = json.loads(record[1:])["key"] if record[:1] == EVENT else "rows"
             text = "%s: %d records were refused for good (the last, %s of %d bytes: %s) and are dropped"
-            log.warning(text, self.name, self.refused - self._told, what, len(record) - 1, why)
-            self._told, self._told_s = self.refused, now_s
+            log.warning(text, self.name, self._untold, what, len(record) - 1, why)
+            self._untold, self._told_s = 0, now_s
         return 1
 
     def _wait_s(self, why: str, pending: int) -> float:

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.batch import FrameBatch, Pixels, SegmentEnd
-from pipeline.contracts import Sink
+from pipeline.contracts import Sink, Watcher
 from pipeline.errors import SourceError
 from pipeline.events import Event, EventRule, Track
 from pipeline.files import make_folder, whole_file
@@ -97,8 +97,9 @@ class EventsSink(Sink):
         folder: The run's folder.
         rules: What makes them.
         labellings: Of the filters, by name.
-        sources: Names of the sources, and for those that are files, where they lie.
-        tell: Called with each, at both of its times.
+        sources: Names of the sources, and of those that are files, the file.
+        sinks: Told of each, at both of its times.
+        watchers: Likewise, after the sinks.
         preview: Of a camera, by its name, a frame that is about a second old, if there is one. None: the sources are no
             cameras.
         clock: Seconds; of files nobody asks it.
@@ -110,13 +111,14 @@ class EventsSink(Sink):
         rules: Rules,
         labellings: Mapping[str, Labelling],
         *,
-        sources: Mapping[str, Path | None],
-        tell: Sequence[Callable[[Event], None]],
+        sources: Mapping[str, FileSource | None],
+        sinks: Sequence[Sink],
+        watchers: Sequence[Watcher] = (),
         preview: Callable[[str], Preview | None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._rules, self._labellings = folder, rules, labellings
-        self._sources, self._listeners, self._preview = sources, tell, preview
+        self._sources, self._sinks, self._watchers, self._preview = sources, sinks, watchers, preview
         self._tracks: dict[_Key, Track] = {}
         self._previews: dict[str, deque[Preview]] = {}  # of cameras
         self._shots: dict[_Key, _Shot] = {}  # of events under way
@@ -177,6 +179,8 @@ class EventsSink(Sink):
                     self._tell(some, known)
                     if self._over:
                         writer.write_table(self._told())
+            for sink in self._sinks:
+                sink.sync()  # or a power cut could take what the table says was told
 
     def _found(self, rows: _Rows) -> Iterator[tuple[_Key, list[Event]]]:
         """What some rows tell, track by track."""
@@ -246,11 +250,16 @@ class EventsSink(Sink):
         return as_jpeg(self._shots[key].picture) if key in self._shots else None
 
     def _tell(self, events: Iterable[Event], known: Mapping[str, Mapping[str, object]] | None = None) -> None:
-        """Hands events on, but for those that an earlier run of the same files has told as they are."""
+        """Hands events on; those that an earlier run of the same files has told as they are to sinks alone that take
+        them again."""
         for event in events:
-            if not (known and _is_known(event, known)):
-                for tell in self._listeners:
-                    tell(event)
+            is_known = known is not None and _is_known(event, known)
+            for sink in self._sinks:
+                if not is_known or sink.takes_again:
+                    sink.event(event)
+            if not is_known:
+                for watcher in self._watchers:
+                    watcher.event(event)
             if event.is_over:
                 self._over.append(event)
 
@@ -301,7 +310,7 @@ def _facts(event: Event) -> Mapping[str, object]:
     return facts | {"best_score": float(np.float32(event.best_score))}
 
 
-def _with_thumbnails(events: Sequence[Event], file: FileSource | Path | None) -> Iterator[list[Event]]:
+def _with_thumbnails(events: Sequence[Event], file: FileSource | None) -> Iterator[list[Event]]:
     """The same, a few at a time, with pictures of a file; without, where it does not give them any more, or there is
     none."""
     jpegs: dict[int, bytes] = {}

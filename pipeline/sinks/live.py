@@ -25,7 +25,7 @@ from pipeline.batch import FrameBatch
 from pipeline.contracts import Sink
 from pipeline.errors import SinkError
 from pipeline.events import Event
-from pipeline.files import make_folder
+from pipeline.files import make_folder, sync_folder
 from pipeline.rows import Labelling, table
 from pipeline.sinks.lines import Csv, Format, Jsonl, event_json
 from pipeline.sinks.parts import disk_errors
@@ -65,6 +65,14 @@ class RotatingFile:
         with self._path.open("ab") as file:
             file.write(data)
         self._bytes = (self._bytes or 0) + len(data)
+
+    def sync(self) -> None:
+        """Afterwards what was written outlives the end of the machine too. Raises OSError."""
+        for path in (self._path, *map(self._aside, range(1, self._keep + 1))):
+            if path.exists():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_folder(self._path.parent)
 
     def _put_aside(self) -> None:
         for number in reversed(range(1, self._keep)):
@@ -111,6 +119,11 @@ class _Live(Sink):
             log.error("%s; the run goes on without it", error)
             self._failure = error
         self._begun = True
+
+    def sync(self) -> None:
+        if self._file is not None and self._begun and self._failure is None:
+            with disk_errors(Path(self._path)):
+                self._file.sync()
 
     def finish(self) -> None:
         if self._failure is not None:
@@ -160,6 +173,12 @@ class LiveJsonlSink(_LiveText):
 
 class LiveEventsSink(_Live):
     """Events as JSON lines."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, stop: Stop | None = None, rotate_mb: float = 100.0, keep_files: int = 10
+    ) -> None:
+        super().__init__(path, stop=stop, rotate_mb=rotate_mb, keep_files=keep_files)
+        self.takes_again = path != "-" and not Path(path).exists()
 
     def write(self, batch: FrameBatch) -> None:
         """Nothing to do: rows are no events."""

@@ -3,7 +3,7 @@
     append ──▶ │ newest ... oldest │ ──▶ peek, then drop
                         the oldest is given up where there would be more than `max_bytes`
 
-One table of an SQLite file. Its write-ahead log holds a record before `append` returns, so that the end of the process,
+A table of an SQLite file. Its write-ahead log holds a record before `append` returns, so that the end of the process,
 at any moment, loses none; the machine's own end may take those since the last `sync`.
 """
 
@@ -35,7 +35,16 @@ pragma journal_mode = wal;
 pragma synchronous = normal;
 create table if not exists records (number integer primary key autoincrement, record blob not null);
 create table if not exists marks (mark text primary key) without rowid;
+create table if not exists counts (name text primary key, n integer not null) without rowid;
+create table if not exists told (name text primary key, state blob not null) without rowid;
 """
+
+
+TELL = """
+insert into told values (?, ?)
+on conflict (name) do update set state = excluded.state where state != excluded.state
+"""
+COUNT = "insert into counts values (?, ?) on conflict (name) do update set n = n + excluded.n"
 
 
 class Spool:
@@ -47,12 +56,17 @@ class Spool:
     Args:
         folder: Made if need be.
         max_bytes: Of records; those that wait longest are given up for newer ones.
+        counts_on: From where those before in this folder left off; else from zero.
+
+    Attributes:
+        sent, refused: Records that were dropped as such.
+        lost: Records that were given up.
 
     Raises:
         SinkError: the folder cannot be written, or is in use.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, *, counts_on: bool = True) -> None:
         self.folder = folder
         self._max_bytes = max_bytes
         self._path = folder / FILE
@@ -66,34 +80,46 @@ class Spool:
                 self._len, self._bytes = db.execute(
                     "select count(*), coalesce(sum(length(record)), 0) from records"
                 ).fetchone()
+                if not counts_on:
+                    db.execute("delete from counts")
+                counts = dict(db.execute("select name, n from counts").fetchall())
             except BaseException:
                 db.close()
                 raise
         self._db = Exclusive(db)
         self._peeked: list[int] = []  # numbers of the records that the reader has in hand
         self._given_up: set[int] = set()  # of those: whether they are lost shows when they are dropped or not
-        self._lost = 0
-        self._told = 0  # of the lost ones, in the log
+        self.sent, self.refused, self.lost = (counts.get(name, 0) for name in ("sent", "refused", "lost"))
+        self._told = self.lost  # of the lost ones, in the log
         self._told_s = -LOG_S
 
-    def append(self, record: bytes) -> None:
+    def append(self, record: bytes, *, once: tuple[str, bytes] | None = None) -> None:
         """Puts a record behind the others.
+
+        Args:
+            record: What waits.
+            once: A name and a state: a record of this name whose state is that of the last one is left out, also where
+                that was sent long ago.
 
         Raises:
             SinkError: the disk does not take it.
         """
         with self._errors(), self._db as db:
-            if len(record) > self._max_bytes:
-                self._lost += 1
-            else:
-                with _transaction(db):
+            fits, gone, freed = len(record) <= self._max_bytes, set[int](), 0
+            with _transaction(db):
+                if once is not None and not db.execute(TELL, once).rowcount:
+                    return
+                if fits:
                     gone, freed = self._make_room(db, len(record))
                     db.execute("insert into records (record) values (?)", (record,))
+                if lost := len(gone) + (not fits):
+                    db.execute(COUNT, ("lost", lost))  # those in hand too, until they are known to have arrived
+            if fits:
                 self._len += 1 - len(gone)
                 self._bytes += len(record) - freed
-                in_hand = gone & set(self._peeked)
-                self._given_up |= in_hand
-                self._lost += len(gone) - len(in_hand)
+            in_hand = gone & set(self._peeked)
+            self._given_up |= in_hand
+            self.lost += lost - len(in_hand)
         self._tell()
 
     def mark(self, mark: str) -> None:
@@ -131,8 +157,8 @@ class Spool:
             rows.close()
             return records
 
-    def drop(self, n: int) -> None:
-        """Takes out the first n of the records that were peeked last."""
+    def drop(self, n: int, *, refused: bool = False) -> None:
+        """Takes out the first n of the records that were peeked last: they arrived, or were refused for good."""
         with self._errors(), self._db as db:
             numbers, self._peeked = self._peeked[:n], self._peeked[n:]
             if not numbers:
@@ -143,6 +169,13 @@ class Spool:
                     "select count(*), coalesce(sum(length(record)), 0) from records where number between ? and ?", span
                 ).fetchone()
                 db.execute("delete from records where number between ? and ?", span)
+                db.execute(COUNT, ("refused" if refused else "sent", len(numbers)))
+                if found := len(self._given_up.intersection(numbers)):
+                    db.execute(COUNT, ("lost", -found))
+            if refused:
+                self.refused += len(numbers)
+            else:
+                self.sent += len(numbers)
             self._given_up.difference_update(numbers)
             self._len -= gone
             self._bytes -= freed
@@ -174,11 +207,6 @@ class Spool:
         """Of the records that wait."""
         return self._bytes
 
-    @property
-    def lost(self) -> int:
-        """Records that were given up, since this object was made."""
-        return self._lost
-
     def _make_room(self, db: sqlite3.Connection, n_bytes: int) -> tuple[set[int], int]:
         """Deletes the oldest records, as many as need be; returns their numbers and bytes."""
         gone, freed = set(), 0
@@ -191,16 +219,16 @@ class Spool:
 
     def _settle(self) -> None:
         """The reader has nothing in hand: what was given up meanwhile and not dropped is lost."""
-        self._lost += len(self._given_up)
+        self.lost += len(self._given_up)
         self._given_up.clear()
         self._peeked.clear()
 
     def _tell(self) -> None:
         now_s = time.monotonic()
-        if self._lost > self._told and now_s - self._told_s >= LOG_S:
+        if self.lost > self._told and now_s - self._told_s >= LOG_S:
             text = "%s: %d records given up for newer ones, as more than %.0f MB waited to be sent"
-            log.warning(text, self.folder, self._lost - self._told, self._max_bytes / 1e6)
-            self._told, self._told_s = self._lost, now_s
+            log.warning(text, self.folder, self.lost - self._told, self._max_bytes / 1e6)
+            self._told, self._told_s = self.lost, now_s
 
     @contextmanager
     def _errors(self) -> Generator[None]:

@@ -109,7 +109,7 @@ class FileSource:
         self._segment_frames = segment_frames
         self._fast, self._device = fast, device
         self.start = start
-        self._limits = limits
+        self.limits = limits
         self.committed: Sequence[Segment] = ()
         self.stamp: Mapping[str, object] | None = None
 
@@ -128,7 +128,7 @@ class FileSource:
         try:
             if self.stamp is not None and "size" in self.stamp:
                 self._refuse_another(self.stamp)  # before what is damaged in the other one is told
-            index = index_file(self.path, self.name, disposable=not self.selection.takes_all, limits=self._limits)
+            index = index_file(self.path, self.name, disposable=not self.selection.takes_all, limits=self.limits)
             if self.stamp is not None:
                 self._refuse_another(self.stamp)
             tasks = self._tasks(index, whole)
@@ -189,8 +189,8 @@ class FileSource:
         if not whole:
             cuts = cut_file(index, segment_frames=self._segment_frames, committed=committed)
         longest = max(cut.last_frame - cut.first_frame for cut in cuts)
-        if longest > self._limits.segment_frames:
-            told = self._limits.refusal("segment_frames", f"a segment of {longest:,} frames")
+        if longest > self.limits.segment_frames:
+            told = self.limits.refusal("segment_frames", f"a segment of {longest:,} frames")
             raise SourceError(self.name, f"{self.path}: {told}")
         tasks = [
             SegmentTask(

@@ -104,7 +104,7 @@ def as_jpeg(picture: Pixels) -> bytes:
 
 def _tasks(file: FileSource | Path, selection: Selection | None = None) -> Iterator[SegmentTask]:
     """The file, cut at every keyframe."""
-    path, limits, stamp = (file, NO_MORE, None) if isinstance(file, Path) else (file.path, file._limits, file.stamp)
+    path, limits, stamp = (file, NO_MORE, None) if isinstance(file, Path) else (file.path, file.limits, file.stamp)
     views = [View(PictureFormat(1, 1))]
     cut = FileSource(path, name=path.name, views=views, segment_frames=1, selection=selection, limits=limits)
     cut.stamp = stamp

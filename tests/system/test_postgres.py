@@ -192,7 +192,7 @@ def test_who_may_not_make_tables_is_told_so_and_may_write_to_those_that_are_ther
 
 def test_what_a_constraint_of_the_database_forbids_is_dropped_alone(server, tmp_path):
     server.start()
-    with opened(server, tmp_path) as sink:
+    with opened(server, tmp_path, live={}) as sink:
         sink.event(next(told(1)))
         until(lambda: sink.sent == 1)
         with psycopg.connect(server.url) as db:
