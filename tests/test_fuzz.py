@@ -181,9 +181,6 @@ def test_frames_that_are_given_up_or_are_others_than_a_plain_decoding_shows_are_
     if index.numbering == "counted":
         for fields in ({"pictures": swapped}, without(20), {"pictures": swapped, "ends": concealed}):
             assert "counted: " in found(**fields)
-        monkeypatch.setattr(plain.Plain, "is_sound", False)
-        assert found(pictures=swapped, ends=concealed) == ""
-        assert "counted: " in found(pictures=swapped)
         return
     assert "needlessly: 2 frames" in found(**without(20, 30))
     assert found(**without(20), ends=[replace(taken.ends[0], retry=True)]) == ""
@@ -247,3 +244,22 @@ def raises(error):
         raise error
 
     return fails
+
+
+# Told how far frames are reordered, a field that was lost, and a packet that vanished without a word.
+@pytest.mark.parametrize(("seed", "number"), [(3, 381), (1, 727), (1, 821), (1, 1515), (1, 3970)])
+def test_what_hides_damage_is_not_held_against_a_clip(seed, number, places):
+    videos.stock(places[0])
+    case = videos.Videos(*places)
+    chance = random.Random(f"videos {seed} {number}")
+    case.prepared(number, chance)
+    assert case.tried(number, chance).finding is None
+
+
+def test_a_hole_between_frames_tells_of_damage():
+    whole = plain.Plain("mov", "h264", times_s={0.0, 0.04, 0.08, 0.12})
+    assert whole.is_sound
+    assert plain.Plain("mov", "h264").is_sound
+    assert not replace(whole, times_s={0.0, 0.04, 0.08, 0.16}).is_sound
+    for name in ("errors", "refused", "damaged"):
+        assert not replace(whole, **{name: 1}).is_sound

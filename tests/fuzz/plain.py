@@ -19,10 +19,11 @@ And what came is held against the frames that a plain decoding gives:
 *Which frame.* Where vpipe numbers frames by their time stamps, numbers and times ascend together, and where the packets
 have as many different times as the index has frames, frame n has the n-th of them. The picture is the one that a plain
 decoding shows at that time, if it shows one: it may lose frames of its own, as nobody tells it how far frames are
-reordered. Where a plain decoding told of damage, a file that was cut into segments may have others: a decoder that
-begins anew hides damage with other pictures. There no more of them may be those of other times than frames are damaged.
-Where frames are counted, the pictures must be those of the plain decoding, one after the other, but for as many as
-frames are damaged: with what a decoder hides damage depends on how far it was told that frames are reordered.
+reordered. Where frames are counted, the pictures must be those of the plain decoding, one after the other. Of damaged
+files a plain decoding that is told how far frames are reordered may be the one that agrees: what hides damage depends
+on that. It may show other pictures of as many frames as are damaged: where one field of a picture was lost, FFmpeg
+leaves the other as it finds its memory. And where such a file was cut into segments, a decoder that begins anew hides
+damage with other pictures. There no more of them may be those of other times than frames are damaged.
 
 *Refused needlessly.* A file that a plain decoding gives a frame of must not be refused, but for one that asks for more
 than `decode.limits`. No disk fails here, so nothing is to be tried again, either. Want of memory excuses both.
@@ -62,8 +63,10 @@ from pipeline.sources.scaler import PictureFormat, Scaler, View
 VIEW = View(PictureFormat(24, 32))
 PROMISING = {"mov", "matroska", "avi"}  # demuxers that tell a duration which stands in the header
 LATE_S = 1.0
+MOST_REORDERED = 16  # of H.264
 # Of a wild size FFmpeg says this, too: nothing tells it from want of memory, which may be over the next time.
 NO_MEMORY = os.strerror(errno.ENOMEM)
+HOLE = 1.5  # times as long as usual between two frames
 LEADING = 32  # packets behind a keyframe among which those lie that are shown before it
 
 
@@ -133,11 +136,14 @@ class Plain:
 
     @property
     def is_sound(self) -> bool:
-        """Whether nothing tells of damage."""
-        return not (self.errors or self.refused or self.damaged)
+        """Whether nothing tells of damage; packets that vanished without a word leave a hole between the times."""
+        steps = np.diff(sorted(self.times_s))
+        has_hole = len(steps) > 0 and steps.max() > HOLE * np.median(steps)
+        return not (self.errors or self.refused or self.damaged or has_hole)
 
 
-def read_plainly(path: Path, orientation: Orientation = UPRIGHT) -> Plain:
+def read_plainly(path: Path, orientation: Orientation = UPRIGHT, *, reorder_depth: int = 0) -> Plain:
+    """Reads and decodes a file; `reorder_depth`: tell an H.264 decoder that frames are reordered so far."""
     scaler = Scaler(VIEW, orientation)
     with av.open(str(path), metadata_errors="replace") as container:
         streams = (one for one in container.streams.video if not one.disposition & Disposition.attached_pic)
@@ -146,6 +152,8 @@ def read_plainly(path: Path, orientation: Orientation = UPRIGHT) -> Plain:
             raise av.error.DecoderNotFoundError(0, "no decoder")
         context = chosen.codec_context
         context.thread_count, context.thread_type = 1, "NONE"
+        if context.name == "h264" and context.reorder_depth < reorder_depth <= MOST_REORDERED:
+            context.reorder_depth = reorder_depth
         plain = Plain(container.format.name.split(",")[0], context.codec.canonical_name)
         length = (context.extradata or b"\0")[:1] == b"\1"  # NAL units behind their length rather than a start code
         start_s = (container.start_time or 0) / av.time_base
@@ -288,14 +296,21 @@ def misplaced(path: Path, taken: Taken, index: Index, *, segments: int) -> str |
         plain = read_plainly(path, index.orientation)
     except (av.error.FFmpegError, StopIteration) as error:
         return f"{len(taken.numbers)} frames came, and plain PyAV does not open it: {error}"
+    found = differing(plain, taken, index, segments)
+    if found is not None and not plain.is_sound and index.reorder_depth:
+        told = read_plainly(path, index.orientation, reorder_depth=index.reorder_depth)
+        concealed = sum(end.counts.damaged for end in taken.ends)
+        return found if differing(told, taken, index, segments, concealed) else None
+    return found
+
+
+def differing(plain: Plain, taken: Taken, index: Index, segments: int, concealed: int = 0) -> str | None:
+    """What came otherwise than a plain decoding gives it; so many of its pictures may be concealed otherwise."""
     is_whole = not any(end.retry for end in taken.ends)
-    damaged = 0 if plain.is_sound else sum(end.counts.damaged for end in taken.ends)
     if index.numbering != "pts":
         given = [picture for _, picture in plain.shown]
-        if not is_whole:
-            return None
         others = sum(one != other for one, other in zip(given, taken.pictures, strict=False))
-        if len(given) != len(taken.pictures) or others > damaged:
+        if is_whole and (len(given) != len(taken.pictures) or others > concealed):
             return f"counted: {len(taken.pictures)} frames, a plain decoding gives {len(given)}; {others} are others"
         return None
     places = list(zip(taken.numbers, taken.times_s, strict=True))
@@ -318,7 +333,8 @@ def misplaced(path: Path, taken: Taken, index: Index, *, segments: int) -> str |
     if is_whole and (gone := [time_s for time_s in shown if time_s not in came]):
         return f"given up needlessly: {len(gone)} frames that a plain decoding gives, at {gone[:5]} s"
     hides = segments > 1 and not plain.is_sound
-    return wrong_picture(came, shown, damaged if hides else 0, hides=hides)
+    most = sum(end.counts.damaged for end in taken.ends) if hides else concealed
+    return wrong_picture(came, shown, most, hides=hides)
 
 
 def wrong_picture(came: Mapping[float, bytes], shown: Mapping[float, bytes], most: int, *, hides: bool) -> str | None:
