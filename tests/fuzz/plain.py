@@ -297,7 +297,7 @@ def misplaced(path: Path, taken: Taken, index: Index, *, segments: int) -> str |
     except (av.error.FFmpegError, StopIteration) as error:
         return f"{len(taken.numbers)} frames came, and plain PyAV does not open it: {error}"
     found = differing(plain, taken, index, segments)
-    if found is not None and not plain.is_sound and index.reorder_depth:
+    if found is not None and not plain.is_sound:
         told = read_plainly(path, index.orientation, reorder_depth=index.reorder_depth)
         concealed = sum(end.counts.damaged for end in taken.ends)
         return found if differing(told, taken, index, segments, concealed) else None
