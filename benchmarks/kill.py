@@ -11,12 +11,13 @@ each of the two has its part. The run is disturbed, `--resume` goes on with it, 
 a commit of the process that they hit, and then for a random time, so long that the run is about done at the last of
 them; the others are any moment, its start included. Afterwards all of this must hold: the parts of a segment that was
 committed are the same files with the same times for ever after; no temporary file is left, and no part too many; the
-rows, sorted, are byte for byte those of the undisturbed run; each process ended as it must, without a traceback; and of
-SIGKILL and SIGTERM, seven in ten moments at least lay between the first commit and the last.
+rows, sorted, are byte for byte those of the undisturbed run; footers and `ledger.json` tell the same of each segment;
+each process ended as it must, without a traceback; and of SIGKILL and SIGTERM, seven in ten moments at least lay
+between the first commit and the last.
 
 *disk*: the run must break off by itself, with exit code 1 and a message that names a file, and without a traceback; a
 sink with a spool and a csv file are on that disk, too, and what they wrote must be as undisturbed. *receiver*: each row
-must arrive at least once, and none that is not the run's.
+must arrive at least once with the undisturbed run's label and score, and none that is not the run's.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import click
+import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
@@ -48,8 +50,10 @@ from benchmarks.footage import clip, joined
 from benchmarks.live import Receiver
 from benchmarks.measuring import VPIPE, Failed
 from benchmarks.part import RESULTS, say
+from pipeline.batch import SegmentEnd
 from pipeline.files import make_folder, write_json
 from pipeline.sinks.database import OF_ROWS
+from pipeline.sinks.parts import read_end
 
 FILES, REPEATS, SEGMENT = 8, 8, 100
 LIMIT_S = 120.0  # of a process
@@ -71,6 +75,8 @@ KILLED_OF = 3  # one in so many moments of the receiver is a SIGKILL, too
 
 Parts = dict[Path, tuple[int, int]]  # of each file its inode and its time of change
 Found = dict[str, object]
+Id = tuple[object, ...]  # of a row: filter, source, frame
+Told = tuple[object, ...]  # label, score
 
 
 @click.command(help=(__doc__ or "").partition("\n")[0])
@@ -112,6 +118,8 @@ def main(by: str, isolate: bool, times: int, seed: int, out: Path) -> None:
             "rows": rows(place, "killed").num_rows,
             "same_rows": digest(rows(place, "killed")) == digest(rows(place, "undisturbed")),
             "same_parts": files(place, "killed") == files(place, "undisturbed"),
+            "same_footers": footers(place, "killed") == footers(place, "undisturbed"),
+            "same_ledger": ledger(place, "killed") == ledger(place, "undisturbed"),
             "parts_done_again": run.again,
             "half_committed": run.halves,
             "temporary_files": sum(path.name.startswith(".") for path in (place / "killed").rglob("*")),
@@ -134,8 +142,8 @@ def main(by: str, isolate: bool, times: int, seed: int, out: Path) -> None:
 def is_sound(found: Found) -> bool:
     """Whether all holds that must."""
     wrong = ("last_exit_code", "parts_done_again", "temporary_files", "not_broken_off_well", "rows_lost")
-    wrong += ("rows_unknown", "ended_otherwise", "tracebacks", "too_few_between")
-    right = ("same_rows", "same_parts", "same_csv", "same_database")
+    wrong += ("rows_unknown", "rows_otherwise", "ended_otherwise", "tracebacks", "too_few_between")
+    right = ("same_rows", "same_parts", "same_footers", "same_ledger", "same_csv", "same_database")
     return all(found.get(key, True) for key in right) and not any(found.get(key) for key in wrong)
 
 
@@ -350,14 +358,19 @@ def left_alone(run: Disturbed, receiver: Receiver) -> Found:
 
 
 def arrivals(place: Path, received: Path) -> Found:
-    """What came of the rows of the run that lies at `place`, as the receiver wrote it."""
-    came = Counter((row["filter"], row["source"], row["frame"]) for row in arrived(received, "killed"))
-    wanted = ids(rows(place, "killed"))
+    """What came of the rows of the disturbed run, as the receiver wrote it, beside those of the undisturbed one."""
+    wanted = answers(rows(place, "undisturbed"))
+    came: Counter[Id] = Counter()
+    otherwise = 0
+    for row in arrived(received, "killed"):
+        came[id := (row["filter"], row["source"], row["frame"])] += 1
+        otherwise += id in wanted and not is_same(wanted[id], (row["label"], row["score"]))
     return {
-        "rows_arrived": len(wanted & set(came)),
+        "rows_arrived": len(wanted.keys() & came.keys()),
         "rows_repeated": came.total() - len(came),
-        "rows_unknown": len(set(came) - wanted),
-        "rows_lost": len(wanted - set(came)),
+        "rows_unknown": len(came.keys() - wanted.keys()),
+        "rows_lost": len(wanted.keys() - came.keys()),
+        "rows_otherwise": otherwise,
     }
 
 
@@ -370,8 +383,19 @@ def arrived(received: Path, run: str) -> Iterator[dict[str, object]]:
                 yield from body.get("rows", ())
 
 
-def ids(table: pa.Table) -> set[tuple[object, ...]]:
-    return set(zip(*(table[name].to_pylist() for name in ("filter", "source", "frame")), strict=True))
+def answers(table: pa.Table) -> dict[Id, Told]:
+    """Of each row its label and its score."""
+    ids, of = (
+        zip(*(table[name].to_pylist() for name in names), strict=True)
+        for names in (("filter", "source", "frame"), ("label", "score"))
+    )
+    return dict(zip(ids, of, strict=True))
+
+
+def is_same(one: Told, other: Told) -> bool:
+    """Whether labels and scores are the same, these as the float32 numbers that they were before they were written."""
+    scores = np.array([one[1], other[1]], np.float32)  # None is NaN, which is like nothing
+    return one[0] == other[0] and bool(scores[0] == scores[1])
 
 
 # ------------------------------------------------------------------------------------------ what is committed
@@ -381,6 +405,17 @@ def files(place: Path, name: str) -> set[Path]:
     """The parts that are in place, below the folder of the run."""
     found = (path for path in (place / name / "frames").rglob("*.parquet") if not path.name.startswith("."))
     return {path.relative_to(place / name) for path in found}
+
+
+def footers(place: Path, name: str) -> dict[Path, SegmentEnd]:
+    """What the parts tell of their segments."""
+    return {path: read_end(place / name / path) for path in files(place, name)}
+
+
+def ledger(place: Path, name: str) -> dict[str, object]:
+    """What became of all frames, and how the run ended; when and how fast may differ."""
+    found, summary = (json.loads((place / name / f"{of}.json").read_text("utf-8")) for of in ("ledger", "summary"))
+    return {**found, "state": summary["state"]}
 
 
 def parts(place: Path, name: str) -> Parts:

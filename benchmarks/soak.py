@@ -6,19 +6,22 @@
 Eight files of one length are labelled by `lobby-person-f4`, with events, a csv file, JSON lines of events and a
 database of rows. Each second the process is looked at from outside, and the rows of the parts that it has committed are
 counted, which tells how far it is. Memory, files and threads are medians of each tenth of the frames. The exit code is
-1 if the run fails, if a frame has no row, if a tenth behind the first holds over 5 % more memory than was held about
-10 % of the frames, or if one has more files or threads than the second.
+1 if the run fails or hangs, if a frame has not exactly one row in the parts, if the csv file or the database has not as
+many rows as there are frames, if a tenth behind the first holds over 5 % more memory than was held about 10 % of the
+frames, or if one has more files or threads than the second.
 """
 
 from __future__ import annotations
 
 import math
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -38,6 +41,8 @@ SAMPLE_S = 1.0
 TENTHS = 10
 AROUND = 0.05  # of the frames, on either side of the first tenth's end, for the memory that later ones are held against
 MOST_GROWTH = 0.05
+LIMIT_S, FRAME_S = 120.0, 0.005  # of a run, and for each of its frames: ten times what two cores take
+WRITTEN = ("frames_with_one_row", "csv_lines", "database_rows")  # each as many as there are frames
 Result = dict[str, object]
 
 
@@ -51,21 +56,34 @@ def main(least: int, out: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_config(folder, video)
+        parts = folder / "runs" / "run" / "frames"
         process = subprocess.Popen([*VPIPE, "run", "-q", str(folder / "run.yaml")], cwd=ROOT)
         try:
-            sampled, done, seconds = watched(process, folder / "runs" / "run" / "frames", total)
+            sampled, done, seconds = watched(process, parts, total)
         finally:
             process.kill()
             process.wait()
-    found = judged(sampled, done, total) | {"seconds": round(seconds, 1), "exit_code": process.returncode}
+        written = {
+            "frames_with_one_row": with_one_row(parts, total // FILES),
+            "csv_lines": csv_lines(folder / "rows.csv"),
+            "database_rows": database_rows(folder / "rows.sqlite"),
+        }
+    found = judged(sampled, done, total) | written
+    found |= {"seconds": round(seconds, 1), "exit_code": process.returncode}
     make_folder(out)
     write_json(
         out / "soak.json", {"command": f"python -m benchmarks.soak --frames {least}", **facts(), "result": found}
     )
     for key, value in found.items():
         click.echo(f"{key}: {value}")
-    sound = found["is_flat"] and found["is_level"] and found["rows"] == total and not process.returncode
-    sys.exit(0 if sound else 1)
+    sys.exit(0 if is_sound(found) else 1)
+
+
+def is_sound(found: Result) -> bool:
+    """Whether all holds that must."""
+    counts = ("rows", *WRITTEN)
+    are_all = all(found[name] == found["frames"] for name in counts)
+    return bool(found["is_flat"] and found["is_level"] and are_all and not found["exit_code"])
 
 
 def write_config(folder: Path, video: Path) -> None:
@@ -83,11 +101,18 @@ def write_config(folder: Path, video: Path) -> None:
 
 
 def watched(process: subprocess.Popen[bytes], parts: Path, total: int) -> tuple[Sampled, list[int], float]:
-    """Samples the process until it ends; how many frames were committed at each sample, and its seconds in all."""
+    """Samples the process until it ends; how many frames were committed at each sample, and its seconds in all.
+
+    Raises:
+        Failed: it fails, or takes too long, as one that hangs.
+    """
     sampled, done = Sampled(process.pid), list[int]()
     rows: dict[Path, int] = {}
     began_s = time.monotonic()
+    limit_s = LIMIT_S + FRAME_S * total
     while process.poll() is None:
+        if time.monotonic() - began_s > limit_s:
+            raise Failed(f"vpipe run: must end within {limit_s:.0f} s, got {sum(rows.values()):,} of {total:,} frames")
         try:
             sampled.sample()
         except (OSError, KeyError):  # it ends
@@ -110,6 +135,31 @@ def committed(parts: Path, rows: dict[Path, int]) -> int:
         if path not in rows and not path.name.startswith("."):
             rows[path] = pq.read_metadata(path).num_rows
     return sum(rows.values())
+
+
+def with_one_row(parts: Path, frames: int) -> int:
+    """How many frames have exactly one row in the parts, less the rows of no frame; `frames`: of each source."""
+    rows = np.zeros((FILES, frames), np.int64)
+    unknown = 0
+    for path in parts.rglob("*.parquet"):
+        if not path.name.startswith("."):
+            numbers = pq.read_table(path, columns=["frame"])["frame"].to_numpy()
+            known = (numbers >= 0) & (numbers < frames)
+            np.add.at(rows[int(path.parent.name.removeprefix("s"))], numbers[known], 1)
+            unknown += int(np.count_nonzero(~known))
+    return int(np.count_nonzero(rows == 1)) - unknown
+
+
+def csv_lines(path: Path) -> int:
+    """Rows of a csv file, behind its heading."""
+    with path.open("rb") as file:
+        return sum(1 for _ in file) - 1
+
+
+def database_rows(path: Path) -> int:
+    """Of labels."""
+    with closing(sqlite3.connect(path)) as db:
+        return int(db.execute("select count(*) from labels").fetchone()[0])
 
 
 def judged(sampled: Sampled, done: Sequence[int], total: int) -> Result:

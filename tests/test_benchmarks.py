@@ -2,9 +2,16 @@
 
 import importlib
 import json
+import random
+import sqlite3
+import subprocess
 import sys
+from contextlib import closing
+from dataclasses import asdict
 
 import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -17,6 +24,8 @@ from benchmarks.measuring import Failed, Program, Ran, Rate, alternate, files_of
 from benchmarks.models import case, keys
 from benchmarks.part import are_alike, read, run_part, table
 from benchmarks.startup import first_line
+from pipeline.batch import Counts, Segment, SegmentEnd
+from pipeline.sinks.parts import END_KEY
 from tests.clips import write_clip
 
 ORIGIN = {"commit": "c", "machine": {"cpu": "x", "cores": 2}, "versions": {"torch": "2"}}
@@ -356,16 +365,64 @@ def test_rows_count_that_came_whole_from_the_run_that_is_asked_for(tmp_path) -> 
     assert list(kill.arrived(tmp_path / "received", "a")) == [{"frame": 1}] * 2
 
 
+def write_run(folder, *, label="person", score=0.3, corrupt=0, state="done"):
+    """A run of two frames with both filters, and what it tells of them."""
+    end = SegmentEnd(Segment("s0"), Counts(indexed=2, decoded=2 - corrupt, corrupt=corrupt))
+    for name in kill.FILTERS:
+        path = folder / "frames" / name / "s0" / "0.parquet"
+        path.parent.mkdir(parents=True)
+        rows = pa.table(
+            {
+                "source": pa.array(["s0", "s0"]).dictionary_encode(),
+                "frame": [0, 1],
+                "label": ["none", label],
+                "score": pa.array([0.1, score], pa.float32()),
+            }
+        )
+        pq.write_table(rows.replace_schema_metadata({END_KEY: json.dumps(asdict(end))}), path)
+    (folder / "ledger.json").write_text(json.dumps({"counts": {"corrupt": corrupt}}))
+    (folder / "summary.json").write_text(json.dumps({"state": state, "seconds": random.random()}))
+
+
+def test_rows_that_arrive_with_another_label_or_score_are_found(tmp_path) -> None:
+    write_run(tmp_path / "undisturbed")
+    right = [
+        {"filter": name, "source": "s0", "frame": frame, "label": label, "score": score}
+        for name in kill.FILTERS
+        for frame, (label, score) in enumerate([("none", 0.1), ("person", 0.3)])
+    ]
+
+    def found(*rows):
+        body = {"answer": "204", "body": {"run": "killed", "rows": rows}}
+        (tmp_path / "received").write_text(json.dumps(body))
+        return {name: n for name, n in kill.arrivals(tmp_path, tmp_path / "received").items() if n}
+
+    assert found(*right) == {"rows_arrived": 4}
+    assert found(*right, right[0]) == {"rows_arrived": 4, "rows_repeated": 1}
+    assert found(*right[1:]) == {"rows_arrived": 3, "rows_lost": 1}
+    assert found(*right, right[0] | {"frame": 7}) == {"rows_arrived": 4, "rows_unknown": 1}
+    for other in ({"label": "person"}, {"label": None}, {"score": 0.10001}, {"score": None}):
+        assert found(right[0] | other, *right[1:]) == {"rows_arrived": 4, "rows_otherwise": 1}
+
+
+def test_footers_and_ledgers_that_tell_otherwise_are_found(tmp_path) -> None:
+    for name, how in {"one": {}, "same": {}, "lost": {"corrupt": 1}, "partial": {"state": "partial"}}.items():
+        write_run(tmp_path / name, **how)
+    for what in (kill.footers, kill.ledger):
+        assert what(tmp_path, "one") == what(tmp_path, "same") != what(tmp_path, "lost")
+    assert kill.ledger(tmp_path, "one") != kill.ledger(tmp_path, "partial")
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         *("last_exit_code", "parts_done_again", "temporary_files", "rows_lost", "rows_unknown", "ended_otherwise"),
-        *("tracebacks", "too_few_between"),
+        *("tracebacks", "too_few_between", "rows_otherwise"),
     ],
 )
 def test_a_run_is_sound_only_if_all_holds(wrong) -> None:
     assert kill.is_sound({"same_rows": True, "rows_repeated": 100})
-    for name in ("same_rows", "same_parts", "same_csv", "same_database"):
+    for name in ("same_rows", "same_parts", "same_footers", "same_ledger", "same_csv", "same_database"):
         assert not kill.is_sound({"same_rows": True, name: False})
     assert not kill.is_sound({"same_rows": True, wrong: 1})
 
@@ -393,3 +450,42 @@ def test_memory_is_flat_if_no_tenth_holds_much_more_than_the_first(last, is_flat
     assert (found["rss_mb"]["10 %"], found["rss_mb"]["100 %"], found["is_flat"]) == (100, last, is_flat)
     with pytest.raises(Failed, match="each tenth of the frames must have a sample"):
         soak.judged(sampled, [0] * 21, 1000)
+
+
+def test_a_row_too_many_does_not_hide_one_that_is_missing(tmp_path) -> None:
+    def found(*frames):
+        for number in range(soak.FILES):
+            path = tmp_path / "filter" / f"s{number}" / "0.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.table({"frame": list(frames) if number == 3 else [0, 1, 2]}), path)
+        return soak.with_one_row(tmp_path, 3)
+
+    of_all = 3 * soak.FILES
+    assert found(0, 1, 2) == of_all
+    assert found(0, 1, 1) == of_all - 2
+    assert found(0, 1) == of_all - 1
+    assert found(0, 1, 2, 3) == found(-1, 0, 1, 2) == of_all - 1
+
+
+def test_rows_of_the_csv_file_and_of_the_database_are_counted(tmp_path) -> None:
+    (tmp_path / "rows.csv").write_text("source,frame\ns0,0\ns0,1\n")
+    with closing(sqlite3.connect(tmp_path / "rows.sqlite")) as db:
+        db.execute("create table labels (frame)")
+        db.executemany("insert into labels values (?)", [(0,), (1,), (2,)])
+        db.commit()
+    assert (soak.csv_lines(tmp_path / "rows.csv"), soak.database_rows(tmp_path / "rows.sqlite")) == (2, 3)
+    sound = dict.fromkeys(("frames", "rows", *soak.WRITTEN), 5) | {"is_flat": True, "is_level": True, "exit_code": 0}
+    assert soak.is_sound(sound)
+    for other in (*({name: 4} for name in ("rows", *soak.WRITTEN)), {"exit_code": 3}, {"is_flat": False}):
+        assert not soak.is_sound(sound | other)
+
+
+def test_a_run_that_hangs_is_not_watched_for_ever(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(soak, "LIMIT_S", 0.5)
+    process = subprocess.Popen(python("import time; time.sleep(60)"))
+    try:
+        with pytest.raises(Failed, match="must end within 1 s, got 0 of 7 frames"):
+            soak.watched(process, tmp_path, 7)
+    finally:
+        process.kill()
+        process.wait()

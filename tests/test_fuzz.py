@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from pipeline.batch import Counts, Segment, SegmentEnd
 from pipeline.config import load_run_config
 from pipeline.errors import ConfigError, SourceError
+from pipeline.sources.container import Limits
 from tests.clips import clip
 from tests.fuzz import configs, harness, labels, models, plain, videos
 from tests.fuzz.__main__ import main
@@ -161,7 +162,7 @@ def test_what_isolation_gives_otherwise_is_found(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["h264-bframes-opengop.mp4", "h264-closed.mp4", "mpeg4-bframes.avi"])
-def test_frames_that_are_given_up_or_are_others_than_a_plain_decoding_shows_are_found(kind):
+def test_frames_that_are_given_up_or_are_others_than_a_plain_decoding_shows_are_found(kind, monkeypatch):
     path = clip(kind, videos.FRAMES)
     tasks = list(videos.source(path).segments())
     index = tasks[0].index
@@ -176,16 +177,28 @@ def test_frames_that_are_given_up_or_are_others_than_a_plain_decoding_shows_are_
 
     swapped = [*taken.pictures[:7], taken.pictures[8], taken.pictures[7], *taken.pictures[9:]]
     assert found() == ""
+    concealed = [replace(taken.ends[0], counts=replace(taken.ends[0].counts, damaged=9)), *taken.ends[1:]]
     if index.numbering == "counted":
-        for fields in ({"pictures": swapped}, without(20)):
+        for fields in ({"pictures": swapped}, without(20), {"pictures": swapped, "ends": concealed}):
             assert "counted: " in found(**fields)
         return
     assert "needlessly: 2 frames" in found(**without(20, 30))
     assert found(**without(20), ends=[replace(taken.ends[0], retry=True)]) == ""
     assert f"at [{taken.times_s[7]}, {taken.times_s[8]}] s" in found(segments=2, pictures=swapped)
-    hidden = [b"by other pictures", *taken.pictures[1:]]
-    assert found(segments=2, pictures=hidden) == ""
-    assert f"at [{taken.times_s[0]}] s" in found(pictures=hidden)
+    noise = [b"by other pictures", *taken.pictures[1:]]
+    for segments in (1, 2):
+        assert f"at [{taken.times_s[0]}] s" in found(segments=segments, pictures=noise)
+    moved = [*taken.times_s[:47], 99.0]  # one that the plain decoding lacks
+    retried = [replace(taken.ends[0], retry=True)]
+    other_index = replace(index, shown=index.shown[:47])
+    told = plain.misplaced(path, replace(taken, times_s=moved, pictures=noise, ends=retried), other_index, segments=2)
+    assert f"at [{taken.times_s[0]}] s" in (told or "")
+    with monkeypatch.context() as patched:
+        patched.setattr(plain.Plain, "is_sound", False)
+        assert found(segments=2, pictures=noise) == ""
+        assert "at [" in found(segments=2, pictures=swapped)
+        assert found(segments=2, pictures=swapped, ends=concealed) == ""
+    assert "at [" in found(segments=2, pictures=swapped, ends=concealed)
     early = without(20)
     early["numbers"] = [*taken.numbers[:20], *taken.numbers[20:47]]
     assert f"frame 20 at {taken.times_s[21]:.6f} s, by its packets" in found(**early)
@@ -197,10 +210,56 @@ def test_a_refusal_that_does_not_name_its_clip_is_found(places, monkeypatch):
     case = videos.Videos(*places)
     case.prepared(1, random.Random(1))
 
-    def refused(_):
-        raise SourceError("c", "no")
-
-    monkeypatch.setattr(videos, "source", refused)
+    monkeypatch.setattr(videos, "source", raises(SourceError("c", "no")))
     assert case.tried(2, random.Random(1)).finding == "a line that does not name the file: 'no'"
     end = SegmentEnd(Segment("c"), Counts(indexed=1, corrupt=1), error=f"{places[0]}: one\nother")
     assert "not one" in (videos.judged(places[0], [], [end], by_model=False)[1] or "")
+
+
+def test_a_readable_file_that_is_refused_or_is_to_be_tried_again_is_found(places, monkeypatch):
+    path = places[0] / "vp9.webm"
+    path.write_bytes(clip("vp9.webm", videos.FRAMES).read_bytes())
+
+    def found(why, counts=Counts(), **how):  # noqa: B008
+        end = SegmentEnd(Segment("c"), counts, error=f"{path}: {why}", retry=True)
+        return videos.judged(path, [], [end], by_model=False, **how)[1]
+
+    assert f"plain decoding gives {videos.FRAMES} frames: {path}: no" in (found("no") or "")
+    assert found("no", plain=False) is None
+    assert found(Limits().refusal("pixels", "much")) is None
+    lost = Counts(indexed=1, corrupt=1)
+    assert "to be tried again: " in (found("the disk failed", lost) or "")
+    assert [found("Cannot allocate memory", counts) for counts in (Counts(), lost)] == [None, None]
+    case = videos.Videos(*places)
+    case.prepared(1, random.Random(1))
+    case._path.write_bytes(path.read_bytes())
+    monkeypatch.setattr(videos, "source", raises(SourceError("c", f"{case._path}: no")))
+    assert "refused, and a plain decoding" in (case.tried(2, random.Random(1)).finding or "")
+    path.write_bytes(b"no video")
+    assert found("no") is None
+
+
+def raises(error):
+    def fails(*_):
+        raise error
+
+    return fails
+
+
+# Told how far frames are reordered, a field that was lost, and a packet that vanished without a word.
+@pytest.mark.parametrize(("seed", "number"), [(3, 381), (1, 727), (1, 821), (1, 1515), (1, 3970), (2, 1784)])
+def test_what_hides_damage_is_not_held_against_a_clip(seed, number, places):
+    videos.stock(places[0])
+    case = videos.Videos(*places)
+    chance = random.Random(f"videos {seed} {number}")
+    case.prepared(number, chance)
+    assert case.tried(number, chance).finding is None
+
+
+def test_a_hole_between_frames_tells_of_damage():
+    whole = plain.Plain("mov", "h264", times_s={0.0, 0.04, 0.08, 0.12})
+    assert whole.is_sound
+    assert plain.Plain("mov", "h264").is_sound
+    assert not replace(whole, times_s={0.0, 0.04, 0.08, 0.16}).is_sound
+    for name in ("errors", "refused", "damaged"):
+        assert not replace(whole, **{name: 1}).is_sound

@@ -18,10 +18,15 @@ And what came is held against the frames that a plain decoding gives:
 
 *Which frame.* Where vpipe numbers frames by their time stamps, numbers and times ascend together, and where the packets
 have as many different times as the index has frames, frame n has the n-th of them. The picture is the one that a plain
-decoding shows at that time. A plain decoding may lose frames of its own, as nobody tells it how far frames are
-reordered: then pictures are not compared. Nor are they all where the file was cut into segments: a decoder that begins
-anew hides damage with other pictures. There no more of them may be those of other times than frames are damaged. Where
-frames are counted, the pictures must be those of the plain decoding, one after the other.
+decoding shows at that time, if it shows one: it may lose frames of its own, as nobody tells it how far frames are
+reordered. Where frames are counted, the pictures must be those of the plain decoding, one after the other. Of damaged
+files a plain decoding that is told how far frames are reordered may be the one that agrees: what hides damage depends
+on that. It may show other pictures of as many frames as are damaged: where one field of a picture was lost, FFmpeg
+leaves the other as it finds its memory. And where such a file was cut into segments, a decoder that begins anew hides
+damage with other pictures. There no more of them may be those of other times than frames are damaged.
+
+*Refused needlessly.* A file that a plain decoding gives a frame of must not be refused, but for one that asks for more
+than `decode.limits`. No disk fails here, so nothing is to be tried again, either. Want of memory excuses both.
 
 *Given up needlessly.* Every frame must have come that a plain decoding gives later in time than all that it gave
 before. One that it gives behind its successors cannot be in its place any more, as batches go forward in time. A
@@ -33,8 +38,10 @@ What is labelled by a model is not held against a plain decoding.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -56,6 +63,10 @@ from pipeline.sources.scaler import PictureFormat, Scaler, View
 VIEW = View(PictureFormat(24, 32))
 PROMISING = {"mov", "matroska", "avi"}  # demuxers that tell a duration which stands in the header
 LATE_S = 1.0
+MOST_REORDERED = 16  # of H.264
+# Of a wild size FFmpeg says this, too: nothing tells it from want of memory, which may be over the next time.
+NO_MEMORY = os.strerror(errno.ENOMEM)
+HOLE = 1.5  # times as long as usual between two frames
 LEADING = 32  # packets behind a keyframe among which those lie that are shown before it
 
 
@@ -103,6 +114,7 @@ class Plain:
         last_s: End of the last packet of all streams, from the start.
         decoded: Frames of a plain decoding.
         refused: Packets that the decoder refused.
+        damaged: Of the decoded, those that the decoder reports as concealed.
         shown: Times and hashes of the pictures that could be drawn, as they came; None where there is no time.
         times_s: Of the packets that hold a picture.
         all_times_s: Of all that are not empty.
@@ -117,17 +129,31 @@ class Plain:
     last_s: float = 0.0
     decoded: int = 0
     refused: int = 0
+    damaged: int = 0
     shown: list[tuple[float | None, bytes]] = field(default_factory=list)
     times_s: set[float] = field(default_factory=set)
     all_times_s: set[float] = field(default_factory=set)
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether nothing tells of damage; packets that vanished without a word leave a hole between the times."""
+        steps = np.diff(sorted(self.times_s))
+        has_hole = len(steps) > 0 and steps.max() > HOLE * np.median(steps)
+        return not (self.errors or self.refused or self.damaged or has_hole)
 
-def read_plainly(path: Path, orientation: Orientation = UPRIGHT) -> Plain:
+
+def read_plainly(path: Path, orientation: Orientation = UPRIGHT, *, reorder_depth: int = 0) -> Plain:
+    """Reads and decodes a file; `reorder_depth`: tell an H.264 decoder that frames are reordered so far."""
     scaler = Scaler(VIEW, orientation)
     with av.open(str(path), metadata_errors="replace") as container:
-        chosen = next(one for one in container.streams.video if not one.disposition & Disposition.attached_pic)
+        streams = (one for one in container.streams.video if not one.disposition & Disposition.attached_pic)
+        chosen = next(streams)
+        if chosen.codec_context is None:
+            raise av.error.DecoderNotFoundError(0, "no decoder")
         context = chosen.codec_context
         context.thread_count, context.thread_type = 1, "NONE"
+        if context.name == "h264" and context.reorder_depth < reorder_depth <= MOST_REORDERED:
+            context.reorder_depth = reorder_depth
         plain = Plain(container.format.name.split(",")[0], context.codec.canonical_name)
         length = (context.extradata or b"\0")[:1] == b"\1"  # NAL units behind their length rather than a start code
         start_s = (container.start_time or 0) / av.time_base
@@ -156,6 +182,7 @@ def read_plainly(path: Path, orientation: Orientation = UPRIGHT) -> Plain:
                 frames = chosen.codec_context.decode(packet)
                 plain.decoded += len(frames)
                 for frame in frames:
+                    plain.damaged += frame.is_corrupt
                     row = np.zeros((1, VIEW.picture.height, VIEW.picture.width, 3), np.uint8)
                     with suppress(av.error.FFmpegError, ValueError):
                         scaler.draw(frame, row)
@@ -234,6 +261,28 @@ def wrongly_complete(path: Path, decoded: int) -> str | None:
     return None
 
 
+def wrongly_refused(path: Path, why: str) -> str | None:
+    """Why a file that is refused should have been read.
+
+    Args:
+        path: The file.
+        why: What was said of it. One that asks for more than `decode.limits` is refused whatever it holds.
+    """
+    if "decode.limits." in why or why.endswith(NO_MEMORY):
+        return None
+    with suppress(av.error.FFmpegError, StopIteration):
+        plain = read_plainly(path)
+        if plain.decoded:
+            return f"refused, and a plain decoding gives {plain.decoded} frames: {why}"
+    return None
+
+
+def wrongly_retried(ends: Iterable[SegmentEnd]) -> str | None:
+    """Which segment is to be tried again though no disk failed; a refusal, which counts no frame, is none."""
+    told = (str(end.error) for end in ends if end.retry and end.counts.indexed)
+    return next((f"to be tried again: {why}" for why in told if not why.endswith(NO_MEMORY)), None)
+
+
 def misplaced(path: Path, taken: Taken, index: Index, *, segments: int) -> str | None:
     """Which frames are not what a plain decoding shows, or were given up though it shows them.
 
@@ -247,11 +296,22 @@ def misplaced(path: Path, taken: Taken, index: Index, *, segments: int) -> str |
         plain = read_plainly(path, index.orientation)
     except (av.error.FFmpegError, StopIteration) as error:
         return f"{len(taken.numbers)} frames came, and plain PyAV does not open it: {error}"
+    found = differing(plain, taken, index, segments)
+    if found is not None and not plain.is_sound:
+        told = read_plainly(path, index.orientation, reorder_depth=index.reorder_depth)
+        concealed = sum(end.counts.damaged for end in taken.ends)
+        return found if differing(told, taken, index, segments, concealed) else None
+    return found
+
+
+def differing(plain: Plain, taken: Taken, index: Index, segments: int, concealed: int = 0) -> str | None:
+    """What came otherwise than a plain decoding gives it; so many of its pictures may be concealed otherwise."""
     is_whole = not any(end.retry for end in taken.ends)
     if index.numbering != "pts":
         given = [picture for _, picture in plain.shown]
-        if is_whole and given != taken.pictures:
-            return f"counted: {len(taken.pictures)} frames, a plain decoding gives {len(given)}, or others"
+        others = sum(one != other for one, other in zip(given, taken.pictures, strict=False))
+        if is_whole and (len(given) != len(taken.pictures) or others > concealed):
+            return f"counted: {len(taken.pictures)} frames, a plain decoding gives {len(given)}; {others} are others"
         return None
     places = list(zip(taken.numbers, taken.times_s, strict=True))
     for (number, time_s), (other, other_s) in pairwise(places):
@@ -272,15 +332,21 @@ def misplaced(path: Path, taken: Taken, index: Index, *, segments: int) -> str |
     came = dict(zip(taken.times_s, taken.pictures, strict=True))
     if is_whole and (gone := [time_s for time_s in shown if time_s not in came]):
         return f"given up needlessly: {len(gone)} frames that a plain decoding gives, at {gone[:5]} s"
-    return wrong_picture(came, shown, segments, damaged=sum(end.counts.damaged for end in taken.ends))
+    hides = segments > 1 and not plain.is_sound
+    most = sum(end.counts.damaged for end in taken.ends) if hides else concealed
+    return wrong_picture(came, shown, most, hides=hides)
 
 
-def wrong_picture(came: Mapping[float, bytes], shown: Mapping[float, bytes], segments: int, damaged: int) -> str | None:
-    """Which pictures, by their times, are not those of the plain decoding."""
-    if not came.keys() <= shown.keys():
-        return None
-    wrong = [time_s for time_s, picture in came.items() if shown[time_s] != picture]
-    if segments > 1:
+def wrong_picture(came: Mapping[float, bytes], shown: Mapping[float, bytes], most: int, *, hides: bool) -> str | None:
+    """Which pictures, by their times, are not those of the plain decoding.
+
+    Args:
+        came, shown: By their times; those that only one has are not compared.
+        most: So many may be others.
+        hides: Damage may be hidden by pictures that the plain decoding never shows.
+    """
+    wrong = [time_s for time_s, picture in came.items() if shown.get(time_s, picture) != picture]
+    if hides:
         elsewhere = set(shown.values())
-        wrong = [time_s for time_s in wrong if came[time_s] in elsewhere][damaged:]
-    return f"other pictures than a plain decoding shows, at {wrong[:5]} s" if wrong else None
+        wrong = [time_s for time_s in wrong if came[time_s] in elsewhere]
+    return f"other pictures than a plain decoding shows, at {wrong[most:][:5]} s" if wrong[most:] else None

@@ -35,7 +35,7 @@ from pipeline.threads import Stop
 from tests.clips import KINDS, write_clip
 from tests.fuzz.harness import Tried, told, wrong_report
 from tests.fuzz.mutate import BYTES, damaged, place_in
-from tests.fuzz.plain import VIEW, Taken, misplaced, wrongly_complete
+from tests.fuzz.plain import VIEW, Taken, misplaced, wrongly_complete, wrongly_refused, wrongly_retried
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "specialized" / "weights" / "lobby-person-f1.safetensors"
@@ -136,7 +136,8 @@ class Videos:
             taken = Taken.of(batches)
         except VpipeError as error:
             lines = error.problems if isinstance(error, ConfigError) else [str(error)]
-            return Tried(f"refused: {type(error).__name__}", finding=wrong_report(lines, self._path))
+            finding = wrong_report(lines, self._path) or wrongly_refused(self._path, "; ".join(lines))
+            return Tried(f"refused: {type(error).__name__}", finding=finding)
         except Exception as error:
             return Tried("another exception", finding=told(error))
         outcome, finding = judged(self._path, taken.numbers, taken.ends, by_model=by_model)
@@ -234,8 +235,10 @@ def judged(
     if sorted(set(came)) != came or lost & set(came):
         return "wrong ledger", "frames came twice, out of order, or though they are called lost"
     report = next((wrong for end in of.ends if end.error and (wrong := wrong_report([end.error], path))), None)
+    if plain:
+        report = report or wrongly_retried(ends)
     if of.counts.indexed == 0 and of.error is not None:
-        return "refused", report
+        return "refused", report or (wrongly_refused(path, of.error) if plain else None)
     if of.error is not None or not of.complete:
         kind = "with losses" if of.counts.decoded else "nothing decoded"
         return f"partial: {kind}, {'damage named' if of.error is None else 'with an error'}", report
