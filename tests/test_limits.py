@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 
+import av.error
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,9 +16,10 @@ from PIL import Image
 from pipeline.config import load_run_config
 from pipeline.errors import SourceError
 from pipeline.runner import run
-from pipeline.sources.container import Limits
+from pipeline.sources.container import Limits, is_io_error
 from pipeline.sources.file import FileSource
 from pipeline.sources.index import _hours
+from pipeline.sources.reader import _of_data
 from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.stills import read_stills
 from tests import test_runner
@@ -125,3 +127,9 @@ def test_a_name_with_a_pattern_is_that_file_alone(tmp_path):
     Image.new("RGB", (16, 16)).save(tmp_path / "a%03d.jpg")
     file = FileSource(tmp_path / "a%03d.jpg", name="a", views=[View(PictureFormat(8, 8))])
     assert sum(len(batch) for batch in file) == 1
+
+
+def test_what_a_decoder_says_is_of_the_data_but_for_want_of_memory():
+    refused = _of_data(av.error.PermissionError(1, "Operation not permitted"))
+    assert (is_io_error(refused), refused.strerror) == (False, "Operation not permitted")
+    assert is_io_error(_of_data(av.error.MemoryError(12, "Cannot allocate memory")))

@@ -364,8 +364,9 @@ def _try_head(index: Index, source: str) -> Index:
                 for frame in stream.codec_context.decode(packet):
                     orientation = orientation or orientation_of(frame)
                     decoded.append(frame.pts)
-            except av.error.FFmpegError as error:
+            except av.error.MemoryError as error:
                 _refuse_io_error(error, index, source)
+            except av.error.FFmpegError:
                 errors += place > first_key
     finally:
         container.close()
