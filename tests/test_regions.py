@@ -149,7 +149,7 @@ def test_what_a_filter_never_saw_is_told_as_failed(lost):
     (end,) = (batch.end for batch in labelled if batch.end)
     assert end.counts.failed == (4 if lost == "a view" else 2)
     assert not end.counts.complete
-    (problem,) = SourceLedger("a", (end,)).check()
+    *_, problem = SourceLedger("a", (end,)).check()
     assert problem.endswith(f"pictures must be classified, got {end.counts.pictures}")
 
 
