@@ -138,7 +138,8 @@ def _check_sinks(report: Report, config: RunConfig) -> None:
                 report.problem(at, f"must be another sink's path, got {report.path(at, sink.path)} again")
             paths.add(sink.path)
             if sink.path != "-":
-                check_file_to_write(report, at, sink.path, run_dir=config.run.dir)
+                appended = isinstance(sink, FileSink) and (config.is_live or sink.events)
+                check_file_to_write(report, at, sink.path, run_dir=config.run.dir, appended=appended)
 
 
 def _check_text(report: Report, k: int, sink: FileSink, *, is_live: bool, has_events: bool) -> None:

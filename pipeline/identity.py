@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -103,23 +104,29 @@ def _file_changes(name: str, before: Mapping[str, object], now: Mapping[str, obj
     if "size" not in now:
         yield f"{name}: {rule}, got none that can be read; {cure}"
         return
-    told = {
-        "path": f"{now['path']} in place of {before['path']}",
-        "size": f"{now['size']} bytes in place of {before['size']}",
-        "ends": "other bytes at its ends",
-        "sha256": "other bytes",
-        "mtime_ns": f"one of {_date(now['mtime_ns'])} in place of {_date(before['mtime_ns'])}",
-    }
-    changed = [key for key in told if key in before and key in now and before[key] != now[key]]
+    changed = [key for key in _DIFFERENCES if key in before and key in now and before[key] != now[key]]
     if changed == ["mtime_ns"]:
         seconds, ns = divmod(int(str(before["mtime_ns"])), 10**9)
-        cure = f"if it is the same, tell so by `touch -d @{seconds}.{ns:09} {now['path']}`"
+        cure = f"if it is the same, tell so by `touch -d @{seconds}.{ns:09} {shlex.quote(str(now['path']))}`"
     if changed:
-        yield f"{name}: {rule}, got {', '.join(told[key] for key in changed)}; {cure}"
+        told = ", ".join(_DIFFERENCES[key](before[key], now[key]) for key in changed)
+        yield f"{name}: {rule}, got {told}; {cure}"
+
+
+_DIFFERENCES: Mapping[str, Callable[[object, object], str]] = {
+    "path": lambda before, now: f"{now} in place of {before}",
+    "size": lambda before, now: f"{now} bytes in place of {before}",
+    "ends": lambda before, now: "other bytes at its ends",
+    "sha256": lambda before, now: "other bytes",
+    "mtime_ns": lambda before, now: f"one of {_date(now)} in place of {_date(before)}",
+}
 
 
 def _date(time_ns: object) -> str:
-    return f"{datetime.fromtimestamp(int(str(time_ns)) / 1e9, UTC):%Y-%m-%d %H:%M:%S.%f}"
+    try:
+        return f"{datetime.fromtimestamp(int(str(time_ns)) / 1e9, UTC):%Y-%m-%d %H:%M:%S.%f}"
+    except (ValueError, OverflowError):  # some file systems take a year that has five digits
+        return f"{time_ns} ns since 1970"
 
 
 def _unstamped(facts: object) -> object:

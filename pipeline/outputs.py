@@ -12,7 +12,9 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 
-__all__ = ["check_output", "file_problem", "folder_problem"]
+__all__ = ["CLOSED", "check_output", "file_problem", "folder_problem"]
+
+CLOSED: set[int] = set()  # descriptors of the standard streams that the program was started without
 
 
 def check_output(path: Path, *, given_by: str, overwrite: bool, suffix: str = "") -> None:

@@ -104,10 +104,13 @@ def check_arguments(
             report.problem((*steps, p.name), f"must be given: {name} has no default for it")
 
 
-def check_file_to_write(report: Report, steps: tuple[Step, ...], path: str, *, run_dir: str) -> None:
-    """Whether a file can be made there, by the rule of `pipeline.outputs`: its folder is there, or lies among runs."""
+def check_file_to_write(
+    report: Report, steps: tuple[Step, ...], path: str, *, run_dir: str, appended: bool = False
+) -> None:
+    """Whether a file can be made there, by the rule of `pipeline.outputs`: its folder is there, or lies among runs. One
+    that is `appended` to may be a FIFO or a device, too."""
     folder = os.path.dirname(path)
-    if os.path.exists(path) and not os.path.isfile(path):
+    if os.path.isdir(path) or (os.path.exists(path) and not os.path.isfile(path) and not appended):
         got = "a folder" if os.path.isdir(path) else "something else"
         report.problem(steps, f"must be a file to write, got {got} at {report.path(steps, path)}")
     elif os.path.isdir(folder) or Path(folder).is_relative_to(run_dir):

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from pipeline.batch import FrameBatch, SegmentEnd
 from pipeline.contracts import Watcher
+from pipeline.text import visible
 
 if TYPE_CHECKING:
     from pipeline.sources.camera import Camera
@@ -123,4 +124,4 @@ class RunProgress(Watcher):
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
+    return visible(", ".join(names[:SHOWN])) + (" ..." if len(names) > SHOWN else "")

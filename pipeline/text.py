@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-__all__ = ["aligned", "printable"]
+__all__ = ["aligned", "printable", "visible"]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
@@ -27,3 +30,8 @@ def aligned(rows: Sequence[Sequence[str]], *, left: int = 1) -> list[str]:
 def printable(name: str) -> str:
     """A file name that is not UTF-8 keeps its odd bytes as `\\udcXX`, visibly: neither Arrow nor a font takes them."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def visible(text: str) -> str:
+    """A text for a terminal, which the names of files that nobody trusts may be part of: they do not write on it."""
+    return _CONTROL.sub(lambda sign: f"\\x{ord(sign[0]):02x}", text)

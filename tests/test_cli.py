@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.dataset as ds
@@ -347,7 +348,7 @@ def test_rows_never_go_into_a_file_that_took_the_number_of_a_closed_stdout(model
         assert done.returncode == code, done.stderr  # rows that nobody took are no success, talk that nobody hears is
         log = (tmp_path / "r" / "log.txt").read_text()
         assert "h264-closed" not in log
-        assert ("standard output: must be writable" in log) == bool(code)
+        assert ("standard output: must be open, got it closed" in log) == bool(code)
 
 
 def test_names_of_files_do_not_write_on_the_terminal(tmp_path):
@@ -357,6 +358,13 @@ def test_names_of_files_do_not_write_on_the_terminal(tmp_path):
     assert code == 0
     assert "a\\x1b[31mred\\nvpipe: fine.mp4\n" in out
     assert "\x1b" not in out
+
+
+def test_names_in_a_report_do_not_either(model, tmp_path):
+    (tmp_path / "footage").mkdir()
+    (tmp_path / "footage" / "a\x1b]0;evil\x07.mp4").write_bytes(b"")
+    code, _, err = vpipe("run", tmp_path / "footage", "--model", model, "--set", f"run.dir={tmp_path / 'runs'}")
+    assert (code, "\x1b" in err, "\\x1b]0;evil\\x07" in err) == (1, False, True)
 
 
 @pytest.mark.parametrize(
@@ -445,3 +453,24 @@ def test_an_error_of_the_system_that_nobody_caught_is_one_line(monkeypatch, tmp_
 
     monkeypatch.setattr("pipeline.sources.paths.videos_at", broken)
     assert vpipe("probe", tmp_path) == (1, "", "vpipe: clip.mp4: File name too long\n")
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["models"]])
+def test_a_standard_output_that_is_closed_or_full_gives_no_traceback(arguments):
+    command = " ".join(map(shlex.quote, [*VPIPE, *arguments]))
+    done = subprocess.run(f"{command} >&-", shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = subprocess.run(f"{command} >/dev/full", shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, "Traceback" in done.stderr, "Exception ignored" in done.stderr) == (1, False, False)
+
+
+def test_a_reader_of_stderr_that_does_not_read_holds_nothing_up(tmp_path):
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with suppress(BlockingIOError):
+        while os.write(write, bytes(1 << 16)):
+            pass
+    done = subprocess.run([*VPIPE, "check", "nothing.yaml"], stderr=write, timeout=60, check=False)
+    os.close(read)
+    os.close(write)
+    assert done.returncode == 2

@@ -130,6 +130,8 @@ def test_a_name_with_a_pattern_is_that_file_alone(tmp_path):
 
 
 def test_what_a_decoder_says_is_of_the_data_but_for_want_of_memory():
-    refused = _of_data(av.error.PermissionError(1, "Operation not permitted"))
+    small, vast = (SimpleNamespace(width=width, height=width) for width in (96, 1 << 24))
+    refused = _of_data(av.error.PermissionError(1, "Operation not permitted"), small)
     assert (is_io_error(refused), refused.strerror) == (False, "Operation not permitted")
-    assert is_io_error(_of_data(av.error.MemoryError(12, "Cannot allocate memory")))
+    assert not is_io_error(_of_data(av.error.MemoryError(12, "Cannot allocate memory"), small))
+    assert is_io_error(_of_data(av.error.MemoryError(12, "Cannot allocate memory"), vast))

@@ -69,6 +69,12 @@ def test_what_breaks_the_contract_ends_its_segment_to_be_tried_again(batches, pa
     assert error in end.end.error
 
 
+def test_a_segment_that_a_source_gives_up_is_passed_on_with_its_reason_and_the_next_one_comes():
+    given_up = replace(last, end=SegmentEnd(last.segment, error="the recorder is away", retry=True))
+    batches = [first, given_up, *numbered(2, segment=1, first_frame=5)]
+    assert of(*batches) == batches
+
+
 def test_nothing_comes_behind_the_end_of_a_segment():
     *came, refused = of(first, last, first)
     assert came == [first, last]

@@ -218,6 +218,14 @@ def test_files_may_be_added_but_not_changed_or_removed(clips):
     assert "got none that can be read" in problem
 
 
+def test_a_time_beyond_all_years_is_no_reason_to_fail(clips):
+    before, _ = identity(stamped(clips), **SETTINGS)
+    before["sources"]["b"]["mtime_ns"] = 260_000_000_000 * 10**9
+    assert identity_changes(before, before) == []
+    (problem,) = identity_changes(before, identity(stamped(clips), **SETTINGS)[0])
+    assert "in place of 260000000000000000000 ns since 1970" in problem
+
+
 def test_a_file_of_the_same_hash_is_the_same_whatever_its_time(clips):
     before = {"b": stamp(clips["b"], whole=True)}
     os.utime(clips["b"], ns=(0, 0))

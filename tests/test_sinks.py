@@ -296,6 +296,9 @@ def test_what_else_lies_among_the_parts_is_left_alone(tmp_path):
     for path in notes:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
+    copied = part_path(tmp_path, "person", Segment("a"))
+    (copied.parent / "backup").mkdir()
+    (copied.parent / "backup" / copied.name).write_bytes(copied.read_bytes())
     discard_damaged(tmp_path)
     assert [end.counts.labelled for end in committed(tmp_path)] == [3]
     assert [end.counts.labelled for end in newest(tmp_path)] == [3]

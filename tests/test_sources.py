@@ -3,6 +3,7 @@
 import os
 import shutil
 import zlib
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -433,3 +434,11 @@ def test_a_cut_that_no_seek_reaches_is_decoded_from_the_start(monkeypatch):
 
     monkeypatch.setattr(reader, "open_decoder", unseekable)
     assert decoded(source(path, segment_frames=1))[0] == expected[0]
+
+
+def test_nothing_is_cut_where_reading_broke_off_lest_pictures_that_are_shown_before_a_key_are_missing():
+    index = index_file(clip("h264-bframes-opengop.mp4", 240), "clip")
+    last = cut_file(index, segment_frames=1)[-1].first
+    assert len(index.pts) - last < 64
+    broken = replace(index, io_error="Input/output error")
+    assert cut_file(broken, segment_frames=1)[-1].first <= len(index.pts) - 64

@@ -18,6 +18,7 @@ from pipeline.cli.shell import (
     overwrite_option,
 )
 from pipeline.errors import SourceError, VpipeError
+from pipeline.text import visible
 
 if TYPE_CHECKING:
     from pipeline.autolabel import Found, Target
@@ -108,7 +109,7 @@ def label(
             complain([f"{target.clip}: {loss}" for loss in found.losses])
             complete = complete and not found.losses
             if not quiet:
-                click.echo(f"{target.clip.name}: {found.summary()}", err=True)
+                click.echo(visible(f"{target.clip.name}: {found.summary()}"), err=True)
     except KeyboardInterrupt:
         complain(f"interrupted: {len(written)} of {len(planned)} clips are labelled")
         code = INTERRUPTED

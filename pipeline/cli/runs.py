@@ -17,6 +17,7 @@ import click
 from pipeline.cli.shell import FAILED, Finite, facts, leave, log_to_stderr, overwrite_option, set_option
 from pipeline.errors import ConfigError, ModelError
 from pipeline.outputs import check_output
+from pipeline.text import visible
 from pipeline.threads import Request, Stop
 from pipeline.values import OBJECT
 
@@ -120,7 +121,7 @@ def run(
         except ModelError as error:  # one that a run meets on its way is part of its outcome
             raise ConfigError([str(error)]) from error
     if not quiet:
-        click.echo(report(outcome.summary, outcome.folder.path), err=True)
+        click.echo(visible(report(outcome.summary, outcome.folder.path)), err=True)
     leave(outcome.exit_code)
 
 
@@ -180,7 +181,7 @@ def check(config: str, overrides: tuple[str, ...], send: bool) -> None:
             except ModelError as error:
                 raise ConfigError([str(error)]) from error
     for warning in warnings:
-        click.echo(f"warning: {warning}", err=True)
+        click.echo(visible(f"warning: {warning}"), err=True)
     if send and not isinstance(loaded, TrainConfig) and not _are_sent(loaded):
         leave(FAILED)
     click.echo(f"{config}: fine")

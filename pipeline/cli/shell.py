@@ -6,20 +6,24 @@ import io
 import logging
 import math
 import os
-import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 import click
 
 from pipeline.errors import ConfigError, Interrupted, VpipeError
+from pipeline.outputs import CLOSED
+from pipeline.text import visible
 from pipeline.threads import stuck_threads
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+PATIENCE_S = 0.2  # with who reads what is said
 
 
 class Command(click.Group):
@@ -34,9 +38,14 @@ class Command(click.Group):
             if stuck := stuck_threads():  # the interpreter would wait for them
                 complain(f"not waited for any longer, as it hangs: {', '.join(stuck)}")
                 logging.shutdown()
-                sys.stdout.flush()
+                with suppress(OSError, ValueError):
+                    sys.stdout.flush()
                 os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
             raise
+        except OSError as error:  # of what click itself prints, as --help
+            complain(f"standard output: {error.strerror or error}")
+            _discard_stdout()
+            sys.exit(FAILED)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         logging.raiseExceptions = False  # a log that cannot be written must not stop what it tells of
@@ -63,12 +72,19 @@ class Command(click.Group):
             )
             ctx.exit(FAILED)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; so do we
+            _discard_stdout()  # the reader has left; so do we
             ctx.exit(FAILED)
         except OSError as error:  # that nobody nearer to it had words for
             where = "" if error.filename is None else f"{error.filename}: "
             complain([f"{where}{error.strerror or error}"])
+            _discard_stdout()  # in case it was that
             ctx.exit(FAILED)
+
+
+def _discard_stdout() -> None:
+    """What waits to be written there is not written any more, nor complained about at the interpreter's end."""
+    with suppress(io.UnsupportedOperation):  # not the system's
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def leave(code: int) -> NoReturn:
@@ -81,9 +97,13 @@ class _Told(io.FileIO):
 
     def write(self, data: Any) -> int:
         try:
-            return super().write(data) or 0
+            n = super().write(data)
+            if n is None:  # a pipe that does not block, and a reader that is slow
+                select.select([], [self], [], PATIENCE_S)
+                n = super().write(data)
         except OSError:  # a disk that is full, a reader that has left
-            return len(data)
+            n = None
+        return len(data) if n is None else n
 
 
 def _make_streams_safe() -> None:
@@ -92,8 +112,8 @@ def _make_streams_safe() -> None:
         try:
             os.fstat(number)
         except OSError:
-            # Takes the lowest number that is free. What is written to the standard output is lost, which is an error.
-            os.open(os.devnull, os.O_RDONLY if number == 1 else os.O_RDWR)
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            CLOSED.add(number)
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     encoding = "utf-8" if sys.stderr is None else sys.stderr.encoding
@@ -108,14 +128,6 @@ def complain(problems: object) -> None:
     """Says one line or several on stderr."""
     for problem in problems if isinstance(problems, (list, tuple)) else [problems]:
         click.echo(f"vpipe: {visible(str(problem))}", err=True)
-
-
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def visible(text: str) -> str:
-    """A text for a terminal, which the names of files that nobody trusts may be part of: they do not write on it."""
-    return _CONTROL.sub(lambda sign: f"\\x{ord(sign[0]):02x}", text)
 
 
 class Finite(click.FloatRange):

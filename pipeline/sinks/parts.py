@@ -19,7 +19,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
@@ -59,6 +58,7 @@ ROW_GROUP = 1 << 16  # rows kept in memory per segment and filter, a few MB; a l
 FEW = 8
 MANY = 64  # of the tables made of those: a camera gives one of a single row for every frame, and each takes kilobytes
 FRAME_DIGITS = 12  # of a part's name
+DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 PART = re.compile(r"(\d{6}-)?\d{12,}\.parquet", re.ASCII)
 MAX_NAME_BYTES = 255  # of one component of a path, on every common file system
 
@@ -249,15 +249,16 @@ def committed(folder: Path, source: str | None = None) -> Iterator[SegmentEnd]:
         folder: The run's folder.
         source: Only of this source; None for all.
     """
-    # What is committed has a part in each filter's folder; others are none of the run's.
-    filters = (filter_folder for filter_folder in _folders(folder / "frames") if _holds_parts(filter_folder))
-    for filter_folder in islice(filters, 1):
+    for filter_folder in _folders(folder / "frames"):
         folders = _folders(filter_folder) if source is None else [filter_folder / _encoded(source)]
+        if not any(map(_holds_parts, folders)):
+            continue  # none of the run's
         for source_folder in folders:
             ends = map(read_end, _parts(source_folder))
             for end in sorted(ends, key=lambda end: end.segment.first_frame):  # a camera's clock may have been set back
                 if _is_committed(folder, end):
                     yield end
+        return  # what is committed has a part in each filter's folder
 
 
 def has_parts(folder: Path, source: str) -> bool:
@@ -358,10 +359,10 @@ def _encoded(name: str) -> str:
 
 
 def _parts(folder: Path) -> Iterator[Path]:
-    """Those of a source, also in folders by date; other files that somebody put there are none."""
+    """Those of a source, also in folders by date; others that somebody put there are none of the run's."""
     for path in _visible(folder):
-        if path.is_dir():
-            yield from _parts(path)
+        if DAY.fullmatch(path.name):
+            yield from (part for part in _visible(path) if PART.fullmatch(part.name))
         elif PART.fullmatch(path.name):
             yield path
 

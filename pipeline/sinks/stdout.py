@@ -8,6 +8,7 @@ import select
 import pyarrow as pa
 
 from pipeline.errors import SinkError
+from pipeline.outputs import CLOSED
 from pipeline.threads import Stop
 
 __all__ = ["to_stdout"]
@@ -26,6 +27,8 @@ def to_stdout(data: pa.Buffer | bytes, stop: Stop | None) -> None:
     Raises:
         SinkError: The reader has left, or did not read when `stop` was set.
     """
+    if STDOUT in CLOSED:
+        raise SinkError("standard output: must be open, got it closed; use a path")
     rest = memoryview(data)
     try:
         while rest:

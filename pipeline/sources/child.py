@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pipeline.batch import FrameBatch
+from pipeline.sources.container import has_room
 from pipeline.sources.decode import SegmentTask
 from pipeline.sources.index import Index
 from pipeline.sources.pool import Here
@@ -27,7 +28,6 @@ __all__ = ["HALVES", "OWN_END", "serve"]
 HALVES = 2  # of the memory that both share: one is filled while the other is copied
 OWN_END = 70  # exit code of a process that Python code ended, not the decoder library
 HEARTBEAT_S = 1.0
-ROOM, PICTURES = 1 << 24, 8  # bytes and pictures that a decoder must have room for
 
 
 def serve(line: int, shared: int, n_bytes: int, memory_mb: int) -> None:
@@ -87,11 +87,11 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _with_room(task: SegmentTask, batches: Iterator[FrameBatch]) -> Iterator[FrameBatch]:
-    """The same. Raises MemoryError where pictures are missing and there is no room for any: decoders that get no memory
-    say that the data is damaged."""
+    """The same. Raises MemoryError where pictures are missing and there is no room for any."""
     for batch in batches:
-        if batch.end is not None and batch.end.counts.corrupt:
-            bytearray(ROOM + PICTURES * 4 * task.index.width * task.index.height)
+        is_damaged = batch.end is not None and batch.end.counts.corrupt
+        if is_damaged and not has_room(task.index.width, task.index.height):
+            raise MemoryError("no room for pictures")
         yield batch
 
 

@@ -50,6 +50,7 @@ class Limits:
 
 NO_MORE = Limits()
 INVALID_DATA = 1094995529  # FFmpeg's number of an error
+ROOM, PICTURES = 1 << 24, 8  # bytes and pictures that a decoder must have room for
 
 av.logging.set_level(av.logging.PANIC)  # what matters is reported through exceptions and the ledger
 
@@ -201,6 +202,16 @@ def is_io_error(error: BaseException) -> bool:
     """Whether reading failed, for the disk or for want of memory, rather than what was read being damaged."""
     is_damage = isinstance(error, EOFError | BlockingIOError)  # the decoder wants other data
     return isinstance(error, OSError | av.error.MemoryError) and not is_damage
+
+
+def has_room(width: int, height: int) -> bool:
+    """Whether there is memory for some pictures. Decoders say that there is none where damage asks for absurdly much,
+    and that the data is damaged where there is none."""
+    try:
+        bytearray(ROOM + PICTURES * 4 * width * height)
+    except MemoryError:
+        return False
+    return True
 
 
 def reason(error: av.error.FFmpegError, path: Path) -> str:

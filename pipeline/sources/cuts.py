@@ -73,10 +73,12 @@ def cut_file(
             stop = int(np.searchsorted(times_s, segment.end_s))
             borders.add(stop)
             inside[segment.first_frame + 1 : stop] = True
+    # Where reading broke off, leading pictures of a last entry may be missing, which belong to the segment before it.
+    known = len(index.pts) - (MOST_REORDERED if index.io_error is not None else 0)
     starts = [0]
     first_frame, first_byte = 0, 0
     for place in index.entries:
-        if place == 0 or highest[place - 1] >= index.pts[place]:
+        if place == 0 or place > known or highest[place - 1] >= index.pts[place]:
             continue  # a frame decoded before this entry is shown after it
         frame = int(np.searchsorted(index.shown, index.pts[place]))
         is_short = frame - first_frame < target and bytes_before[place] - first_byte < segment_bytes

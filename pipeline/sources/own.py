@@ -41,11 +41,11 @@ class OwnSource:
                     raise ValueError(f"a source must give FrameBatches, got {type(batch).__name__}")
                 self._check(batch, begun.get(batch.segment, -1))
                 came[batch.segment] += len(batch)
-                if batch.end is not None and batch.end.counts.decoded != (n := came.pop(batch.segment)):
-                    decoded = batch.end.counts.decoded
-                    raise ValueError(
-                        f"segment {batch.segment.number}: its end must tell of {n} frames decoded, got {decoded}"
-                    )
+                if batch.end is not None:
+                    n, told = came.pop(batch.segment), batch.end.counts.decoded
+                    if n != told and not batch.end.retry:
+                        where = f"segment {batch.segment.number}"
+                        raise ValueError(f"{where}: its end must tell of {n} frames decoded, got {told}")
                 begun[batch.segment] = int(batch.index[-1]) if len(batch) else begun.get(batch.segment, -1)
                 if batch.end is not None:
                     begun[batch.segment] = None

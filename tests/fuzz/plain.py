@@ -51,6 +51,7 @@ from pathlib import Path
 
 import av
 import av.error
+import av.stream
 import numpy as np
 import numpy.typing as npt
 from av.stream import Disposition
@@ -142,8 +143,17 @@ class Plain:
         return not (self.errors or self.refused or self.damaged or has_hole)
 
 
-def read_plainly(path: Path, orientation: Orientation = UPRIGHT, *, reorder_depth: int = 0) -> Plain:
-    """Reads and decodes a file; `reorder_depth`: tell an H.264 decoder that frames are reordered so far."""
+def read_plainly(
+    path: Path, orientation: Orientation = UPRIGHT, *, reorder_depth: int = 0, alone: bool = False
+) -> Plain:
+    """Reads and decodes a file.
+
+    Args:
+        path: The file.
+        orientation: Of its pictures.
+        reorder_depth: Tell an H.264 decoder that frames are reordered so far.
+        alone: Leave out all other streams: what is wrong with one of them may end the reading.
+    """
     scaler = Scaler(VIEW, orientation)
     with av.open(str(path), metadata_errors="replace") as container:
         streams = (one for one in container.streams.video if not one.disposition & Disposition.attached_pic)
@@ -154,12 +164,16 @@ def read_plainly(path: Path, orientation: Orientation = UPRIGHT, *, reorder_dept
         context.thread_count, context.thread_type = 1, "NONE"
         if context.name == "h264" and context.reorder_depth < reorder_depth <= MOST_REORDERED:
             context.reorder_depth = reorder_depth
+        read = [chosen] if alone else []  # none: all
+        for other in container.streams if alone else ():
+            if other.index != chosen.index:
+                other.discard = av.stream.Discard.all
         plain = Plain(container.format.name.split(",")[0], context.codec.canonical_name)
         length = (context.extradata or b"\0")[:1] == b"\1"  # NAL units behind their length rather than a start code
         start_s = (container.start_time or 0) / av.time_base
         key_pts: int | None = None
         behind = 0
-        stream = container.demux()
+        stream = container.demux(*read)
         progress = True
         while True:
             try:
@@ -168,7 +182,7 @@ def read_plainly(path: Path, orientation: Orientation = UPRIGHT, *, reorder_dept
                 plain.errors += 1
                 if not progress:
                     break
-                stream, progress = container.demux(), False
+                stream, progress = container.demux(*read), False
                 continue
             if packet is None:
                 break
@@ -208,6 +222,8 @@ def read_plainly(path: Path, orientation: Orientation = UPRIGHT, *, reorder_dept
                 plain.headless += 1
         if plain.demuxer in PROMISING and container.duration is not None:
             plain.promised_s = container.duration / av.time_base
+            if alone and chosen.duration is not None and chosen.time_base is not None:
+                plain.promised_s = float(chosen.duration * chosen.time_base)
     return plain
 
 
@@ -247,6 +263,8 @@ def wrongly_complete(path: Path, decoded: int) -> str | None:
     """Why a file that is called complete is not."""
     try:
         plain = read_plainly(path)
+        if decoded > max(plain.pictures, plain.decoded):
+            plain = read_plainly(path, alone=True)
     except (av.error.FFmpegError, StopIteration) as error:
         return f"complete, and plain PyAV does not open it: {error}"
     about = f"{plain.demuxer}, {plain.codec}; a plain decoding gives {plain.decoded}, {plain.refused} packets refused"
@@ -293,12 +311,12 @@ def misplaced(path: Path, taken: Taken, index: Index, *, segments: int) -> str |
         segments: Into how many it was cut.
     """
     try:
-        plain = read_plainly(path, index.orientation)
+        plain = read_plainly(path, index.orientation, alone=True)
     except (av.error.FFmpegError, StopIteration) as error:
         return f"{len(taken.numbers)} frames came, and plain PyAV does not open it: {error}"
     found = differing(plain, taken, index, segments)
     if found is not None and not plain.is_sound:
-        told = read_plainly(path, index.orientation, reorder_depth=index.reorder_depth)
+        told = read_plainly(path, index.orientation, reorder_depth=index.reorder_depth, alone=True)
         concealed = sum(end.counts.damaged for end in taken.ends)
         return found if differing(told, taken, index, segments, concealed) else None
     return found
