@@ -85,10 +85,9 @@ def identity_changes(
             if name not in untouched:
                 told = "must still be a source of the run to resume, got none of that name"
                 problems.append(f"{name}: {told}; put it back, or give the run of what is left another --name")
-        elif name in untouched:
-            problems += differences(_unstamped(facts), _unstamped(present[name]), kind="run", where=name)
-        elif "ends" in facts:
-            problems += _file_changes(name, facts, present[name])
+        elif name in untouched or "ends" in facts:
+            if name not in untouched:
+                problems += _file_changes(name, facts, present[name])
             problems += differences(_unstamped(facts), _unstamped(present[name]), kind="run", where=name)
         else:
             problems += differences(facts, present[name], kind="run", where=name)
@@ -97,8 +96,7 @@ def identity_changes(
 
 def _file_changes(name: str, before: Mapping[str, object], now: Mapping[str, object]) -> Iterator[str]:
     """Why a file is not the one that it was: a line, or none."""
-    hashes = {"sha256"} & before.keys() & now.keys()
-    if hashes and before["sha256"] == now["sha256"]:
+    if "sha256" in before and before["sha256"] == now.get("sha256"):
         return
     rule, cure = "must be the file that was labelled", "put that back, or give this one a run of another --name"
     if "size" not in now:

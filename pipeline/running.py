@@ -293,8 +293,9 @@ class Running:
                 if end.retry:
                     self.dropped.append(end)
                     log.warning("%s: frames from %d on: to be tried again", end.segment.source, end.segment.first_frame)
-                for lost in () if end.retry else end.lost:
-                    log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
+                else:
+                    for lost in end.lost:
+                        log.warning("%s: frames %d to %d: %s", end.segment.source, lost.first, lost.last, lost.why)
             if not end.retry:
                 self.labelled += end.counts.labelled
             for watcher in self.watchers:

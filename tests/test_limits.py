@@ -16,10 +16,9 @@ from PIL import Image
 from pipeline.config import load_run_config
 from pipeline.errors import SourceError
 from pipeline.runner import run
-from pipeline.sources.container import Limits, is_io_error
+from pipeline.sources.container import Limits, is_io_error, of_data
 from pipeline.sources.file import FileSource
 from pipeline.sources.index import _hours
-from pipeline.sources.reader import _of_data
 from pipeline.sources.scaler import PictureFormat, View
 from pipeline.sources.stills import read_stills
 from tests import test_runner
@@ -130,8 +129,8 @@ def test_a_name_with_a_pattern_is_that_file_alone(tmp_path):
 
 
 def test_what_a_decoder_says_is_of_the_data_but_for_want_of_memory():
-    small, vast = (SimpleNamespace(width=width, height=width) for width in (96, 1 << 24))
-    refused = _of_data(av.error.PermissionError(1, "Operation not permitted"), small)
+    small, vast = ((width, width) for width in (96, 1 << 24))
+    refused = of_data(av.error.PermissionError(1, "Operation not permitted"), *small)
     assert (is_io_error(refused), refused.strerror) == (False, "Operation not permitted")
-    assert not is_io_error(_of_data(av.error.MemoryError(12, "Cannot allocate memory"), small))
-    assert is_io_error(_of_data(av.error.MemoryError(12, "Cannot allocate memory"), vast))
+    assert not is_io_error(of_data(av.error.MemoryError(12, "Cannot allocate memory"), *small))
+    assert is_io_error(of_data(av.error.MemoryError(12, "Cannot allocate memory"), *vast))

@@ -54,6 +54,15 @@ def configured(folder, sources, *, f=1, order="consecutive", batch=16, filters=(
     return load_run_config(path)
 
 
+def of_model(config, model, **keys):
+    """The same configuration with another model in its filter."""
+    data = YAML(typ="safe").load(config.path)
+    data["filters"][0] |= {"model": model, **keys}
+    with config.path.open("w") as file:
+        YAML(typ="safe").dump(data, file)
+    return load_run_config(config.path)
+
+
 def rows(folder, filter="reader"):
     """(source, frame) -> (number, source number) read off the picture that the row's scores came from."""
     table = ds.dataset(folder.frames / filter).to_table()
@@ -291,11 +300,7 @@ def test_a_run_without_the_loop_filter_is_another_run(tmp_path):
 
 def test_a_model_that_fails_breaks_the_run_and_keeps_what_is_committed(tmp_path):
     config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
-    data = YAML(typ="safe").load(config.path)
-    data["filters"][0]["model"] = "tests.models:Broken"
-    with config.path.open("w") as file:
-        YAML(typ="safe").dump(data, file)
-    outcome = runs.run(load_run_config(config.path))
+    outcome = runs.run(of_model(config, "tests.models:Broken"))
     assert outcome.exit_code == 1
     assert "out of paper" in outcome.error
     assert stuck_threads() == []
@@ -304,12 +309,8 @@ def test_a_model_that_fails_breaks_the_run_and_keeps_what_is_committed(tmp_path)
 
 def test_a_model_that_ends_the_program_when_it_is_tried_is_refused(tmp_path):
     config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}])
-    data = YAML(typ="safe").load(config.path)
-    data["filters"][0]["model"] = "tests.models:Leaving"
-    with config.path.open("w") as file:
-        YAML(typ="safe").dump(data, file)
     with pytest.raises(ModelError, match="SystemExit: 0"):
-        runs.run(load_run_config(config.path))
+        runs.run(of_model(config, "tests.models:Leaving"))
 
 
 def test_a_source_that_ends_the_program_costs_itself_alone(tmp_path):
@@ -322,11 +323,7 @@ def test_a_source_that_ends_the_program_costs_itself_alone(tmp_path):
 @pytest.mark.parametrize("how", ["raise", "nan", "shape", "exit", "none", "complex"])
 def test_a_model_that_fails_now_and_then_costs_those_frames_alone_which_are_named(tmp_path, how):
     config = configured(tmp_path, [{"path": str(clip("h264-closed.mp4", FRAMES))}], f=2, batch=4)
-    data = YAML(typ="safe").load(config.path)
-    data["filters"][0] |= {"model": "tests.models:Moody", "args": {"how": how, "every": 7}}
-    with config.path.open("w") as file:
-        YAML(typ="safe").dump(data, file)
-    outcome = runs.run(load_run_config(config.path))
+    outcome = runs.run(of_model(config, "tests.models:Moody", args={"how": how, "every": 7}))
     assert (outcome.state, outcome.exit_code) == ("partial", 3)
     lost = [
         lost

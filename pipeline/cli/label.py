@@ -12,7 +12,6 @@ from pipeline.cli.shell import (
     INTERRUPTED,
     Finite,
     complain,
-    interrupt_on_signals,
     leave,
     log_to_stderr,
     overwrite_option,
@@ -84,7 +83,6 @@ def label(
     )
     written: list[Target] = []
     complete = True
-    interrupt_on_signals()
     try:
         for target in planned:
             try:

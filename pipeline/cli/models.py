@@ -15,7 +15,6 @@ from pipeline.cli.shell import (
     complain,
     facts,
     fold_option,
-    interrupt_on_signals,
     leave,
     log_to_stderr,
     overwrite_option,
@@ -52,7 +51,6 @@ def train(config: str, overrides: tuple[str, ...], resume: bool, overwrite: bool
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
     folder = RunFolder(Path(loaded.run.dir, loaded.run.name))
     since = None if resume else folder.begun_ns
-    interrupt_on_signals()
     try:
         from pipeline.training import train as fit  # takes seconds: torch
 

@@ -16,7 +16,6 @@ from pipeline.cli.shell import (
     INTERRUPTED,
     Finite,
     complain,
-    interrupt_on_signals,
     leave,
     listed,
     overwrite_option,
@@ -97,7 +96,6 @@ def tune(
     for name in LOGGERS:
         logging.getLogger(name).addHandler(logging.NullHandler())  # dozens of runs would all say the same
     say: Callable[[str], None] = (lambda line: None) if quiet else (lambda line: click.echo(line, err=True))
-    interrupt_on_signals()
     from pipeline.tune import tune as measure
     from pipeline.tunetable import table, verdict
 

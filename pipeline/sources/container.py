@@ -204,6 +204,14 @@ def is_io_error(error: BaseException) -> bool:
     return isinstance(error, OSError | av.error.MemoryError) and not is_damage
 
 
+def of_data(error: av.error.FFmpegError, width: int, height: int) -> av.error.FFmpegError:
+    """What a decoder of pictures of this size says, which reads no disk: but for want of memory it is of the data,
+    whatever it is called."""
+    if isinstance(error, av.error.MemoryError) and not has_room(width, height):
+        return error
+    return av.error.InvalidDataError(INVALID_DATA, error.strerror or str(error))
+
+
 def has_room(width: int, height: int) -> bool:
     """Whether there is memory for some pictures. Decoders say that there is none where damage asks for absurdly much,
     and that the data is damaged where there is none."""

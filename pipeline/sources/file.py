@@ -185,9 +185,7 @@ class FileSource:
         if self._device != "cpu":
             gpu = Gpu(self._device, index=index, source=self.name, picture=self.views[0].picture)
         committed = () if whole else self.committed
-        cuts = whole_file(index)
-        if not whole:
-            cuts = cut_file(index, segment_frames=self._segment_frames, committed=committed)
+        cuts = whole_file(index) if whole else cut_file(index, segment_frames=self._segment_frames, committed=committed)
         longest = max(cut.last_frame - cut.first_frame for cut in cuts)
         if longest > self.limits.segment_frames:
             told = self.limits.refusal("segment_frames", f"a segment of {longest:,} frames")

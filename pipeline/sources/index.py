@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SourceError
-from pipeline.sources.container import NO_MORE, Limits, has_room, is_io_error, open_decoder, open_video, packets, reason
+from pipeline.sources.container import NO_MORE, Limits, is_io_error, of_data, open_decoder, open_video, packets, reason
 from pipeline.sources.disposable import TELLING_CODECS, disposable_packets, is_referred_to
 from pipeline.sources.entry import is_clean_entry, nal_length_size
 from pipeline.sources.orientation import UPRIGHT, Orientation, orientation_of
@@ -365,8 +365,7 @@ def _try_head(index: Index, source: str) -> Index:
                     orientation = orientation or orientation_of(frame)
                     decoded.append(frame.pts)
             except av.error.FFmpegError as error:
-                if isinstance(error, av.error.MemoryError) and not has_room(index.width, index.height):
-                    _refuse_io_error(error, index, source)
+                _refuse_io_error(of_data(error, index.width, index.height), index, source)
                 errors += place > first_key
     finally:
         container.close()

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import SourceError
-from pipeline.sources.container import INVALID_DATA, Packet, has_room, is_io_error, open_decoder, open_video, packets
+from pipeline.sources.container import Packet, is_io_error, of_data, open_decoder, open_video, packets
 from pipeline.sources.cuts import Cut
 from pipeline.sources.index import NO_PTS, Index
 
@@ -94,7 +94,7 @@ class Reader:
                 if apart:
                     decoded += decoder.decode(None)
             except av.error.FFmpegError as error:
-                yield _of_data(error, index)
+                yield of_data(error, index.width, index.height)
                 continue
             finally:
                 if apart:
@@ -103,7 +103,7 @@ class Reader:
         try:
             yield from decoder.decode(None)
         except av.error.FFmpegError as error:
-            yield _of_data(error, index)
+            yield of_data(error, index.width, index.height)
 
     def _packets(self, index: Index, cut: Cut, source: str) -> Packets:
         """The packets of a cut, each checked against the index.
@@ -177,13 +177,6 @@ class Reader:
                     return
                 if dts != NO_PTS and packet.dts is not None and packet.dts > dts:
                     break  # landed too late
-
-
-def _of_data(error: av.error.FFmpegError, index: Index) -> av.error.FFmpegError:
-    """What a decoder says, which reads no disk: but for want of memory it is of the data, whatever it is called."""
-    if isinstance(error, av.error.MemoryError) and not has_room(index.width, index.height):
-        return error
-    return av.error.InvalidDataError(INVALID_DATA, error.strerror or str(error))
 
 
 def _is_packet(packet: Packet, index: Index, place: int) -> bool:
